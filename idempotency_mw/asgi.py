@@ -1,0 +1,255 @@
+"""The middleware for ASGI apps on asyncio: FastAPI, Starlette, and whatever else speaks ASGI 3.
+
+Pure ASGI. The constructor computes what can be computed; the middleware is immutable after that, and everything
+of one request lives in a `_Conversation`, and in a `Run` once its app runs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import lru_cache, partial
+from inspect import isawaitable
+from typing import Any, assert_never
+
+from idempotency_mw.asgi_run import SCOPE_KEY, ASGIApp, Message, Receive, Run, Scope, Send, send_response
+from idempotency_mw.core.config import IdempotencyConfig
+from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
+from idempotency_mw.core.record import Operation
+from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.execution import Execution
+from idempotency_mw.handler import AsyncIdempotencyHandler, Decision
+from idempotency_mw.http.config import HTTPConfig
+from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
+from idempotency_mw.http.message import Request
+from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
+from idempotency_mw.persistence.threaded import as_async
+
+__all__ = ["IdempotencyMiddleware"]
+
+
+class IdempotencyMiddleware:
+    """Runs the app once per idempotency key, and replays its answer to every duplicate.
+
+    `persistence_store` is an async layer, or a blocking one, which is run in threads. `http` is one
+    configuration, or a callable that gets Starlette's `Request`, without a body, and returns the configuration of
+    that request, or None to let it pass; it may be `async def`. Raises `IdempotencyConfigurationError` when an
+    option can't be meant.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        persistence_store: AsyncPersistenceLayer | PersistenceLayer,
+        config: IdempotencyConfig | None = None,
+        http: HTTPConfig | Callable[[Any], Any] | None = None,
+    ) -> None:
+        config = IdempotencyConfig() if config is None else config
+        http = HTTPConfig() if http is None else http
+        _check(persistence_store, config, http)
+        self.app = app
+        self._handler = AsyncIdempotencyHandler(as_async(persistence_store), config)
+        self._exchange_of = lru_cache(maxsize=128)(partial(Exchange, config))
+        self._resolver = None if isinstance(http, HTTPConfig) else http
+        self._exchange = self._exchange_of(http) if isinstance(http, HTTPConfig) else None
+        needs_request = self._resolver is not None or (isinstance(http, HTTPConfig) and http.caller is not None)
+        self._framework_request = _starlette_request() if needs_request else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection; what is not a protected request passes, untouched."""
+        if scope["type"] != "http" or SCOPE_KEY in scope:
+            await self.app(scope, receive, send)
+            return
+        exchange = self._exchange if self._resolver is None else await self._resolved(scope)
+        if exchange is None or not exchange.concerns(scope["method"], scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        conversation = _Conversation(self.app, self._handler, exchange, self._framework_request)
+        await conversation.serve(scope, receive, send)
+
+    async def _resolved(self, scope: Scope) -> Exchange | None:
+        assert self._resolver is not None
+        http = await _result_of(self._resolver, self._framework_request, scope)
+        if http is None:
+            return None
+        if not isinstance(http, HTTPConfig):
+            raise IdempotencyConfigurationError(f"http must return HTTPConfig or None, not {type(http).__name__}")
+        return self._exchange_of(http)
+
+
+class _Conversation:
+    """One request that may have a key, from its head to the decision about it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        handler: AsyncIdempotencyHandler,
+        exchange: Exchange,
+        framework_request: Callable[[Scope], Any] | None,
+    ) -> None:
+        self._app = app
+        self._handler = handler
+        self._exchange = exchange
+        self._framework_request = framework_request
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _check_asyncio()
+        request = _request(scope)
+        wanted = self._exchange.head(request)
+        match wanted:
+            case Pass():
+                await self._app(scope, receive, send)
+            case Refuse(refusal):
+                await send_response(send, self._exchange.refusal(request, refusal))
+            case Wanted():
+                await self._serve_wanted(request, wanted, scope, receive, send)
+            case _:
+                assert_never(wanted)
+
+    async def _serve_wanted(
+        self, request: Request, wanted: Wanted, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            body = await _read(receive, self._exchange.http.max_request_body)
+        except _ClientGoneError:
+            return
+        keyed = self._exchange.body_too_large() if body is None else self._exchange.keyed(request, wanted, body)
+        match keyed:
+            case Pass():
+                await self._app(scope, _giving(body or b"", receive), send)
+            case Refuse(refusal):
+                await send_response(send, self._exchange.refusal(request, refusal))
+            case Keyed():
+                await self._serve_keyed(request, keyed, body or b"", scope, receive, send)
+            case _:
+                assert_never(keyed)
+
+    async def _serve_keyed(
+        self, request: Request, keyed: Keyed, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        caller = self._exchange.http.caller
+        who = None if caller is None else await _result_of(caller, self._framework_request, scope)
+        operation = self._exchange.operation(request, keyed, who)
+        if isinstance(operation, Refuse):
+            await send_response(send, self._exchange.refusal(request, operation.refusal))
+            return
+        waited = self._exchange.wait(request)
+        try:
+            decision = await _begin(self._handler, operation, waited, receive)
+        except _ClientGoneError:
+            return
+        match decision:
+            case Execute(_, attempt):
+                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
+                run = Run(self._handler, self._exchange, request, decision, execution)
+                await run.serve(self._app, scope, body, receive, send)
+            case Unprotected():
+                await self._app(scope, _giving(body, receive), send)
+            case Replay(record):
+                await send_response(send, self._exchange.replay(request, record, waited=waited))
+            case Reject():
+                await send_response(send, self._exchange.rejection(request, decision, waited=waited))
+            case _:
+                assert_never(decision)
+
+
+class _ClientGoneError(Exception):
+    """Nobody is there to answer to."""
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """Return the whole body, or None where it exceeds the limit."""
+    chunks: list[bytes] = []
+    length = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _ClientGoneError
+        chunks.append(message.get("body", b""))
+        length += len(chunks[-1])
+        if length > limit:
+            return None
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _giving(body: bytes, receive: Receive) -> Receive:
+    """Return a receive that gives a body which was read already, and then what the server has."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def give() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return give
+
+
+async def _begin(
+    handler: AsyncIdempotencyHandler, operation: Operation, waited: int | None, receive: Receive
+) -> Decision:
+    """Ask the handler; a duplicate that waits stops when its client goes."""
+    watch: asyncio.Future[Message] | None = None
+
+    async def pause(seconds: float) -> None:
+        nonlocal watch
+        if watch is None:
+            watch = asyncio.ensure_future(receive())
+        done, _ = await asyncio.wait([watch], timeout=seconds)
+        if done and watch.result()["type"] == "http.disconnect":
+            raise _ClientGoneError
+
+    try:
+        return await handler.begin(operation, wait_seconds=waited, pause=pause)
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+def _request(scope: Scope) -> Request:
+    path, root = scope["path"], scope.get("root_path", "")
+    # Servers differ: with some the path has the prefix of the mount, with others it does not.
+    if root and path != root and not path.startswith(root.rstrip("/") + "/"):
+        path = root + path
+    return Request(
+        method=scope["method"].upper(),
+        path=path,
+        query=scope.get("query_string", b""),
+        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
+    )
+
+
+async def _result_of(
+    hook: Callable[[Any], Any], framework_request: Callable[[Scope], Any] | None, scope: Scope
+) -> Any:
+    assert framework_request is not None
+    result = hook(framework_request(scope))
+    return await result if isawaitable(result) else result
+
+
+def _check(persistence_store: Any, config: Any, http: Any) -> None:
+    if not all(callable(verb) for verb in verbs_of(persistence_store)):
+        raise IdempotencyConfigurationError(
+            f"persistence_store must be a persistence layer, not {type(persistence_store).__name__}"
+        )
+    if not isinstance(config, IdempotencyConfig):
+        raise IdempotencyConfigurationError(f"config must be IdempotencyConfig, not {type(config).__name__}")
+    if not isinstance(http, HTTPConfig) and not callable(http):
+        raise IdempotencyConfigurationError(f"http must be HTTPConfig or callable, not {type(http).__name__}")
+
+
+def _check_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise IdempotencyConfigurationError(
+            "the middleware runs on asyncio only, and this is another loop"
+        ) from None
+
+
+def _starlette_request() -> Callable[[Scope], Any]:
+    try:
+        from starlette.requests import Request as StarletteRequest
+    except ImportError as error:
+        raise IdempotencyConfigurationError(
+            "caller and http as a callable get Starlette's request: pip install 'idempotency_mw[asgi]'"
+        ) from error
+    return StarletteRequest

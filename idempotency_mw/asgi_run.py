@@ -1,0 +1,223 @@
+"""One run of an ASGI app under a claim: what it receives, what it sends, and when its record is completed.
+
+Nothing that would let a client see a whole response goes out before its record is completed:
+
+    the message that makes the answer whole, by its Content-Length or by being the only one
+        settle, then send it
+    the last message of an answer without a declared length
+        hold it: a middleware inside may have ended a broken stream so. When the app returns, or after
+        HOLD_SECONDS if it still runs (a background task), settle, then send it. An exception before that releases.
+
+A client that goes away is not the app's business: it runs to its end, and its answer is kept for the retry.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from idempotency_mw.core.machine import Deliver, Ending, Execute, Failed, Replay
+from idempotency_mw.execution import Execution, executing
+from idempotency_mw.handler import AsyncIdempotencyHandler
+from idempotency_mw.http.exchange import Exchange
+from idempotency_mw.http.message import Request, Response
+from idempotency_mw.shielding import until_done
+
+__all__ = ["SCOPE_KEY", "ASGIApp", "Message", "Receive", "Run", "Scope", "Send", "send_response"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SCOPE_KEY = "idempotency"
+HOLD_SECONDS = 0.05
+
+# Ways of sending a body past us, so that it could not be kept.
+_HIDDEN_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
+
+
+class Run:
+    """One run. `serve` it once."""
+
+    def __init__(
+        self,
+        handler: AsyncIdempotencyHandler,
+        exchange: Exchange,
+        request: Request,
+        decision: Execute,
+        execution: Execution,
+    ) -> None:
+        self._handler = handler
+        self._exchange = exchange
+        self._request = request
+        self._claim = decision.claim
+        self._execution = execution
+        self._heartbeat = handler.heartbeat(decision.claim)
+        self._capture = exchange.capture(request)
+        self._pending: list[Message] = []  # to be sent before anything else is
+        self._is_settled = False
+        self._is_sent = False  # some of the app's own answer is out
+        self._is_replaced = False  # the client got, or gets, another answer than the app's
+        self._is_client_gone = False
+        self._is_answered = asyncio.Event()
+        self._hold: asyncio.TimerHandle | None = None
+        self._late: asyncio.Task[None] | None = None
+
+    async def serve(self, app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Run the app, and settle."""
+        self._body: bytes | None = body
+        self._server_receive = receive
+        self._server_send = send
+        self._heartbeat.start()
+        try:
+            with executing(self._execution):
+                await app(self._inner_scope(scope), self.receive, self.send)
+        except Exception:
+            await self._after_exception()
+            raise
+        else:
+            await self._after_return()
+        finally:
+            # Cancelled or interrupted, the claim is left as it is: what the app started may still go on.
+            if self._late is not None:
+                await until_done(self._late)
+            self._end_hold()
+            self._heartbeat.stop()
+            self._is_answered.set()
+
+    def _inner_scope(self, scope: Scope) -> Scope:
+        inner = dict(scope)
+        inner[SCOPE_KEY] = self._execution
+        extensions = scope.get("extensions")
+        if extensions and any(name in extensions for name in _HIDDEN_EXTENSIONS):
+            inner["extensions"] = {
+                name: value for name, value in extensions.items() if name not in _HIDDEN_EXTENSIONS
+            }
+        return inner
+
+    # What the app receives.
+
+    async def receive(self) -> Message:
+        """Give the body once. After that there is nothing to be told before the answer is out."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._is_answered.wait()
+        return await self._server_receive()
+
+    # What the app sends.
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the app's answer."""
+        if self._is_replaced:
+            return
+        if message["type"] == "http.response.start":
+            self._pending.append(self._started(message))
+        elif message["type"] == "http.response.body":
+            await self._send_body(message)
+        elif self._pending:
+            self._pending.append(message)
+        else:
+            await self._forward(message)
+
+    def _started(self, message: Message) -> Message:
+        headers = tuple((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
+        self._capture.start(message["status"], tuple((name.lower(), value) for name, value in headers))
+        return {**message, "headers": list(self._exchange.without_marker(headers))}
+
+    async def _send_body(self, message: Message) -> None:
+        is_last = not message.get("more_body", False)
+        self._capture.add(message.get("body", b""))
+        if is_last:
+            self._capture.finish()
+        if self._is_settled:
+            await self._flush(message)
+        elif self._is_known_whole():
+            await self._settle_and_flush(message)
+        elif is_last and not self._capture.has_length:
+            self._pending.append(message)
+            self._begin_hold()
+        else:
+            await self._flush(message)
+
+    def _is_known_whole(self) -> bool:
+        """Tell whether the answer is whole beyond doubt: an only message, if empty, may be the end of a broken one."""
+        is_only = not self._is_sent and not self._capture.is_empty
+        return self._capture.is_whole and (self._capture.has_length or is_only)
+
+    async def _flush(self, *messages: Message) -> None:
+        """Send what is pending, and these messages."""
+        pending, self._pending = self._pending, []
+        for message in (*pending, *messages):
+            self._is_sent = True
+            await self._forward(message)
+        if self._is_settled:
+            self._is_answered.set()
+
+    async def _forward(self, message: Message) -> None:
+        if self._is_client_gone:
+            return
+        try:
+            await self._server_send(message)
+        except OSError:
+            # ASGI, since 2.4: the client has gone. Not the app's business.
+            self._is_client_gone = True
+
+    # How it ends.
+
+    async def _settle(self, ending: Ending) -> None:
+        """Settle once; where the claim was lost and nothing is out yet, answer as the record says now."""
+        self._is_settled = True
+        self._execution.close()
+        reply = await self._handler.settle(
+            self._claim,
+            ending,
+            lambda kept: self._exchange.encode(kept, self._capture),
+            sent=self._is_sent,
+        )
+        self._heartbeat.stop()
+        if isinstance(reply, Deliver):
+            return
+        self._is_replaced = True
+        self._pending.clear()
+        if isinstance(reply, Replay):
+            response = self._exchange.replay(self._request, reply.record)
+        else:
+            response = self._exchange.rejection(self._request, reply)
+        await send_response(self._forward, response)
+
+    async def _settle_and_flush(self, *messages: Message) -> None:
+        await self._settle(self._exchange.verdict(self._capture, discarded=self._execution.discarded))
+        if not self._is_replaced:
+            await self._flush(*messages)
+
+    def _begin_hold(self) -> None:
+        if self._hold is None:
+            self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
+
+    def _end_hold(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+
+    def _after_hold(self) -> None:
+        if not self._is_settled:
+            self._late = asyncio.get_running_loop().create_task(self._settle_and_flush())
+
+    async def _after_exception(self) -> None:
+        self._end_hold()
+        if not self._is_settled:
+            await self._settle(Failed())
+
+    async def _after_return(self) -> None:
+        self._end_hold()
+        if self._late is not None:
+            await self._late
+        elif not self._is_settled:
+            await self._settle_and_flush()
+
+
+async def send_response(send: Send, response: Response) -> None:
+    """Send a whole response."""
+    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
+    await send({"type": "http.response.body", "body": response.body})

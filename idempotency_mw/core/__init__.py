@@ -1,0 +1,1 @@
+"""The rules, as plain values: no I/O, no HTTP, no clock and no randomness in this folder."""

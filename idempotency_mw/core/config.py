@@ -1,0 +1,126 @@
+"""The options that hold for every surface, frozen and checked when they are built."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from idempotency_mw.core.identity import Selection
+from idempotency_mw.core.record import Record
+from idempotency_mw.errors import IdempotencyConfigurationError
+
+__all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_selection"]
+
+OnError = Literal["release", "store"]
+AfterCrash = Literal["retry", "refuse"]
+OnStoreFailure = Literal["refuse", "pass"]
+
+MAX_SECONDS = 3650 * 86400
+"""Ten years: far over any use, and far under what the clocks of the stores can count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyConfig:
+    """How long things stand, and what follows when they go wrong. All times are in seconds.
+
+    Raises `IdempotencyConfigurationError`, which names the option, when one of them can't be meant.
+    """
+
+    expires_after_seconds: float = 86400
+    """How long a completed record is replayed, counted from its completion."""
+    lease_seconds: float = 30
+    """How long a claim stands unless it is extended."""
+    heartbeat: bool = True
+    """Extend the lease, at every third of it, while the app runs."""
+    max_execution_seconds: float = 3600
+    """After that the heartbeat stops and the lease may lapse: a hung app does not hold its key for ever."""
+    wait_seconds: float = 0
+    """How long a duplicate waits for the one that runs before it is refused."""
+    on_error: OnError = "release"
+    """`"release"`: an exception or an error status frees the key. `"store"`: whatever happened is the answer."""
+    after_crash: AfterCrash = "retry"
+    """What follows a lapsed lease. `"retry"`: takeover. `"refuse"`: outcome unknown, until the record expires."""
+    on_store_failure: OnStoreFailure = "refuse"
+    """`"refuse"`: the app does not run. `"pass"`: it runs unprotected, and that is reported."""
+    event_key_jmespath: str | None = None
+    """HTTP: where the key is in the JSON body. Functions: what of the payload is the key."""
+    payload_validation_jmespath: str | None = None
+    """HTTP: what of the body goes into the fingerprint, instead of all. Functions: what must be equal besides."""
+    jmespath_options: jmespath.Options | None = None
+    """Passed to every JMESPath search."""
+    raise_on_no_idempotency_key: bool = False
+    """Functions only: a missing key is an error, instead of a warning and an unprotected run."""
+    response_hook: Callable[[Any, Record], Any] | None = None
+    """`(response, record) -> response`, asked on replays only."""
+    key_prefix: str = ""
+    """A namespace in front of every key of this configuration: the service, say."""
+    use_local_cache: bool = False
+    """Keep completed records in this process too."""
+    local_cache_max_items: int = 256
+
+    def __post_init__(self) -> None:
+        _check_seconds("expires_after_seconds", self.expires_after_seconds, least=0.001)
+        _check_seconds("lease_seconds", self.lease_seconds, least=0.001)
+        _check_seconds("max_execution_seconds", self.max_execution_seconds, least=0.001)
+        _check_seconds("wait_seconds", self.wait_seconds, least=0)
+        for name in ("heartbeat", "raise_on_no_idempotency_key", "use_local_cache"):
+            _check_type(name, getattr(self, name), bool)
+        check_choice("on_error", self.on_error, get_args(OnError))
+        check_choice("after_crash", self.after_crash, get_args(AfterCrash))
+        check_choice("on_store_failure", self.on_store_failure, get_args(OnStoreFailure))
+        check_selection("event_key_jmespath", self.event_key_jmespath)
+        check_selection("payload_validation_jmespath", self.payload_validation_jmespath)
+        _check_type("jmespath_options", self.jmespath_options, jmespath.Options | None)
+        if self.response_hook is not None and not callable(self.response_hook):
+            raise IdempotencyConfigurationError("response_hook must be callable")
+        _check_type("key_prefix", self.key_prefix, str)
+        check_count("local_cache_max_items", self.local_cache_max_items, least=1)
+
+    @property
+    def lease_ms(self) -> int:
+        return math.ceil(self.lease_seconds * 1000)
+
+    @property
+    def retention_ms(self) -> int:
+        return math.ceil(self.expires_after_seconds * 1000)
+
+
+def _check_seconds(name: str, value: object, least: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= MAX_SECONDS:  # also false for NaN
+        raise IdempotencyConfigurationError(
+            f"{name} must be a number of seconds from {least} to {MAX_SECONDS}, not {value!r}"
+        )
+
+
+def _check_type(name: str, value: object, expected: Any) -> None:
+    if not isinstance(value, expected):
+        wanted = getattr(expected, "__name__", str(expected))
+        raise IdempotencyConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless the value of the named option is one of the choices."""
+    if value not in choices:
+        raise IdempotencyConfigurationError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Raise unless the value of the named option is a whole number, not less than the least."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise IdempotencyConfigurationError(f"{name} must be a whole number from {least}, not {value!r}")
+
+
+def check_selection(name: str, expression: object) -> None:
+    """Raise unless the named option is None or a JMESPath expression that compiles."""
+    if expression is None:
+        return
+    if not isinstance(expression, str):
+        raise IdempotencyConfigurationError(f"{name} must be a JMESPath expression, not {expression!r}")
+    try:
+        Selection(expression)
+    except JMESPathError as error:
+        raise IdempotencyConfigurationError(f"{name} is not a JMESPath expression: {error}") from error

@@ -1,0 +1,63 @@
+"""Storage key, fingerprint and JMESPath selection, on plain data.
+
+Digests are SHA-256 over length-prefixed parts: no choice of delimiter lets `("a", "bc")` meet `("ab", "c")`.
+"""
+
+import json
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from idempotency_mw.errors import IdempotencyKeyError
+
+__all__ = ["Selection", "canonical", "digest", "text"]
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """Return 64 hexadecimal digits that are equal only for equal sequences of parts."""
+    hashed = sha256()
+    for part in parts:
+        hashed.update(b"%d:" % len(part))
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+def text(value: str) -> bytes:
+    """Return the bytes of any text, a lone surrogate included."""
+    return value.encode("utf-8", "surrogatepass")
+
+
+def canonical(data: Any) -> bytes:
+    """Return the same bytes for equal JSON data, whatever the order of its members.
+
+    Raises `IdempotencyKeyError` for what is not JSON data, or is nested too deeply.
+    """
+    try:
+        return json.dumps(data, sort_keys=True, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise IdempotencyKeyError(f"the payload has no canonical form: {type(error).__name__}") from None
+
+
+class Selection:
+    """A compiled JMESPath expression with its options.
+
+    Raises jmespath's own error when built from something that is not an expression, and
+    `IdempotencyKeyError` when it fails on the data that it is given.
+    """
+
+    __slots__ = ("_compiled", "_options")
+
+    def __init__(self, expression: str, options: jmespath.Options | None = None) -> None:
+        self._compiled = jmespath.compile(expression)
+        self._options = options
+
+    def of(self, data: Any) -> Any:
+        """Return what the expression selects from JSON data; None where it selects nothing."""
+        try:
+            return self._compiled.search(data, options=self._options)
+        except (JMESPathError, RecursionError, TypeError, ValueError, OverflowError) as error:
+            # The message of jmespath's error holds the value that it choked on, so it is not repeated.
+            raise IdempotencyKeyError("the JMESPath expression fails on this payload") from error

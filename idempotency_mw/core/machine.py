@@ -1,0 +1,235 @@
+"""The state machine: every decision that this package takes about a key stands in this module.
+
+It knows no store, no HTTP, no clock. A value comes in that says what was found or how a run ended, and a value
+goes out that says what to do; whoever asked does it.
+
+    acquire ──> on_acquired ──> Execute ──> (the app runs) ──> on_ended ──> Complete ──> on_completed ──> Deliver
+                   │                                              │                           ├──────────> Replay
+                   ├──> Replay                                    ├──> Release                └──────────> Reject
+                   └──> Reject                                    └──> Abandon
+    acquire failed ──> on_store_failure ──> Unprotected | Reject
+
+Each union is closed with `assert_never` where it is taken apart, so that a type checker finds the decision
+that somebody forgot to handle.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal, assert_never
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
+
+__all__ = [
+    "Abandon",
+    "Answered",
+    "Complete",
+    "Deliver",
+    "Discarded",
+    "Ending",
+    "Execute",
+    "Failed",
+    "Kept",
+    "Reason",
+    "Reject",
+    "Release",
+    "Replay",
+    "Stopped",
+    "Unprotected",
+    "may_wait",
+    "on_acquired",
+    "on_completed",
+    "on_ended",
+    "on_store_failure",
+]
+
+
+class Reason(Enum):
+    """Why a request is refused."""
+
+    IN_PROGRESS = auto()
+    REUSED = auto()
+    """The key was used before for another request."""
+    OUTCOME_UNKNOWN = auto()
+    NOT_KEPT = auto()
+    STORE_UNAVAILABLE = auto()
+    RECORD_UNREADABLE = auto()
+
+
+# What to do with a request.
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Run the app: this claim owns the key."""
+
+    claim: Claim
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Answer with the result that the record holds."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Answer that this request is not run now. The retry time is given only where waiting can help."""
+
+    reason: Reason
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unprotected:
+    """Run the app without a claim: the store failed, and the user chose availability over safety."""
+
+
+# How a run ended.
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A whole answer. Storable: by its status. Captured: it fits, so it can be kept."""
+
+    storable: bool
+    captured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An exception, or no whole answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Cancelled or interrupted: what it started may still go on somewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """The app asked that its answer not be kept."""
+
+
+Ending = Answered | Failed | Stopped | Discarded
+
+
+# What to do with the claim.
+
+
+class Kept(Enum):
+    """What a completed record keeps."""
+
+    ANSWER = auto()
+    FAILURE = auto()
+    """In place of an answer that never came whole."""
+    NOTHING = auto()
+    """A tombstone: a duplicate is refused, and never run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Make this the answer to every duplicate."""
+
+    kept: Kept
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Free the key: a retry runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Leave the claim as it is: its lease lapses by itself."""
+
+
+# What to do with the answer.
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """The run's own answer goes out."""
+
+
+def on_acquired(claim: Claim, found: Acquired | Existing) -> Execute | Replay | Reject:
+    """Decide what a request gets, from what its acquire found."""
+    match found:
+        case Acquired(attempt):
+            return Execute(claim, attempt)
+        case Existing(record):
+            return _on_existing(claim, record)
+        case _:
+            assert_never(found)
+
+
+def on_store_failure(*, unreadable: bool, policy: Literal["refuse", "pass"]) -> Unprotected | Reject:
+    """Decide what a request gets whose acquire failed. A record that can't be read is never passed by."""
+    if unreadable:
+        return Reject(Reason.RECORD_UNREADABLE)
+    if policy == "pass":
+        return Unprotected()
+    return Reject(Reason.STORE_UNAVAILABLE, retry_after_ms=0)
+
+
+def may_wait(decision: Execute | Replay | Reject | Unprotected) -> bool:
+    """Tell whether asking again later can bring another decision."""
+    return isinstance(decision, Reject) and decision.reason is Reason.IN_PROGRESS
+
+
+def on_ended(ending: Ending, on_error: Literal["release", "store"]) -> Complete | Release | Abandon:
+    """Decide what becomes of the claim, from how its run ended."""
+    match ending:
+        case Answered(storable, captured):
+            if storable or on_error == "store":
+                return Complete(Kept.ANSWER if captured else Kept.NOTHING)
+            return Release()
+        case Failed():
+            return Complete(Kept.FAILURE) if on_error == "store" else Release()
+        case Stopped():
+            return Abandon()
+        case Discarded():
+            return Release()
+        case _:
+            assert_never(ending)
+
+
+def on_completed(claim: Claim, outcome: Settled | Lost, *, sent: bool) -> Deliver | Replay | Reject:
+    """Decide what the owner's client gets, from how its complete went.
+
+    A late owner finds its claim taken over. If nothing of its own answer was sent yet, its client gets what the
+    record says now, so that all clients of one key hold one answer. Where nothing stands any more, or something
+    unrelated does, its own answer is the best there is.
+    """
+    match outcome:
+        case Settled():
+            return Deliver()
+        case Lost(record):
+            if sent or record is None or record.fingerprint != claim.fingerprint:
+                return Deliver()
+            return _on_existing(claim, record)
+        case _:
+            assert_never(outcome)
+
+
+def _on_existing(claim: Claim, record: Record) -> Replay | Reject:
+    if record.fingerprint != claim.fingerprint:
+        return Reject(Reason.REUSED)
+    match record.status:
+        case Status.COMPLETED:
+            return Replay(record)
+        case Status.NOT_KEPT:
+            return Reject(Reason.NOT_KEPT)
+        case Status.IN_PROGRESS:
+            return _on_running(claim, record)
+        case _:
+            assert_never(record.status)
+
+
+def _on_running(claim: Claim, record: Record) -> Reject:
+    if record.remaining_ms <= 0 and not claim.may_take_over:
+        return Reject(Reason.OUTCOME_UNKNOWN)
+    # A third of what is left of the lease, as the owner's heartbeat goes: a client that asks again then finds
+    # an answer, or a lease that was extended meanwhile, or one that is soon over.
+    return Reject(Reason.IN_PROGRESS, retry_after_ms=max(record.remaining_ms, 0) // 3)

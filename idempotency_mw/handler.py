@@ -1,0 +1,236 @@
+"""Does what the machine says: acquires, waits, keeps the lease, settles. Knows no HTTP.
+
+The blocking handler stands above the async one, line for line the same, but for what only one of them has to
+mind: cancellation.
+
+    decision = handler.begin(operation)
+    if it is Execute:
+        heartbeat = handler.heartbeat(decision.claim); heartbeat.start()
+        … run the app …
+        reply = handler.settle(decision.claim, ending, encode, sent=…)
+        heartbeat.stop()
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from secrets import token_hex
+from typing import assert_never
+
+from idempotency_mw import report
+from idempotency_mw.core.config import IdempotencyConfig
+from idempotency_mw.core.machine import (
+    Abandon,
+    Complete,
+    Deliver,
+    Ending,
+    Execute,
+    Kept,
+    Reject,
+    Release,
+    Replay,
+    Unprotected,
+    may_wait,
+    on_acquired,
+    on_completed,
+    on_ended,
+    on_store_failure,
+)
+from idempotency_mw.core.record import Claim, Lost, Operation
+from idempotency_mw.errors import IdempotencyPersistenceLayerError, IdempotencyRecordError
+from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
+from idempotency_mw.shielding import to_its_end
+
+__all__ = ["AsyncIdempotencyHandler", "Decision", "Encode", "IdempotencyHandler"]
+
+Decision = Execute | Replay | Reject | Unprotected
+Encode = Callable[[Kept], bytes | None]
+"""Returns the result to keep, or None where it can't be kept. Asked only after the machine chose to keep one."""
+
+SHORTEST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+
+
+class IdempotencyHandler:
+    """For blocking code and blocking layers. Immutable, and shared by all threads."""
+
+    def __init__(self, persistence_store: PersistenceLayer, config: IdempotencyConfig) -> None:
+        self.store = persistence_store
+        self.config = config
+
+    def begin(
+        self,
+        operation: Operation,
+        *,
+        wait_seconds: float | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> Decision:
+        """Decide what the request gets; a duplicate of one that runs waits, for `wait_seconds` at most.
+
+        `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
+        """
+        decision = self._try(operation)
+        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+            if not may_wait(decision):
+                break
+            pause(seconds)
+            decision = self._try(operation)
+        return decision
+
+    def heartbeat(self, claim: Claim) -> Heartbeat:
+        """Return what keeps the claim's lease, not started."""
+        return Heartbeat(self.store, claim, self.config)
+
+    def settle(
+        self, claim: Claim, ending: Ending, encode: Encode, *, sent: bool = False
+    ) -> Deliver | Replay | Reject:
+        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out."""
+        ended = on_ended(ending, self.config.on_error)
+        try:
+            match ended:
+                case Complete(kept):
+                    return self._complete(claim, _result(kept, encode, claim), sent=sent)
+                case Release():
+                    self.store.release(claim)
+                    return Deliver()
+                case Abandon():
+                    return Deliver()
+                case _:
+                    assert_never(ended)
+        except IdempotencyPersistenceLayerError as error:
+            return _unsettled(claim, ended, error)
+
+    def _try(self, operation: Operation) -> Decision:
+        claim = _claim(operation, self.config)
+        try:
+            return on_acquired(claim, self.store.acquire(claim))
+        except IdempotencyPersistenceLayerError as error:
+            return _without_store(claim, self.config, error)
+
+    def _complete(self, claim: Claim, result: bytes | None, *, sent: bool) -> Deliver | Replay | Reject:
+        outcome = self.store.complete(claim, result)
+        if isinstance(outcome, Lost):
+            report.completion_lost(claim.storage_key)
+        return on_completed(claim, outcome, sent=sent)
+
+
+class AsyncIdempotencyHandler:
+    """For asyncio code and async layers. Immutable, and shared by all tasks."""
+
+    def __init__(self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig) -> None:
+        self.store = persistence_store
+        self.config = config
+
+    async def begin(
+        self,
+        operation: Operation,
+        *,
+        wait_seconds: float | None = None,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> Decision:
+        """Decide what the request gets; a duplicate of one that runs waits, for `wait_seconds` at most.
+
+        `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
+        """
+        decision = await self._try(operation)
+        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+            if not may_wait(decision):
+                break
+            await pause(seconds)
+            decision = await self._try(operation)
+        return decision
+
+    def heartbeat(self, claim: Claim) -> AsyncHeartbeat:
+        """Return what keeps the claim's lease, not started."""
+        return AsyncHeartbeat(self.store, claim, self.config)
+
+    async def settle(
+        self, claim: Claim, ending: Ending, encode: Encode, *, sent: bool = False
+    ) -> Deliver | Replay | Reject:
+        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out.
+
+        Cancelled, it still writes, and the cancellation goes on after that.
+        """
+        ended = on_ended(ending, self.config.on_error)
+        try:
+            match ended:
+                case Complete(kept):
+                    return await self._complete(claim, ended, _result(kept, encode, claim), sent=sent)
+                case Release():
+                    await to_its_end(
+                        lambda: self.store.release(claim), lambda error: _unsettled(claim, ended, error)
+                    )
+                    return Deliver()
+                case Abandon():
+                    return Deliver()
+                case _:
+                    assert_never(ended)
+        except IdempotencyPersistenceLayerError as error:
+            return _unsettled(claim, ended, error)
+
+    async def _try(self, operation: Operation) -> Decision:
+        claim = _claim(operation, self.config)
+        try:
+            return on_acquired(claim, await self.store.acquire(claim))
+        except IdempotencyPersistenceLayerError as error:
+            return _without_store(claim, self.config, error)
+
+    async def _complete(
+        self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
+    ) -> Deliver | Replay | Reject:
+        outcome = await to_its_end(
+            lambda: self.store.complete(claim, result), lambda error: _unsettled(claim, ended, error)
+        )
+        if isinstance(outcome, Lost):
+            report.completion_lost(claim.storage_key)
+        return on_completed(claim, outcome, sent=sent)
+
+
+def _claim(operation: Operation, config: IdempotencyConfig) -> Claim:
+    return Claim(
+        operation=operation,
+        token=token_hex(16),
+        lease_ms=config.lease_ms,
+        retention_ms=config.retention_ms,
+        may_take_over=config.after_crash == "retry",
+    )
+
+
+def _pauses(wait_seconds: float) -> Iterator[float]:
+    """Yield the seconds between two tries, doubling and jittered, until the time to wait is over."""
+    ends = time.monotonic() + wait_seconds
+    longest = SHORTEST_PAUSE
+    while (left := ends - time.monotonic()) > 0:
+        yield min(left, random.uniform(longest / 2, longest))  # noqa: S311 - spreads load, guards nothing
+        longest = min(longest * 2, LONGEST_PAUSE)
+
+
+def _without_store(
+    claim: Claim, config: IdempotencyConfig, error: IdempotencyPersistenceLayerError
+) -> Reject | Unprotected:
+    unreadable = isinstance(error, IdempotencyRecordError)
+    decision = on_store_failure(unreadable=unreadable, policy=config.on_store_failure)
+    if isinstance(decision, Unprotected):
+        report.store_passed_by(claim.storage_key, error)
+    else:
+        report.store_refused(claim.storage_key, error)
+    return decision
+
+
+def _result(kept: Kept, encode: Encode, claim: Claim) -> bytes | None:
+    if kept is Kept.NOTHING:
+        report.answer_not_kept(claim.storage_key)
+        return None
+    result = encode(kept)
+    if result is None:
+        report.answer_not_storable(claim.storage_key)
+    return result
+
+
+def _unsettled(
+    claim: Claim, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
+) -> Deliver:
+    report.claim_not_settled(claim.storage_key, ended, error)
+    return Deliver()

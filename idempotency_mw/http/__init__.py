@@ -1,0 +1,1 @@
+"""HTTP as values: keys, captured answers, replays and refusals. Knows neither ASGI nor WSGI, nor any store."""

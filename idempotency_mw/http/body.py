@@ -1,0 +1,85 @@
+"""Request bodies: what they are declared to be, JSON that is read strictly, and parts of multipart forms."""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from idempotency_mw.http.message import Headers, values
+
+__all__ = [
+    "DuplicateMemberError",
+    "NotJSONError",
+    "declared_length",
+    "is_json",
+    "media_type",
+    "parse_json",
+    "segments",
+]
+
+_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70}))', re.IGNORECASE)
+
+
+class NotJSONError(ValueError):
+    """The body does not parse."""
+
+
+class DuplicateMemberError(ValueError):
+    """A member stands twice in one object: two readers may take it for two different values."""
+
+
+def media_type(headers: Headers) -> bytes:
+    """Return the media type in lower case, without parameters; empty where none is declared."""
+    declared = values(headers, b"content-type")
+    return declared[0].split(b";", 1)[0].strip(b" \t").lower() if declared else b""
+
+
+def is_json(media: bytes) -> bool:
+    """Tell whether a media type, in lower case, is JSON (RFC 8259, or a suffix of RFC 6839)."""
+    return media == b"application/json" or media.endswith(b"+json")
+
+
+def declared_length(headers: Headers) -> int | None:
+    """Return the number of `Content-Length`; None where there is none, or none that can be trusted."""
+    lines = values(headers, b"content-length")
+    if len(lines) != 1 or not lines[0].isdigit() or len(lines[0]) > 18:
+        return None
+    return int(lines[0])
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the data. UTF-8 only, without NaN and infinities (RFC 8259, section 8.1 and 6).
+
+    Raises `NotJSONError`, or `DuplicateMemberError`.
+    """
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+    except DuplicateMemberError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # Its message would quote the body; so would a chain to it.
+        raise NotJSONError(type(error).__name__) from None
+
+
+def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(members)
+    if len(data) != len(members):
+        raise DuplicateMemberError("a member stands twice in one object")
+    return data
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def segments(body: bytes, headers: Headers) -> list[bytes]:
+    """Return the body, split at the declared multipart boundary, which a retry may choose anew.
+
+    In place of a boundary that is replaced by a constant: parts that are told apart by their lengths can't be
+    confused with a body that happens to hold the constant.
+    """
+    if not media_type(headers).startswith(b"multipart/"):
+        return [body]
+    declared = _BOUNDARY.search(values(headers, b"content-type")[0])
+    if declared is None:
+        return [body]
+    return body.split(b"--" + (declared[1] or declared[2]))

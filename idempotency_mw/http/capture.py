@@ -1,0 +1,93 @@
+"""Collects an app's response while it passes through, and knows whether it is whole."""
+
+from idempotency_mw.http.body import declared_length
+from idempotency_mw.http.message import Headers, Response
+
+__all__ = ["Capture"]
+
+BODILESS_STATUSES = (204, 205, 304)
+
+
+class Capture:
+    """One response: `start`, any number of `add`, and `finish` where the app says that this was all.
+
+    Whole is a response whose `Content-Length` was reached exactly, or one without that the app finished. A body
+    over `max_body` bytes is not collected any further, but still counted.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_declared",
+        "_finished",
+        "_headers",
+        "_is_head",
+        "_max_body",
+        "_received",
+        "_status",
+    )
+
+    def __init__(self, max_body: int, *, is_head: bool) -> None:
+        self._max_body = max_body
+        self._is_head = is_head
+        self._status = 0
+        self._headers: Headers = ()
+        self._declared: int | None = None
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self._finished = False
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Take the status and the headers, names in lower case; taken again, they replace the first."""
+        self._status = status
+        self._headers = headers
+        self._declared = declared_length(headers)
+
+    def add(self, chunk: bytes) -> None:
+        """Take some of the body."""
+        if not chunk:
+            return
+        self._received += len(chunk)
+        if self.is_too_large:
+            self._chunks.clear()
+        else:
+            self._chunks.append(chunk)
+
+    def finish(self) -> None:
+        """Take the app's word that this was all."""
+        self._finished = True
+
+    @property
+    def is_started(self) -> bool:
+        return self._status != 0
+
+    @property
+    def status(self) -> int:
+        return self._status
+
+    @property
+    def is_bodiless(self) -> bool:
+        """Whether no body goes out, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
+        return self._is_head or self._status in BODILESS_STATUSES
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the end of the body is known from the headers."""
+        return self._declared is not None or self.is_bodiless
+
+    @property
+    def is_empty(self) -> bool:
+        return self._received == 0
+
+    @property
+    def is_whole(self) -> bool:
+        if self.is_bodiless or self._declared is None:
+            return self._finished
+        return self._received == self._declared
+
+    @property
+    def is_too_large(self) -> bool:
+        return self._received > self._max_body and not self.is_bodiless
+
+    def response(self) -> Response:
+        """Return what was collected."""
+        return Response(self._status, self._headers, b"" if self.is_bodiless else b"".join(self._chunks))

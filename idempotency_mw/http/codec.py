@@ -1,0 +1,48 @@
+"""A response as bytes, for a store that knows no HTTP.
+
+    offset  width
+         0      1  version, "1"
+         1      3  status, decimal
+         4      6  length of the header block, decimal
+        10      …  header block: name ":" value LF, for each line, in its order
+         …      …  body
+
+A name has no colon, and neither a name nor a value has CR, LF or NUL (RFC 9110, section 5.5), so that nothing
+needs escaping. What has them is refused on both ways.
+"""
+
+import re
+
+from idempotency_mw.errors import IdempotencyRecordError
+from idempotency_mw.http.message import Response
+
+__all__ = ["decode", "encode"]
+
+_PREFIX = re.compile(rb"1([1-9][0-9]{2})([0-9]{6})")
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\x00]*)\n")
+_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*\n)*")
+
+
+def encode(response: Response) -> bytes | None:
+    """Return the bytes; None for a response that no server could send as it is."""
+    block = b"".join([b"%b:%b\n" % line for line in response.headers])
+    is_plain = 100 <= response.status <= 999 and len(block) < 10**6
+    if not is_plain or block.count(b"\n") != len(response.headers) or not _BLOCK.fullmatch(block):
+        return None
+    return b"1%d%06d%b%b" % (response.status, len(block), block, response.body)
+
+
+def decode(data: bytes) -> Response:
+    """Read a response; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
+    prefix = _PREFIX.match(data)
+    if prefix is None:
+        raise IdempotencyRecordError("the record holds no response of this version")
+    start, end = prefix.end(), prefix.end() + int(prefix[2])
+    block = data[start:end]
+    if len(block) != end - start or not _BLOCK.fullmatch(block):
+        raise IdempotencyRecordError("the record holds a response that is mangled")
+    return Response(
+        status=int(prefix[1]),
+        headers=tuple((line[1], line[2]) for line in _LINE.finditer(block)),
+        body=data[end:],
+    )

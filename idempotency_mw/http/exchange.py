@@ -1,0 +1,313 @@
+"""One request's HTTP side, as decisions without I/O.
+
+In two steps, because the body and the caller lie between them, and only the surface can get those:
+
+    head(request) ──> Pass | Refuse | Wanted
+    (the surface reads the body)
+    keyed(request, wanted, body) ──> Pass | Refuse | Keyed
+    (the surface asks for the caller)
+    operation(request, keyed, caller) ──> Refuse | Operation
+
+and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from idempotency_mw.core.config import IdempotencyConfig
+from idempotency_mw.core.identity import Selection, canonical, digest, text
+from idempotency_mw.core.machine import Answered, Discarded, Ending, Failed, Kept, Reject
+from idempotency_mw.core.record import Operation, Record
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyKeyError,
+    IdempotencyRecordError,
+)
+from idempotency_mw.http import codec
+from idempotency_mw.http.body import (
+    DuplicateMemberError,
+    NotJSONError,
+    declared_length,
+    is_json,
+    media_type,
+    parse_json,
+    segments,
+)
+from idempotency_mw.http.capture import BODILESS_STATUSES, Capture
+from idempotency_mw.http.config import HTTPConfig
+from idempotency_mw.http.fields import KeptHeaders, canonical_query
+from idempotency_mw.http.key import body_key, header_key
+from idempotency_mw.http.message import Headers, Request, Response, values
+from idempotency_mw.http.prefer import preferred_wait
+from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
+
+__all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Not ours: the app gets the request as if we were not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Answered without the app."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The body is wanted: for the fingerprint, and for the key where the header has none."""
+
+    header_key: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The request has a key. The payload is what of its body goes into the fingerprint."""
+
+    key: str = field(repr=False)
+    payload: list[bytes] = field(repr=False)
+
+
+class Exchange:
+    """The rules of one pair of configurations, with all that can be computed before the first request."""
+
+    def __init__(self, config: IdempotencyConfig, http: HTTPConfig) -> None:
+        if http.header is None and config.event_key_jmespath is None:
+            raise IdempotencyConfigurationError(
+                "header is None: then event_key_jmespath must say where the key is"
+            )
+        self.config = config
+        self.http = http
+        self._methods = frozenset(http.methods)
+        self._header = http.header.lower().encode("ascii") if http.header else None
+        self._replay_header = http.replay_header.lower().encode("ascii")
+        self._is_keyless_ours = http.required or config.event_key_jmespath is not None
+        self._event_key = _selection(config.event_key_jmespath, config)
+        self._validation = _selection(config.payload_validation_jmespath, config)
+        self._bound = tuple(name.encode("ascii") for name in http.bound_headers)
+        self._kept = KeptHeaders(http.dropped_headers, self._replay_header)
+
+    # What the request is.
+
+    def concerns(self, method: str, headers: Iterable[Iterable[bytes]]) -> bool:
+        """Tell, as cheaply as can be, whether a request may be ours. Most are not."""
+        if method.upper() not in self._methods:
+            return False
+        if self._is_keyless_ours:
+            return True
+        return any(name.lower() == self._header for name, _ in headers)
+
+    def head(self, request: Request) -> Pass | Refuse | Wanted:
+        """Decide from the request's head. One whose method is not protected never comes here."""
+        key = self._key_in_header(request)
+        if isinstance(key, Refusal):
+            return Refuse(key)
+        if key is None and not self._looks_into(request):
+            return self._unkeyed(body_is_fit=not self._looks_into_bodies)
+        if (declared_length(request.headers) or 0) > self.http.max_request_body:
+            return self.body_too_large()
+        return Wanted(key)
+
+    def body_too_large(self) -> Refuse:
+        """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
+        limit = self.http.max_request_body
+        return Refuse(Refusal(Problem.BODY_TOO_LARGE, f"The body exceeds {limit} bytes."))
+
+    def keyed(self, request: Request, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
+        """Decide once the body is there."""
+        try:
+            document = self._document(request, body)
+            found = self._key_in_body(document)
+            payload = self._payload(request, document, body)
+        except DuplicateMemberError:
+            return _invalid_body("It has a member twice in one object.")
+        except IdempotencyKeyError:
+            return _invalid_body("What identifies the request can't be selected from it.")
+        if isinstance(found, Refusal):
+            return Refuse(found)
+        key = found if wanted.header_key is None else wanted.header_key
+        if key is None:
+            return self._unkeyed(body_is_fit=document is not None)
+        if found is not None and found != key:
+            return Refuse(Refusal(Problem.KEY_CONFLICT, "The header and the body hold different keys."))
+        return Keyed(key, payload)
+
+    def operation(self, request: Request, keyed: Keyed, caller: object = None) -> Operation | Refuse:
+        """Name what is to be done once. `caller` is what the configured hook returned.
+
+        Raises `IdempotencyConfigurationError` where that is not a string.
+        """
+        has_callers = self.http.caller is not None
+        if has_callers and caller in (None, ""):
+            return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
+        if has_callers and not isinstance(caller, str):
+            raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
+        identity = (
+            "http",
+            self.config.key_prefix,
+            "caller" if has_callers else "",
+            str(caller) if has_callers else "",
+            request.method,
+            request.path,
+            keyed.key,
+        )
+        equal = [
+            canonical_query(request.query),
+            media_type(request.headers),
+            *([] if has_callers else self._credentials(request)),
+            *keyed.payload,
+        ]
+        return Operation(storage_key=digest(map(text, identity)), fingerprint=digest(equal))
+
+    def wait(self, request: Request) -> int | None:
+        """Return the seconds of a preference to wait that is honoured here."""
+        longest = self.http.max_wait_seconds
+        if not longest:
+            return None
+        preferred = preferred_wait(request.headers)
+        return None if preferred is None else min(preferred, int(longest))
+
+    # The app's answer, into the store.
+
+    def capture(self, request: Request) -> Capture:
+        """Return what collects the app's response to this request."""
+        return Capture(self.http.max_response_body, is_head=request.method == "HEAD")
+
+    def verdict(self, capture: Capture, *, discarded: bool) -> Ending:
+        """Say how a run ended that was not stopped."""
+        if discarded:
+            return Discarded()
+        if not capture.is_whole:
+            return Failed()
+        return Answered(storable=self.http.storable(capture.status), captured=not capture.is_too_large)
+
+    def encode(self, kept: Kept, capture: Capture) -> bytes | None:
+        """Return the result to store, or None where it can't be kept."""
+        match kept:
+            case Kept.ANSWER:
+                response = capture.response()
+                headers = self._kept.of(response.headers, keeps_length=_length_is_no_body(capture))
+                return codec.encode(Response(response.status, headers, response.body))
+            case Kept.FAILURE:
+                failure = Refusal(Problem.EXECUTION_FAILED, "The first request with this key failed.")
+                response = problem_response(failure)
+                return codec.encode(Response(response.status, self._kept.of(response.headers), response.body))
+            case Kept.NOTHING:
+                return None
+            case _:
+                assert_never(kept)
+
+    # The store's answer, out to the client.
+
+    def replay(self, request: Request, record: Record, *, waited: int | None = None) -> Response:
+        """Return the stored response, marked; a record that can't be read becomes a refusal."""
+        try:
+            response = codec.decode(record.result or b"")
+        except IdempotencyRecordError:
+            return self.refusal(request, Refusal(Problem.RECORD_UNREADABLE, _UNREADABLE))
+        if self.config.response_hook is not None:
+            response = self._hooked(response, record)
+        return self._marked(request, response, waited)
+
+    def rejection(self, request: Request, reject: Reject, *, waited: int | None = None) -> Response:
+        """Return the machine's refusal as a response."""
+        bound = self.http.caller is None and bool(self._bound)
+        return self.refusal(request, refusal_of(reject, bound_headers=bound), waited=waited)
+
+    def refusal(self, request: Request, refusal: Refusal, *, waited: int | None = None) -> Response:
+        """Return a refusal as a response."""
+        return problem_response(refusal, bodiless=request.method == "HEAD", extra=_applied(waited))
+
+    def without_marker(self, headers: Headers) -> Headers:
+        """Return an app's headers without a marker of its own: only a replay is one."""
+        return tuple(line for line in headers if line[0].lower() != self._replay_header)
+
+    def _key_in_header(self, request: Request) -> str | Refusal | None:
+        lines = values(request.headers, self._header) if self._header else []
+        return header_key(lines, self.http) if lines else None
+
+    def _looks_into(self, request: Request) -> bool:
+        return self._looks_into_bodies and is_json(media_type(request.headers))
+
+    @property
+    def _looks_into_bodies(self) -> bool:
+        return self._event_key is not None
+
+    def _unkeyed(self, *, body_is_fit: bool) -> Pass | Refuse:
+        if not self.http.required:
+            return Pass()
+        if not body_is_fit:
+            return _invalid_body("Its idempotency key is expected in a JSON document.")
+        where = f"the header {self.http.header}" if self._header else "the body"
+        return Refuse(Refusal(Problem.KEY_MISSING, f"Send an idempotency key in {where}."))
+
+    def _document(self, request: Request, body: bytes) -> "_Document | None":
+        """Return the body's data, where it is needed and is JSON."""
+        if (self._event_key or self._validation) is None or not is_json(media_type(request.headers)):
+            return None
+        try:
+            return _Document(parse_json(body))
+        except NotJSONError:
+            return None
+
+    def _key_in_body(self, document: "_Document | None") -> str | Refusal | None:
+        if document is None or self._event_key is None:
+            return None
+        return body_key(self._event_key.of(document.data), self.http)
+
+    def _payload(self, request: Request, document: "_Document | None", body: bytes) -> list[bytes]:
+        if document is None or self._validation is None:
+            return [b"body", *segments(body, request.headers)]
+        return [b"selected", canonical(self._validation.of(document.data))]
+
+    def _credentials(self, request: Request) -> list[bytes]:
+        """Return the bound headers; one that is absent is not one that is empty."""
+        lines = (values(request.headers, name) for name in self._bound)
+        return [digest(each).encode("ascii") for each in lines]
+
+    def _hooked(self, response: Response, record: Record) -> Response:
+        assert self.config.response_hook is not None
+        changed = self.config.response_hook(response, record)
+        if not isinstance(changed, Response):
+            raise IdempotencyConfigurationError("response_hook must return a Response")
+        return changed
+
+    def _marked(self, request: Request, response: Response, waited: int | None) -> Response:
+        bodiless = request.method == "HEAD" or response.status in BODILESS_STATUSES
+        body = b"" if bodiless else response.body
+        headers = response.headers
+        if not bodiless:
+            headers = tuple(line for line in headers if line[0].lower() != b"content-length")
+            headers += ((b"content-length", b"%d" % len(body)),)
+        return Response(response.status, (*headers, (self._replay_header, b"true"), *_applied(waited)), body)
+
+
+_UNREADABLE = "The request was not carried out, because the record of its key can't be read."
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The data of a JSON body; null is data too."""
+
+    data: Any
+
+
+def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:
+    return None if expression is None else Selection(expression, config.jmespath_options)
+
+
+def _invalid_body(why: str) -> Refuse:
+    return Refuse(Refusal(Problem.BODY_INVALID, f"The body can't be used. {why}"))
+
+
+def _applied(waited: int | None) -> Headers:
+    return () if waited is None else ((b"preference-applied", b"wait=%d" % waited),)
+
+
+def _length_is_no_body(capture: Capture) -> bool:
+    """Tell whether `Content-Length` says what a GET would have had (RFC 9110, section 8.6)."""
+    return capture.is_bodiless and capture.status not in (204, 205)

@@ -1,0 +1,121 @@
+"""The idempotency key of a request: from header lines, or selected from a JSON body. Or a refusal."""
+
+import json
+import re
+from typing import Any
+
+from idempotency_mw.http.config import HTTPConfig
+from idempotency_mw.http.problem import Problem, Refusal
+
+__all__ = ["body_key", "header_key", "parse_string"]
+
+# RFC 9651: an Item (section 4.2.3) whose bare item is a String (4.2.5), with Parameters (4.2.3.2).
+_STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
+_NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])"
+_TOKEN = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
+_BYTES = r":(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={0,2})?:"
+_BOOLEAN = r"\?[01]"
+_DATE = r"@-?[0-9]{1,15}(?![0-9.])"
+_DISPLAY = r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"'
+_BARE_ITEM = f"(?:{_STRING}|{_NUMBER}|{_TOKEN}|{_BYTES}|{_BOOLEAN}|{_DATE}|{_DISPLAY})"
+_PARAMETER = rf"; *[a-z*][a-z0-9_\-.*]*(?:={_BARE_ITEM})?"
+_STRING_ITEM = re.compile(f" *({_STRING})((?:{_PARAMETER})*) *")
+_DISPLAY_STRING = re.compile(f"{_STRING}|({_DISPLAY})")
+_ESCAPED = re.compile(r'\\(["\\])')
+
+_BARE = re.compile(r"[!#-+\--:<-~]+")  # visible ASCII but for , ; and "
+_OPAQUE = re.compile(r"[ -+\--~]+")  # visible ASCII and space, but for the comma that joins two lines
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def parse_string(text: str) -> str | None:
+    """Return the value of an RFC 9651 Item that is a String, its parameters parsed and ignored; None for all else."""
+    item = _STRING_ITEM.fullmatch(text)
+    if item is None or not _is_utf8_throughout(item[2]):
+        return None
+    return _ESCAPED.sub(r"\1", item[1][1:-1])
+
+
+def _is_utf8_throughout(parameters: str) -> bool:
+    """Tell whether every Display String among the parameters decodes as UTF-8 (RFC 9651, section 4.2.10)."""
+    for found in _DISPLAY_STRING.finditer(parameters):
+        if found[1] is None:
+            continue
+        octets = re.sub(rb"%([0-9a-f]{2})", lambda hit: bytes([int(hit[1], 16)]), found[1][2:-1].encode("ascii"))
+        try:
+            octets.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def header_key(lines: list[bytes], config: HTTPConfig) -> str | Refusal:
+    """Return the key that the header's lines hold; there is at least one."""
+    if len(lines) > 1:
+        return _invalid("The header came more than once.")
+    try:
+        text = lines[0].decode("ascii").strip(" ")
+    except UnicodeDecodeError:
+        return _invalid("It has a byte outside of ASCII.")
+    key = _unquoted(text, config)
+    if key is None:
+        return _invalid(_SYNTAX_DETAIL[config.key_syntax])
+    return _within_limits(key, config)
+
+
+_SYNTAX_DETAIL = {
+    "lenient": "Send a quoted string (RFC 9651), or a bare value without spaces, commas and semicolons.",
+    "strict": "Send it as a quoted string (RFC 9651).",
+    "opaque": "It may have visible ASCII characters and spaces, but no comma.",
+}
+
+
+def _unquoted(text: str, config: HTTPConfig) -> str | None:
+    if config.key_syntax == "opaque":
+        return text if _OPAQUE.fullmatch(text) else None
+    if config.key_syntax == "strict" or text.startswith('"'):
+        return parse_string(text)
+    return text if _BARE.fullmatch(text) else None
+
+
+def body_key(selected: Any, config: HTTPConfig) -> str | Refusal | None:
+    """Return the key that an expression selected from a body; None where there is none.
+
+    Several fields make one key, the compact JSON array of their texts, if all of them are there.
+    """
+    key = _joined(selected) if isinstance(selected, list) else _text(selected)
+    return _within_limits(key, config) if isinstance(key, str) else key
+
+
+def _joined(fields: list[Any]) -> str | Refusal | None:
+    texts = [_text(field) for field in fields]
+    refused = next((text for text in texts if isinstance(text, Refusal)), None)
+    if refused is not None:
+        return refused
+    if not texts or None in texts:
+        return None
+    return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _text(value: Any) -> str | Refusal | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        return _invalid("In the body it has to be a string or an integer, and not empty.")
+    if _UNFIT.search(value):
+        return _invalid("It has a control character, or half of a surrogate pair.")
+    return value
+
+
+def _within_limits(key: str, config: HTTPConfig) -> str | Refusal:
+    if not key.strip(" "):
+        return _invalid("It is empty.")
+    if not config.min_key_length <= len(key) <= config.max_key_length:
+        return _invalid(f"It must have {config.min_key_length} to {config.max_key_length} characters.")
+    return key
+
+
+def _invalid(why: str) -> Refusal:
+    return Refusal(Problem.KEY_INVALID, f"The idempotency key can't be used. {why}")

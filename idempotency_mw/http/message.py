@@ -1,0 +1,40 @@
+"""Requests and responses as values. Headers are ordered pairs of bytes: their order and repetition mean something."""
+
+from dataclasses import dataclass, field
+
+__all__ = ["Headers", "Request", "Response", "split_list", "values"]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without its body."""
+
+    method: str
+    """In upper case."""
+    path: str
+    """Decoded, as the server gives it, with the prefix of a mount in front, once."""
+    query: bytes = field(repr=False)
+    headers: Headers = field(repr=False)
+    """Names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response."""
+
+    status: int
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def values(headers: Headers, name: bytes) -> list[bytes]:
+    """Return the values of all lines of a header, in their order; the name is in lower case."""
+    return [value for each, value in headers if each == name]
+
+
+def split_list(lines: list[bytes]) -> list[bytes]:
+    """Return the members of a header that is a list (RFC 9110, section 5.6.1), trimmed, empty ones left out."""
+    members = (member.strip(b" \t") for line in lines for member in line.split(b","))
+    return [member for member in members if member]

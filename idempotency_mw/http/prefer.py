@@ -1,0 +1,19 @@
+"""The preference to wait (RFC 7240, section 4.3)."""
+
+import re
+
+from idempotency_mw.http.message import Headers, split_list, values
+
+__all__ = ["preferred_wait"]
+
+_NAME = re.compile(rb"wait(?![!#$%&'*+\-.^_`|~0-9A-Za-z])", re.IGNORECASE)
+_WAIT = re.compile(rb'wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;.*)?', re.IGNORECASE)
+
+
+def preferred_wait(headers: Headers) -> int | None:
+    """Return the seconds of the first `wait`; None where there is none, or one that makes no sense."""
+    for preference in split_list(values(headers, b"prefer")):
+        if _NAME.match(preference):
+            wait = _WAIT.fullmatch(preference)
+            return int(wait[2]) if wait else None
+    return None

@@ -1,0 +1,105 @@
+"""Records in this process's memory: for tests, demos, and programs that are one process."""
+
+import heapq
+import time
+from collections.abc import Callable
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.verbs import Write
+
+__all__ = ["MemoryPersistenceLayer"]
+
+
+class MemoryPersistenceLayer:
+    """Blocking verbs that never wait; async code calls them in place.
+
+    `clock` returns seconds and must not run backwards. Records are bounded by their expiry: each acquire drops
+    those whose time is over. Nothing is shared with other processes, a forked child included.
+    """
+
+    runs_in_place = True
+    """Async code may call the verbs without a thread."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._records: dict[str, Write] = {}
+        self._expiries: list[tuple[int, str]] = []
+
+    def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`."""
+        with self._lock:
+            now_ms = self._now_ms()
+            self._purge(now_ms)
+            found, write = verbs.acquire(self._standing(claim, now_ms), claim, now_ms)
+            self._put(claim, write)
+            return found
+
+    def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`."""
+        with self._lock:
+            now_ms = self._now_ms()
+            write = verbs.extend(self._standing(claim, now_ms), claim, now_ms)
+            self._put(claim, write)
+            return write is not None
+
+    def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`."""
+        with self._lock:
+            now_ms = self._now_ms()
+            outcome, write = verbs.complete(self._standing(claim, now_ms), claim, result, now_ms)
+            self._put(claim, write)
+            return outcome
+
+    def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`."""
+        with self._lock:
+            released = verbs.release(self._standing(claim, self._now_ms()), claim)
+            if released:
+                del self._records[claim.storage_key]
+            return released
+
+    def check(self) -> None:
+        """Do nothing: this store is always there."""
+
+    def close(self) -> None:
+        """Forget every record."""
+        with self._lock:
+            self._records.clear()
+            self._expiries.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self._records)} records>"
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _standing(self, claim: Claim, now_ms: int) -> Frame | None:
+        held = self._records.get(claim.storage_key)
+        return held.frame if held is not None and held.expires_ms > now_ms else None
+
+    def _put(self, claim: Claim, write: Write | None) -> None:
+        if write is not None:
+            self._records[claim.storage_key] = write
+            heapq.heappush(self._expiries, (write.expires_ms, claim.storage_key))
+
+    def _purge(self, now_ms: int) -> None:
+        """Drop what has expired. A record written again since has a later entry of its own on the heap."""
+        while self._expiries and self._expiries[0][0] <= now_ms:
+            _, storage_key = heapq.heappop(self._expiries)
+            held = self._records.get(storage_key)
+            if held is not None and held.expires_ms <= now_ms:
+                del self._records[storage_key]

@@ -1,0 +1,344 @@
+"""Records in Redis or Valkey: a blocking layer and an async one, the same four scripts under both.
+
+One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2, redis-py 5.0; only
+`maxmemory-policy noeviction` keeps what was acknowledged.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from weakref import WeakKeyDictionary
+
+from redis.exceptions import NoPermissionError, NoScriptError
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.redis_checks import (
+    check_options,
+    check_policy,
+    check_prefix,
+    check_timeout,
+    check_version,
+    warn_if_slow,
+)
+from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
+from idempotency_mw.persistence.redis_connection import (
+    Deadline,
+    RedisClientProtocol,
+    RedisConnection,
+    async_client,
+    blocking_client,
+)
+
+__all__ = [
+    "AsyncRedisPersistenceLayer",
+    "RedisClientProtocol",
+    "RedisConnection",
+    "RedisPersistenceLayer",
+]
+
+Reply = TypeVar("Reply")
+
+
+class _RedisLayer:
+    """What the two layers have in common: how they are built and named."""
+
+    def __init__(
+        self,
+        client: RedisClientProtocol | RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> None:
+        self.key_prefix = check_prefix(key_prefix)
+        self.timeout_seconds = check_timeout(timeout_seconds)
+        self._connection = client if isinstance(client, RedisConnection) else None
+        self._given = None if isinstance(client, RedisConnection) else client
+        self._client_options = client_options
+        if self._given is not None:
+            check_options(client_options)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> Self:
+        """Build a layer with a client of its own, whose options are redis-py's. Connects when first used."""
+        connection = RedisConnection(url=url)
+        return cls(connection, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+
+    @classmethod
+    def connect(
+        cls,
+        connection: RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> Self:
+        """Build a layer for a server, a cluster or a Sentinel group. Connects when first used."""
+        return cls(connection, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+
+    def _key(self, claim: Claim) -> str:
+        return self.key_prefix + claim.storage_key
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.key_prefix!r}>"
+
+
+class RedisPersistenceLayer(_RedisLayer):
+    """The four verbs for blocking code.
+
+    A client that is brought along is used as it is, keeps its own time-outs, and is not closed; construction
+    warns when they can exceed `timeout_seconds`, which bounds one verb with all its tries. `from_url` and
+    `connect` build clients that keep to it, and close them. Safe to share between threads, and over a fork.
+    """
+
+    def __init__(
+        self,
+        client: RedisClientProtocol | RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> None:
+        if iscoroutinefunction(getattr(client, "execute_command", None)):
+            raise IdempotencyConfigurationError("client is async: give it to AsyncRedisPersistenceLayer")
+        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        self._deadline = Deadline()
+        self._own: RedisClientProtocol | None = None
+        if self._given is not None:
+            warn_if_slow(self._given, self.timeout_seconds)
+
+    def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`. One round trip."""
+        try:
+            return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+        except IdempotencyPersistenceConnectionError:
+            # The server may have heard it, or hear it yet. Nobody waits for this thread.
+            threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True).start()
+            raise
+
+    def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`. One round trip."""
+        return self._run(commands.extend(self._key(claim), claim), commands.read_flag)
+
+    def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`. One round trip."""
+        return self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+
+    def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`. One round trip."""
+        return self._run(commands.release(self._key(claim), claim), commands.read_flag)
+
+    def check(self) -> None:
+        """Verify the connection and the server's version; warn about a `maxmemory-policy` that evicts.
+
+        Raises `IdempotencyPersistenceConnectionError` when the server can't be reached within
+        `timeout_seconds`, and `IdempotencyConfigurationError` when it is too old.
+        """
+        self._deadline.start(self.timeout_seconds)
+        try:
+            client: Any = self._client()
+            check_version(client.info("server"))
+            check_policy(client.config_get("maxmemory-policy"))
+        except NoPermissionError:
+            return  # an ACL may well forbid INFO and CONFIG; what answers is there
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    def close(self) -> None:
+        """Close the client, if this layer built it."""
+        own: Any = self._own
+        self._own = None
+        if own is not None:
+            own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _client(self) -> RedisClientProtocol:
+        if self._connection is None:
+            assert self._given is not None
+            return self._given
+        if self._own is None:
+            # Two threads may both build one here; the one that is dropped has nothing in flight.
+            self._own = blocking_client(self._connection, self._deadline, **self._client_options)
+        return self._own
+
+    def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        self._deadline.start(self.timeout_seconds)
+        try:
+            return read(self._ask(call))
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    def _ask(self, call: Call) -> Any:
+        """Ask until there is an answer, an error that lasts, or no time for another try."""
+        pauses = commands.pauses()
+        while True:
+            try:
+                return self._ask_once(call)
+            except DRIVER_ERRORS as error:
+                pause = next(pauses)
+                if not commands.is_passing(error) or self._deadline.left() <= pause:
+                    raise
+                time.sleep(pause)
+
+    def _ask_once(self, call: Call) -> Any:
+        client = self._client()
+        try:
+            return client.execute_command(*call.by_digest, **RAW)
+        except NoScriptError:
+            # Restarted, failed over, flushed, or evicted from the script cache.
+            return client.execute_command(*call.by_text, **RAW)
+
+    def _release_in_doubt(self, claim: Claim) -> None:
+        self._deadline.start(self.timeout_seconds)
+        try:
+            self._ask_once(commands.release(self._key(claim), claim))
+        except DRIVER_ERRORS:
+            return  # the lease ends it
+
+
+class AsyncRedisPersistenceLayer(_RedisLayer):
+    """The four verbs for asyncio code.
+
+    A client that is brought along is used as it is, under this layer's deadline, and is not closed; it belongs
+    to the event loop that it was made for. `from_url` and `connect` build a client for each running event loop,
+    when first used there, and close them.
+    """
+
+    def __init__(
+        self,
+        client: RedisClientProtocol | RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> None:
+        is_client = not isinstance(client, RedisConnection)
+        if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
+            raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
+        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        self._own: WeakKeyDictionary[asyncio.AbstractEventLoop, RedisClientProtocol] = WeakKeyDictionary()
+        self._in_doubt: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`. One round trip."""
+        try:
+            return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+        except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
+            # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
+            # release can't overtake it on our side.
+            task = asyncio.get_running_loop().create_task(self._release_in_doubt(claim))
+            self._in_doubt.add(task)
+            task.add_done_callback(self._in_doubt.discard)
+            raise
+
+    async def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`. One round trip."""
+        return await self._run(commands.extend(self._key(claim), claim), commands.read_flag)
+
+    async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`. One round trip."""
+        return await self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+
+    async def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`. One round trip."""
+        return await self._run(commands.release(self._key(claim), claim), commands.read_flag)
+
+    async def acheck(self) -> None:
+        """As `RedisPersistenceLayer.check`."""
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                client: Any = self._client()
+                check_version(await client.info("server"))
+                check_policy(await client.config_get("maxmemory-policy"))
+        except NoPermissionError:
+            return  # an ACL may well forbid INFO and CONFIG; what answers is there
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    async def aclose(self) -> None:
+        """Wait for releases that are still under way, and close this loop's client, if this layer built it."""
+        if self._in_doubt:
+            await asyncio.wait(self._in_doubt)
+        own: Any = self._own.pop(asyncio.get_running_loop(), None)
+        if own is not None:
+            await own.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _client(self) -> RedisClientProtocol:
+        if self._connection is None:
+            assert self._given is not None
+            return self._given
+        loop = asyncio.get_running_loop()
+        client = self._own.get(loop)
+        if client is None:
+            client = self._own[loop] = async_client(self._connection, self.timeout_seconds, **self._client_options)
+        return client
+
+    async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        try:
+            async with asyncio.timeout(self.timeout_seconds) as deadline:
+                return read(await self._ask(call, deadline))
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    async def _ask(self, call: Call, deadline: asyncio.Timeout) -> Any:
+        """Ask until there is an answer, an error that lasts, or no time for another try."""
+        pauses = commands.pauses()
+        while True:
+            try:
+                return await self._ask_once(call)
+            except DRIVER_ERRORS as error:
+                pause = next(pauses)
+                left = (deadline.when() or 0) - asyncio.get_running_loop().time()
+                if not commands.is_passing(error) or left <= pause:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _ask_once(self, call: Call) -> Any:
+        client = self._client()
+        try:
+            return await client.execute_command(*call.by_digest, **RAW)
+        except NoScriptError:
+            # Restarted, failed over, flushed, or evicted from the script cache.
+            return await client.execute_command(*call.by_text, **RAW)
+
+    async def _release_in_doubt(self, claim: Claim) -> None:
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                await self._ask_once(commands.release(self._key(claim), claim))
+        except (*DRIVER_ERRORS, TimeoutError):
+            return  # the lease ends it
+
+    def _too_late(self) -> IdempotencyPersistenceConnectionError:
+        return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")

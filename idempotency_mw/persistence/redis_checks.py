@@ -1,0 +1,91 @@
+"""What can be told of a client, a server and the options before the first request."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from idempotency_mw.errors import IdempotencyConfigurationError
+
+__all__ = ["check_options", "check_policy", "check_prefix", "check_timeout", "check_version", "warn_if_slow"]
+
+OLDEST_SERVER = (7, 0)
+
+
+def check_prefix(key_prefix: object) -> str:
+    """Return the prefix, or raise `IdempotencyConfigurationError`."""
+    if not isinstance(key_prefix, str):
+        raise IdempotencyConfigurationError(f"key_prefix must be str, not {type(key_prefix).__name__}")
+    return key_prefix
+
+
+def check_timeout(timeout_seconds: object) -> float:
+    """Return the seconds, or raise `IdempotencyConfigurationError`."""
+    is_number = isinstance(timeout_seconds, int | float) and not isinstance(timeout_seconds, bool)
+    if not is_number or not 0 < timeout_seconds <= 3600:
+        raise IdempotencyConfigurationError(
+            f"timeout_seconds must be a number over 0, up to 3600, not {timeout_seconds!r}"
+        )
+    return float(timeout_seconds)
+
+
+def check_options(client_options: Mapping[str, Any]) -> None:
+    """Raise unless there are none: a client that is brought along has its own."""
+    if client_options:
+        raise IdempotencyConfigurationError(
+            f"{', '.join(client_options)}: a client that is brought along has its options already"
+        )
+
+
+def warn_if_slow(client: object, timeout_seconds: float) -> None:
+    """Warn when one command of a blocking client can take longer than a verb may."""
+    longest = _slowest(client)
+    if longest is None or longest > timeout_seconds:
+        bound = "without bound" if longest is None else f"up to {longest:g} s"
+        warnings.warn(
+            f"this client can wait {bound} for a server that hangs, beyond timeout_seconds={timeout_seconds:g}: "
+            "lower its socket_timeout, socket_connect_timeout and retry, or build the layer with from_url()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _slowest(client: Any) -> float | None:
+    """Return how many seconds one command can take at most; None where no bound is known."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        return None
+    options = pool.connection_kwargs
+    waits = [options.get(name) for name in ("socket_connect_timeout", "socket_timeout")]
+    if None in waits:
+        return None
+    retry = options.get("retry")
+    # get_retries() came with redis-py 6.
+    tries = 1 + (retry.get_retries() if hasattr(retry, "get_retries") else getattr(retry, "_retries", 0))
+    return float(tries * sum(waits))
+
+
+def check_version(info: Mapping[str, Any]) -> None:
+    """Raise `IdempotencyConfigurationError` for a server, or a node of a cluster, that is too old."""
+    for version in _of_each_node(info, "redis_version"):
+        if tuple(int(part) for part in str(version).split(".")[:2]) < OLDEST_SERVER:
+            raise IdempotencyConfigurationError(
+                f"the server is {version}; its scripts need Redis 7.0 or Valkey 7.2"
+            )
+
+
+def check_policy(reply: Mapping[str, Any]) -> None:
+    """Warn about a server that may evict records when it is full."""
+    for policy in _of_each_node(reply, "maxmemory-policy"):
+        if policy != "noeviction":
+            warnings.warn(
+                f"maxmemory-policy is {policy}: a full server evicts records, and their requests run again; "
+                "set it to noeviction",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _of_each_node(reply: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the named value, from one server's reply or from those of a cluster's nodes."""
+    replies = [reply] if name in reply else [each for each in reply.values() if isinstance(each, Mapping)]
+    return [each[name] for each in replies if name in each]

@@ -1,0 +1,40 @@
+-- Own the key, or learn what stands there, in one atomic step.
+--
+-- KEYS[1]  the record
+-- ARGV[1]  token, 32 hexadecimal digits
+-- ARGV[2]  fingerprint, 64 hexadecimal digits
+-- ARGV[3]  lease in milliseconds
+-- ARGV[4]  retention in milliseconds
+-- ARGV[5]  "1" where a lapsed claim may be taken over, else "0"
+-- reply    {1, attempt} acquired  |  {0, now in milliseconds, the record's bytes} existing, untouched
+--
+-- The bytes are those of frame.py. What this script can't read, it hands back for the layer to refuse.
+--
+-- There is no shebang, on purpose: a full Redis then still reads and answers duplicates here, and refuses
+-- only the write of a new claim, before any effect.
+
+local record = redis.call('GET', KEYS[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local attempt = 1
+
+if record then
+  local running = #record == 119 and string.find(record, '^1P[0-9a-f]+$')
+  local attempts = tonumber(string.match(string.sub(record, 35, 40), '^%d+$'))
+  local lease_until = tonumber(string.match(string.sub(record, 41, 55), '^%d+$'))
+  if not (running and attempts and attempts > 0 and lease_until) then
+    return {0, now, record}
+  elseif string.sub(record, 3, 34) == ARGV[1] then
+    -- A reply was lost on the way, and the client library asked again: the owner is the owner.
+    attempt = attempts
+  elseif ARGV[5] == '1' and lease_until <= now and string.sub(record, 56) == ARGV[2] then
+    attempt = math.min(attempts + 1, 999999)
+  else
+    return {0, now, record}
+  end
+end
+
+local lease, retention = tonumber(ARGV[3]), tonumber(ARGV[4])
+local value = string.format('1P%s%06d%015.0f%s', ARGV[1], attempt, now + lease, ARGV[2])
+redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.max(lease, retention)))
+return {1, attempt}

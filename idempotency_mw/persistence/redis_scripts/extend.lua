@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Renew the lease of a claim that stands.
+--
+-- KEYS[1]  the record
+-- ARGV[1]  token
+-- ARGV[2]  lease in milliseconds
+-- ARGV[3]  retention in milliseconds
+-- reply    1 extended  |  0 the claim does not stand; nothing was changed  |  error UNREADABLE
+
+local record = redis.call('GET', KEYS[1])
+if not record then
+  return 0
+elseif #record < 119 or not string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$') then
+  return redis.error_reply('UNREADABLE the key holds something that is not a record of this version')
+elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then
+  return 0
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
+local value = string.sub(record, 1, 40) .. string.format('%015.0f', now + lease) .. string.sub(record, 56)
+redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.max(lease, retention)))
+return 1

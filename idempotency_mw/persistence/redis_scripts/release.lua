@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- Free the key of a claim that stands.
+--
+-- KEYS[1]  the record
+-- ARGV[1]  token
+-- reply    1 released  |  0 the claim does not stand; nothing was changed  |  error UNREADABLE
+
+local record = redis.call('GET', KEYS[1])
+if not record then
+  return 0
+elseif #record < 119 or not string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$') then
+  return redis.error_reply('UNREADABLE the key holds something that is not a record of this version')
+elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then
+  return 0
+end
+return redis.call('DEL', KEYS[1])

@@ -1,0 +1,250 @@
+"""Records in a SQLite file: the embedded default, for many processes on one machine.
+
+Not for a network file system, where SQLite's locks can't be trusted.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+from idempotency_mw.core.config import check_choice
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyPersistenceConnectionError,
+    IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
+)
+from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.verbs import Write
+
+__all__ = ["SQLitePersistenceLayer"]
+
+Durability = Literal["full", "normal"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS idempotency_records (
+    storage_key TEXT PRIMARY KEY,
+    record BLOB NOT NULL,
+    expires_ms INTEGER NOT NULL
+)
+"""
+_INDEX = "CREATE INDEX IF NOT EXISTS idempotency_records_expiry ON idempotency_records (expires_ms)"
+_FIND = "SELECT record FROM idempotency_records WHERE storage_key = ? AND expires_ms > ?"
+_WRITE = "INSERT OR REPLACE INTO idempotency_records (storage_key, record, expires_ms) VALUES (?, ?, ?)"
+_DELETE = "DELETE FROM idempotency_records WHERE storage_key = ?"
+_PURGE = """
+DELETE FROM idempotency_records WHERE storage_key IN (
+    SELECT storage_key FROM idempotency_records WHERE expires_ms <= ? ORDER BY expires_ms LIMIT 8
+)
+"""
+
+
+class SQLitePersistenceLayer:
+    """Blocking verbs over one file, which is made when first used.
+
+    `durability`: `"full"` flushes each write to the disk, so that a completion outlives a power failure;
+    `"normal"` is faster and outlives the death of every process, but not always that of the machine.
+    `timeout_seconds` bounds one verb, waiting for other processes included. The machine's clock decides:
+    `clock` returns seconds since the epoch.
+
+    One connection a process, used by one thread at a time; a forked child opens its own. Each acquire that
+    writes also deletes up to eight expired records.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "full",
+        timeout_seconds: float = 2.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        name = os.fspath(path)
+        if not name or ":memory:" in name:
+            raise IdempotencyConfigurationError("path must name a file; in memory, use MemoryPersistenceLayer")
+        check_choice("durability", durability, get_args(Durability))
+        if not 0 < timeout_seconds <= 3600:
+            raise IdempotencyConfigurationError("timeout_seconds must be over 0, up to 3600")
+        self.path = Path(name).absolute()
+        self.timeout_seconds = timeout_seconds
+        self._durability = durability
+        self._clock = clock
+        self._process = _Process()
+        self._inherited: list[_Process] = []
+
+    def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`. One transaction."""
+        with self._transaction() as connection:
+            now_ms = self._now_ms()
+            found, write = verbs.acquire(_find(connection, claim, now_ms), claim, now_ms)
+            if write is not None:
+                connection.execute(_PURGE, (now_ms,))
+                _put(connection, claim, write)
+            return found
+
+    def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`. One transaction."""
+        with self._transaction() as connection:
+            now_ms = self._now_ms()
+            write = verbs.extend(_find(connection, claim, now_ms), claim, now_ms)
+            if write is not None:
+                _put(connection, claim, write)
+            return write is not None
+
+    def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`. One transaction."""
+        with self._transaction() as connection:
+            now_ms = self._now_ms()
+            outcome, write = verbs.complete(_find(connection, claim, now_ms), claim, result, now_ms)
+            if write is not None:
+                _put(connection, claim, write)
+            return outcome
+
+    def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`. One transaction."""
+        with self._transaction() as connection:
+            released = verbs.release(_find(connection, claim, self._now_ms()), claim)
+            if released:
+                connection.execute(_DELETE, (claim.storage_key,))
+            return released
+
+    def check(self) -> None:
+        """Open the file and write-lock it once.
+
+        Raises `IdempotencyPersistenceLayerError` when that can't be done within `timeout_seconds`.
+        """
+        with self._transaction():
+            return
+
+    def close(self) -> None:
+        """Close this process's connection; the layer opens it again when it is used."""
+        if self._process.is_ours():
+            with self._process.lock:
+                self._process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path.name!r}>"
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _here(self) -> "_Process":
+        """Return what belongs to this process.
+
+        A connection must not be used, nor closed, nor even dropped on the other side of a fork: SQLite's locks
+        are the process's. The parent's is kept, and left alone.
+        """
+        if not self._process.is_ours():
+            self._inherited.append(self._process)
+            self._process = _Process()
+        return self._process
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the file's write lock; commit at the end, and undo everything on any exception."""
+        ends = time.monotonic() + self.timeout_seconds
+        process = self._here()
+        if not process.lock.acquire(timeout=self.timeout_seconds):
+            raise _busy(self.timeout_seconds)
+        try:
+            connection = process.connection or self._open(process, ends)
+            connection.execute(f"PRAGMA busy_timeout = {_left_ms(ends)}")
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as error:
+            # An interrupt may come anywhere. Closing undoes what was begun, whatever state it is in.
+            process.close()
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.timeout_seconds) from error
+            raise
+        finally:
+            process.lock.release()
+
+    def _open(self, process: "_Process", ends: float) -> sqlite3.Connection:
+        process.connection = connection = sqlite3.connect(
+            self.path, timeout=_left_ms(ends) / 1000, isolation_level=None, check_same_thread=False
+        )
+        _until(ends, lambda: connection.execute("PRAGMA journal_mode = WAL"))
+        connection.execute(f"PRAGMA synchronous = {self._durability}")
+        connection.execute(_SCHEMA)
+        connection.execute(_INDEX)
+        return connection
+
+
+class _Process:
+    """One process's connection, and the lock that lets one thread use it at a time."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = Lock()
+        self.connection: sqlite3.Connection | None = None
+
+    def is_ours(self) -> bool:
+        return self.pid == os.getpid()
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Frame | None:
+    row = connection.execute(_FIND, (claim.storage_key, now_ms)).fetchone()
+    if row is None:
+        return None
+    if not isinstance(row[0], bytes):
+        raise IdempotencyRecordError("the store holds something that is not a record of this version")
+    return Frame.decode(row[0])
+
+
+def _put(connection: sqlite3.Connection, claim: Claim, write: Write) -> None:
+    connection.execute(_WRITE, (claim.storage_key, write.frame.encode(), write.expires_ms))
+
+
+def _left_ms(ends: float) -> int:
+    return max(int((ends - time.monotonic()) * 1000), 1)
+
+
+def _until(ends: float, action: Callable[[], object]) -> None:
+    """Repeat what SQLite refuses at once instead of waiting: the change to WAL, while others open the file too."""
+    while True:
+        try:
+            action()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= ends:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _busy(timeout_seconds: float) -> IdempotencyPersistenceConnectionError:
+    return IdempotencyPersistenceConnectionError(f"SQLite stayed locked for {timeout_seconds:g} s")
+
+
+def _translated(error: sqlite3.Error, timeout_seconds: float) -> IdempotencyPersistenceLayerError:
+    if _is_busy(error):
+        return _busy(timeout_seconds)
+    return IdempotencyPersistenceLayerError(f"SQLite failed: {error}")

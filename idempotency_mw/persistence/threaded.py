@@ -1,0 +1,106 @@
+"""A blocking layer offered to async code."""
+
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
+from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, is_async
+
+__all__ = ["InPlacePersistenceLayer", "ThreadedPersistenceLayer", "as_async"]
+
+Answer = TypeVar("Answer")
+
+GRACE_SECONDS = 0.05
+"""By how much the async side's deadline is later, so that the layer's own, better error comes first."""
+
+
+def as_async(layer: PersistenceLayer | AsyncPersistenceLayer) -> AsyncPersistenceLayer:
+    """Return the layer itself if it is async; otherwise one that calls it in place, or in threads of its own."""
+    if is_async(layer):
+        return layer
+    blocking = cast("PersistenceLayer", layer)
+    if getattr(blocking, "runs_in_place", False):
+        return InPlacePersistenceLayer(blocking)
+    return ThreadedPersistenceLayer(blocking)
+
+
+class InPlacePersistenceLayer:
+    """A layer whose verbs never wait: they are called where they stand."""
+
+    def __init__(self, layer: PersistenceLayer) -> None:
+        self._layer = layer
+
+    async def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`."""
+        return self._layer.acquire(claim)
+
+    async def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`."""
+        return self._layer.extend(claim)
+
+    async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`."""
+        return self._layer.complete(claim, result)
+
+    async def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`."""
+        return self._layer.release(claim)
+
+
+class ThreadedPersistenceLayer:
+    """A layer whose verbs run in threads of its own, which the app's work in other threads can't exhaust.
+
+    A deadline is set around each verb where the layer has `timeout_seconds`. A thread can't be stopped: a verb
+    whose caller has gone, or run out of time, goes on to its end, and a claim that it still acquires is released
+    after that, never beside it.
+
+        caller    acquire ────────── cancelled
+        thread    acquire ─────────────────────── acquired ── release
+    """
+
+    def __init__(self, layer: PersistenceLayer, *, threads: int = 8) -> None:
+        self._layer = layer
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="idempotency_mw")
+        timeout: float | None = getattr(layer, "timeout_seconds", None)
+        self._timeout = None if timeout is None else timeout + GRACE_SECONDS
+
+    async def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`."""
+        future = self._threads.submit(self._layer.acquire, claim)
+        try:
+            return await self._end_of(future)
+        except (asyncio.CancelledError, IdempotencyPersistenceConnectionError):
+            future.add_done_callback(lambda done: self._release_if_acquired(done, claim))
+            raise
+
+    async def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`."""
+        return await self._end_of(self._threads.submit(self._layer.extend, claim))
+
+    async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`."""
+        return await self._end_of(self._threads.submit(self._layer.complete, claim, result))
+
+    async def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`."""
+        return await self._end_of(self._threads.submit(self._layer.release, claim))
+
+    async def _end_of(self, future: Future[Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await asyncio.wrap_future(future)
+        except TimeoutError as error:
+            raise IdempotencyPersistenceConnectionError(
+                f"the persistence layer did not answer within {self._timeout} s"
+            ) from error
+
+    def _release_if_acquired(self, acquired: Future[Any], claim: Claim) -> None:
+        """Run in the thread whose acquire has ended, or at once if it never began."""
+        if acquired.cancelled() or acquired.exception() or not isinstance(acquired.result(), Acquired):
+            return
+        try:
+            self._layer.release(claim)
+        except IdempotencyPersistenceLayerError:
+            return  # the lease ends it

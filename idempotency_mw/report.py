@@ -1,0 +1,78 @@
+"""What went wrong without changing the answer, as warnings on the logger `idempotency_mw`.
+
+A storage key is a digest; its first characters find a record and reveal nothing. Nothing else of a request is
+ever written here.
+"""
+
+import logging
+
+from idempotency_mw.core.machine import Abandon, Complete, Release
+from idempotency_mw.errors import IdempotencyPersistenceLayerError
+
+__all__ = [
+    "answer_not_kept",
+    "answer_not_storable",
+    "claim_not_settled",
+    "completion_lost",
+    "execution_too_long",
+    "lease_lost",
+    "lease_not_extended",
+    "store_passed_by",
+    "store_refused",
+]
+
+_logger = logging.getLogger("idempotency_mw")
+
+
+def store_refused(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
+    """A request was refused because the store failed."""
+    _warn(storage_key, "refused: the store failed", error)
+
+
+def store_passed_by(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
+    """The app runs unprotected because the store failed."""
+    _warn(storage_key, "the app runs unprotected: the store failed", error)
+
+
+def claim_not_settled(
+    storage_key: str, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
+) -> None:
+    """The store failed at the end of a run: the record stays in progress until its lease lapses."""
+    _warn(storage_key, f"{type(ended).__name__.lower()} failed; the lease has to lapse", error)
+
+
+def completion_lost(storage_key: str) -> None:
+    """An answer could not be kept: the claim was taken over, evicted or flushed while the app ran."""
+    _warn(storage_key, "the claim was lost before its answer could be kept")
+
+
+def lease_lost(storage_key: str) -> None:
+    """The heartbeat found that the claim no longer stands, while the app still runs."""
+    _warn(storage_key, "the claim was lost while the app runs")
+
+
+def lease_not_extended(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
+    """A heartbeat failed; the next one may still be in time."""
+    _warn(storage_key, "the lease was not extended: the store failed", error)
+
+
+def execution_too_long(storage_key: str) -> None:
+    """The app has run for `max_execution_seconds`; its lease is not extended any more."""
+    _warn(storage_key, "the app exceeds max_execution_seconds; its lease is no longer extended")
+
+
+def answer_not_kept(storage_key: str) -> None:
+    """The answer exceeds `max_response_body`: the record is a tombstone."""
+    _warn(storage_key, "the answer is too large to be kept; duplicates will be refused")
+
+
+def answer_not_storable(storage_key: str) -> None:
+    """The answer has a header that can't be stored: the record is a tombstone."""
+    _warn(storage_key, "the answer can't be stored; duplicates will be refused")
+
+
+def _warn(storage_key: str, what: str, error: IdempotencyPersistenceLayerError | None = None) -> None:
+    if error is None:
+        _logger.warning("%s: %s", storage_key[:12], what)
+    else:
+        _logger.warning("%s: %s: %s: %s", storage_key[:12], what, type(error).__name__, error)
