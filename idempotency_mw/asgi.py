@@ -5,7 +5,8 @@ of one request lives in a `_Conversation`, and in a `Run` once its app runs.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import lru_cache, partial
 from inspect import isawaitable
 from typing import Any, assert_never
@@ -19,11 +20,16 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler, Decision
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request
+from idempotency_mw.http.message import Request, Response
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
+from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
 
 __all__ = ["IdempotencyMiddleware"]
+
+Hook = Callable[[Any], Any]
+Resolver = Callable[[Any], HTTPConfig | Awaitable[HTTPConfig | None] | None]
+Ask = Callable[[Hook, Scope], Awaitable[object]]
 
 
 class IdempotencyMiddleware:
@@ -41,34 +47,37 @@ class IdempotencyMiddleware:
         *,
         persistence_store: AsyncPersistenceLayer | PersistenceLayer,
         config: IdempotencyConfig | None = None,
-        http: HTTPConfig | Callable[[Any], Any] | None = None,
+        http: HTTPConfig | Resolver | None = None,
     ) -> None:
         config = IdempotencyConfig() if config is None else config
         http = HTTPConfig() if http is None else http
         _check(persistence_store, config, http)
         self.app = app
-        self._handler = AsyncIdempotencyHandler(as_async(persistence_store), config)
+        self._handler = AsyncIdempotencyHandler(_layer(persistence_store, config), config)
         self._exchange_of = lru_cache(maxsize=128)(partial(Exchange, config))
-        self._resolver = None if isinstance(http, HTTPConfig) else http
-        self._exchange = self._exchange_of(http) if isinstance(http, HTTPConfig) else None
-        needs_request = self._resolver is not None or (isinstance(http, HTTPConfig) and http.caller is not None)
-        self._framework_request = _starlette_request() if needs_request else None
+        if isinstance(http, HTTPConfig):
+            self._exchange: Exchange | None = self._exchange_of(http)
+            self._resolve: Resolver | None = None
+            self._ask = None if http.caller is None else _asking_with_starlette()
+        else:
+            self._exchange = None
+            self._resolve = http
+            self._ask = _asking_with_starlette()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
         if scope["type"] != "http" or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
             return
-        exchange = self._exchange if self._resolver is None else await self._resolved(scope)
+        exchange = self._exchange if self._resolve is None else await self._resolved(self._resolve, scope)
         if exchange is None or not exchange.concerns(scope["method"], scope["headers"]):
             await self.app(scope, receive, send)
             return
-        conversation = _Conversation(self.app, self._handler, exchange, self._framework_request)
-        await conversation.serve(scope, receive, send)
+        await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
 
-    async def _resolved(self, scope: Scope) -> Exchange | None:
-        assert self._resolver is not None
-        http = await _result_of(self._resolver, self._framework_request, scope)
+    async def _resolved(self, resolve: Resolver, scope: Scope) -> Exchange | None:
+        assert self._ask is not None  # noqa: S101 - for the type checker
+        http = await self._ask(resolve, scope)
         if http is None:
             return None
         if not isinstance(http, HTTPConfig):
@@ -80,76 +89,79 @@ class _Conversation:
     """One request that may have a key, from its head to the decision about it."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        handler: AsyncIdempotencyHandler,
-        exchange: Exchange,
-        framework_request: Callable[[Scope], Any] | None,
+        self, app: ASGIApp, handler: AsyncIdempotencyHandler, exchange: Exchange, ask: Ask | None
     ) -> None:
         self._app = app
         self._handler = handler
         self._exchange = exchange
-        self._framework_request = framework_request
+        self._ask = ask
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or let it pass."""
         _check_asyncio()
-        request = _request(scope)
-        wanted = self._exchange.head(request)
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._request = _request(scope)
+        wanted = self._exchange.head(self._request)
         match wanted:
             case Pass():
                 await self._app(scope, receive, send)
             case Refuse(refusal):
-                await send_response(send, self._exchange.refusal(request, refusal))
+                await self._answer(self._exchange.refusal(self._request, refusal))
             case Wanted():
-                await self._serve_wanted(request, wanted, scope, receive, send)
+                with suppress(_ClientGoneError):
+                    await self._serve_wanted(wanted)
             case _:
                 assert_never(wanted)
 
-    async def _serve_wanted(
-        self, request: Request, wanted: Wanted, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        try:
-            body = await _read(receive, self._exchange.http.max_request_body)
-        except _ClientGoneError:
-            return
-        keyed = self._exchange.body_too_large() if body is None else self._exchange.keyed(request, wanted, body)
+    async def _serve_wanted(self, wanted: Wanted) -> None:
+        body = await _read(self._receive, self._exchange.http.max_request_body)
+        if body is None:
+            keyed: Pass | Refuse | Keyed = self._exchange.body_too_large()
+            body = b""
+        else:
+            keyed = self._exchange.keyed(self._request, wanted, body)
         match keyed:
             case Pass():
-                await self._app(scope, _giving(body or b"", receive), send)
+                await self._app(self._scope, _giving(body, self._receive), self._send)
             case Refuse(refusal):
-                await send_response(send, self._exchange.refusal(request, refusal))
+                await self._answer(self._exchange.refusal(self._request, refusal))
             case Keyed():
-                await self._serve_keyed(request, keyed, body or b"", scope, receive, send)
+                await self._serve_keyed(keyed, body)
             case _:
                 assert_never(keyed)
 
-    async def _serve_keyed(
-        self, request: Request, keyed: Keyed, body: bytes, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        caller = self._exchange.http.caller
-        who = None if caller is None else await _result_of(caller, self._framework_request, scope)
-        operation = self._exchange.operation(request, keyed, who)
+    async def _serve_keyed(self, keyed: Keyed, body: bytes) -> None:
+        operation = self._exchange.operation(self._request, keyed, await self._caller())
         if isinstance(operation, Refuse):
-            await send_response(send, self._exchange.refusal(request, operation.refusal))
+            await self._answer(self._exchange.refusal(self._request, operation.refusal))
             return
-        waited = self._exchange.wait(request)
-        try:
-            decision = await _begin(self._handler, operation, waited, receive)
-        except _ClientGoneError:
-            return
+        waited = self._exchange.wait(self._request)
+        decision = await _begin(self._handler, operation, waited, self._receive)
         match decision:
             case Execute(_, attempt):
                 execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
-                run = Run(self._handler, self._exchange, request, decision, execution)
-                await run.serve(self._app, scope, body, receive, send)
+                run = Run(self._handler, self._exchange, self._request, decision, execution)
+                await run.serve(self._app, self._scope, body, self._receive, self._send)
             case Unprotected():
-                await self._app(scope, _giving(body, receive), send)
+                await self._app(self._scope, _giving(body, self._receive), self._send)
             case Replay(record):
-                await send_response(send, self._exchange.replay(request, record, waited=waited))
+                await self._answer(self._exchange.replay(self._request, record, waited=waited))
             case Reject():
-                await send_response(send, self._exchange.rejection(request, decision, waited=waited))
+                await self._answer(self._exchange.rejection(self._request, decision, waited=waited))
             case _:
                 assert_never(decision)
+
+    async def _caller(self) -> object:
+        caller = self._exchange.http.caller
+        if caller is None:
+            return None
+        assert self._ask is not None  # noqa: S101 - for the type checker
+        return await self._ask(caller, self._scope)
+
+    async def _answer(self, response: Response) -> None:
+        await send_response(self._send, response)
 
 
 class _ClientGoneError(Exception):
@@ -217,12 +229,11 @@ def _request(scope: Scope) -> Request:
     )
 
 
-async def _result_of(
-    hook: Callable[[Any], Any], framework_request: Callable[[Scope], Any] | None, scope: Scope
-) -> Any:
-    assert framework_request is not None
-    result = hook(framework_request(scope))
-    return await result if isawaitable(result) else result
+def _layer(
+    persistence_store: AsyncPersistenceLayer | PersistenceLayer, config: IdempotencyConfig
+) -> AsyncPersistenceLayer:
+    layer = as_async(persistence_store)
+    return AsyncLocalCache(layer, config.local_cache_max_items) if config.use_local_cache else layer
 
 
 def _check(persistence_store: Any, config: Any, http: Any) -> None:
@@ -245,11 +256,17 @@ def _check_asyncio() -> None:
         ) from None
 
 
-def _starlette_request() -> Callable[[Scope], Any]:
+def _asking_with_starlette() -> Ask:
+    """Return what calls a hook, blocking or async, with the framework's own request."""
     try:
         from starlette.requests import Request as StarletteRequest
     except ImportError as error:
         raise IdempotencyConfigurationError(
             "caller and http as a callable get Starlette's request: pip install 'idempotency_mw[asgi]'"
         ) from error
-    return StarletteRequest
+
+    async def ask(hook: Hook, scope: Scope) -> object:
+        answer = hook(StarletteRequest(scope))
+        return await answer if isawaitable(answer) else answer
+
+    return ask

@@ -142,7 +142,7 @@ class Run:
             await self._flush(message)
 
     def _is_known_whole(self) -> bool:
-        """Tell whether the answer is whole beyond doubt: an only message, if empty, may be the end of a broken one."""
+        """Tell whether the answer is whole beyond doubt. An only message that is empty may end a broken one."""
         is_only = not self._is_sent and not self._capture.is_empty
         return self._capture.is_whole and (self._capture.has_length or is_only)
 

@@ -1,6 +1,6 @@
 """What an app can ask while it runs under a claim."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -41,6 +41,7 @@ class Execution:
 
     @property
     def discarded(self) -> bool:
+        """Whether the app asked, in time, that its answer not be kept."""
         return self._discarded
 
     def discard(self) -> bool:
@@ -66,7 +67,7 @@ def current_execution() -> Execution | None:
 
 
 @contextmanager
-def executing(execution: Execution) -> Iterator[None]:
+def executing(execution: Execution) -> Generator[None]:
     """Make the execution the current one."""
     token = _current.set(execution)
     try:

@@ -43,10 +43,12 @@ class Claim:
 
     @property
     def storage_key(self) -> str:
+        """That of the operation."""
         return self.operation.storage_key
 
     @property
     def fingerprint(self) -> str:
+        """That of the operation."""
         return self.operation.fingerprint
 
 

@@ -58,10 +58,12 @@ class Capture:
 
     @property
     def is_started(self) -> bool:
+        """Whether there is a status yet."""
         return self._status != 0
 
     @property
     def status(self) -> int:
+        """0 before the start."""
         return self._status
 
     @property
@@ -76,16 +78,19 @@ class Capture:
 
     @property
     def is_empty(self) -> bool:
+        """Whether nothing of a body came."""
         return self._received == 0
 
     @property
     def is_whole(self) -> bool:
+        """Whether this is all of the response."""
         if self.is_bodiless or self._declared is None:
             return self._finished
         return self._received == self._declared
 
     @property
     def is_too_large(self) -> bool:
+        """Whether the body exceeds what may be kept."""
         return self._received > self._max_body and not self.is_bodiless
 
     def response(self) -> Response:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from idempotency_mw.core.config import check_choice, check_count
+from idempotency_mw.core.config import check_choice, check_count, check_seconds
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = ["DROPPED_HEADERS", "HTTPConfig"]
@@ -87,22 +87,22 @@ class HTTPConfig:
         check_count("max_key_length", self.max_key_length, least=self.min_key_length)
         check_count("max_request_body", self.max_request_body, least=0)
         check_count("max_response_body", self.max_response_body, least=0)
-        if not isinstance(self.required, bool):
-            raise IdempotencyConfigurationError("required must be bool")
+        if self.required not in (True, False):
+            raise IdempotencyConfigurationError(f"required must be bool, not {self.required!r}")
         if self.caller is not None and not callable(self.caller):
             raise IdempotencyConfigurationError("caller must be callable")
         if not callable(self.storable):
             raise IdempotencyConfigurationError("storable must be callable")
-        if not isinstance(self.max_wait_seconds, int | float) or not 0 <= self.max_wait_seconds <= 3600:
-            raise IdempotencyConfigurationError("max_wait_seconds must be a number of seconds from 0 to 3600")
+        check_seconds("max_wait_seconds", self.max_wait_seconds, least=0, most=3600)
 
 
-def _names(option: str, given: object) -> tuple[str, ...]:
+def _names(option: str, given: Any) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Collection):
         raise IdempotencyConfigurationError(f"{option} must be a collection of names, not {given!r}")
-    for name in given:
+    names = cast("Collection[str]", given)
+    for name in names:
         _check_name(option, name)
-    return tuple(name.lower() for name in given)
+    return tuple(name.lower() for name in names)
 
 
 def _check_name(option: str, name: object) -> None:

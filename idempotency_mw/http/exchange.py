@@ -11,7 +11,7 @@ In two steps, because the body and the caller lie between them, and only the sur
 and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -209,9 +209,8 @@ class Exchange:
             response = codec.decode(record.result or b"")
         except IdempotencyRecordError:
             return self.refusal(request, Refusal(Problem.RECORD_UNREADABLE, _UNREADABLE))
-        if self.config.response_hook is not None:
-            response = self._hooked(response, record)
-        return self._marked(request, response, waited)
+        hook = self.config.response_hook
+        return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
 
     def rejection(self, request: Request, reject: Reject, *, waited: int | None = None) -> Response:
         """Return the machine's refusal as a response."""
@@ -269,13 +268,6 @@ class Exchange:
         lines = (values(request.headers, name) for name in self._bound)
         return [digest(each).encode("ascii") for each in lines]
 
-    def _hooked(self, response: Response, record: Record) -> Response:
-        assert self.config.response_hook is not None
-        changed = self.config.response_hook(response, record)
-        if not isinstance(changed, Response):
-            raise IdempotencyConfigurationError("response_hook must return a Response")
-        return changed
-
     def _marked(self, request: Request, response: Response, waited: int | None) -> Response:
         bodiless = request.method == "HEAD" or response.status in BODILESS_STATUSES
         body = b"" if bodiless else response.body
@@ -306,6 +298,13 @@ def _invalid_body(why: str) -> Refuse:
 
 def _applied(waited: int | None) -> Headers:
     return () if waited is None else ((b"preference-applied", b"wait=%d" % waited),)
+
+
+def _hooked(hook: Callable[[Any, Record], Any], response: Response, record: Record) -> Response:
+    changed = hook(response, record)
+    if not isinstance(changed, Response):
+        raise IdempotencyConfigurationError(f"response_hook must return Response, not {type(changed).__name__}")
+    return changed
 
 
 def _length_is_no_body(capture: Capture) -> bool:

@@ -22,7 +22,7 @@ class KeptHeaders:
         self._prefixes = (_CONNECTION_PREFIX, *(name[:-1] for name in names if name.endswith(b"*")))
 
     def of(self, headers: Headers, *, keeps_length: bool = False) -> Headers:
-        """Return the kept lines in their order; the length is counted anew on replay, unless it says something else."""
+        """Return the kept lines in their order. A replay counts the length anew, unless `keeps_length`."""
         named = {name.lower() for name in split_list(values(headers, b"connection"))}
         dropped = self._names | named if named else self._names
         return tuple(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.problem import Problem, Refusal
@@ -12,12 +12,12 @@ __all__ = ["body_key", "header_key", "parse_string"]
 # RFC 9651: an Item (section 4.2.3) whose bare item is a String (4.2.5), with Parameters (4.2.3.2).
 _STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 _NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])"
-_TOKEN = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
+_SYMBOL = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
 _BYTES = r":(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={0,2})?:"
 _BOOLEAN = r"\?[01]"
 _DATE = r"@-?[0-9]{1,15}(?![0-9.])"
 _DISPLAY = r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"'
-_BARE_ITEM = f"(?:{_STRING}|{_NUMBER}|{_TOKEN}|{_BYTES}|{_BOOLEAN}|{_DATE}|{_DISPLAY})"
+_BARE_ITEM = f"(?:{_STRING}|{_NUMBER}|{_SYMBOL}|{_BYTES}|{_BOOLEAN}|{_DATE}|{_DISPLAY})"
 _PARAMETER = rf"; *[a-z*][a-z0-9_\-.*]*(?:={_BARE_ITEM})?"
 _STRING_ITEM = re.compile(f" *({_STRING})((?:{_PARAMETER})*) *")
 _DISPLAY_STRING = re.compile(f"{_STRING}|({_DISPLAY})")
@@ -29,7 +29,7 @@ _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def parse_string(text: str) -> str | None:
-    """Return the value of an RFC 9651 Item that is a String, its parameters parsed and ignored; None for all else."""
+    """Return the value of an RFC 9651 Item that is a String, its parameters ignored; None for all else."""
     item = _STRING_ITEM.fullmatch(text)
     if item is None or not _is_utf8_throughout(item[2]):
         return None
@@ -83,7 +83,7 @@ def body_key(selected: Any, config: HTTPConfig) -> str | Refusal | None:
 
     Several fields make one key, the compact JSON array of their texts, if all of them are there.
     """
-    key = _joined(selected) if isinstance(selected, list) else _text(selected)
+    key = _joined(cast("list[Any]", selected)) if isinstance(selected, list) else _text(selected)
     return _within_limits(key, config) if isinstance(key, str) else key
 
 

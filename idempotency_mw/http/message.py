@@ -1,4 +1,4 @@
-"""Requests and responses as values. Headers are ordered pairs of bytes: their order and repetition mean something."""
+"""Requests and responses as values. Headers are ordered pairs of bytes: order and repetition mean something."""
 
 from dataclasses import dataclass, field
 

@@ -49,11 +49,13 @@ _REFUSED = {
     Reason.IN_PROGRESS: (Problem.IN_PROGRESS, "The first request with this key is still running."),
     Reason.REUSED: (
         Problem.KEY_REUSED,
-        "This key was used before for another request, or with other credentials. Use a new key for a new request.",
+        "This key was used before for another request, or with other credentials. "
+        "Use a new key for a new request.",
     ),
     Reason.OUTCOME_UNKNOWN: (
         Problem.OUTCOME_UNKNOWN,
-        "The first request with this key was cut off, and its outcome is not known. Find it out before using a new key.",
+        "The first request with this key was cut off, and its outcome is not known. "
+        "Find it out before using a new key.",
     ),
     Reason.NOT_KEPT: (
         Problem.RESPONSE_NOT_KEPT,

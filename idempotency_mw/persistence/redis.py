@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
+from idempotency_mw.core.config import check_seconds
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
@@ -22,7 +23,6 @@ from idempotency_mw.persistence.redis_checks import (
     check_options,
     check_policy,
     check_prefix,
-    check_timeout,
     check_version,
     warn_if_slow,
 )
@@ -56,12 +56,12 @@ class _RedisLayer:
         timeout_seconds: float = 2.0,
         **client_options: Any,
     ) -> None:
+        check_seconds("timeout_seconds", timeout_seconds, least=0.001, most=3600)
         self.key_prefix = check_prefix(key_prefix)
-        self.timeout_seconds = check_timeout(timeout_seconds)
-        self._connection = client if isinstance(client, RedisConnection) else None
-        self._given = None if isinstance(client, RedisConnection) else client
+        self.timeout_seconds = timeout_seconds
+        self._source = client
         self._client_options = client_options
-        if self._given is not None:
+        if not isinstance(client, RedisConnection):
             check_options(client_options)
 
     @classmethod
@@ -116,9 +116,10 @@ class RedisPersistenceLayer(_RedisLayer):
             raise IdempotencyConfigurationError("client is async: give it to AsyncRedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
         self._deadline = Deadline()
+        self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
-        if self._given is not None:
-            warn_if_slow(self._given, self.timeout_seconds)
+        if not isinstance(client, RedisConnection):
+            warn_if_slow(client, timeout_seconds)
 
     def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
@@ -173,12 +174,12 @@ class RedisPersistenceLayer(_RedisLayer):
         self.close()
 
     def _client(self) -> RedisClientProtocol:
-        if self._connection is None:
-            assert self._given is not None
-            return self._given
+        if not isinstance(self._source, RedisConnection):
+            return self._source
         if self._own is None:
-            # Two threads may both build one here; the one that is dropped has nothing in flight.
-            self._own = blocking_client(self._connection, self._deadline, **self._client_options)
+            with self._building:
+                if self._own is None:
+                    self._own = blocking_client(self._source, self._deadline, **self._client_options)
         return self._own
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
@@ -294,13 +295,12 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         await self.aclose()
 
     def _client(self) -> RedisClientProtocol:
-        if self._connection is None:
-            assert self._given is not None
-            return self._given
+        if not isinstance(self._source, RedisConnection):
+            return self._source
         loop = asyncio.get_running_loop()
         client = self._own.get(loop)
         if client is None:
-            client = self._own[loop] = async_client(self._connection, self.timeout_seconds, **self._client_options)
+            client = self._own[loop] = async_client(self._source, self.timeout_seconds, **self._client_options)
         return client
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:

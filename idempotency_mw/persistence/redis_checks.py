@@ -6,7 +6,7 @@ from typing import Any
 
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["check_options", "check_policy", "check_prefix", "check_timeout", "check_version", "warn_if_slow"]
+__all__ = ["check_options", "check_policy", "check_prefix", "check_version", "warn_if_slow"]
 
 OLDEST_SERVER = (7, 0)
 
@@ -16,16 +16,6 @@ def check_prefix(key_prefix: object) -> str:
     if not isinstance(key_prefix, str):
         raise IdempotencyConfigurationError(f"key_prefix must be str, not {type(key_prefix).__name__}")
     return key_prefix
-
-
-def check_timeout(timeout_seconds: object) -> float:
-    """Return the seconds, or raise `IdempotencyConfigurationError`."""
-    is_number = isinstance(timeout_seconds, int | float) and not isinstance(timeout_seconds, bool)
-    if not is_number or not 0 < timeout_seconds <= 3600:
-        raise IdempotencyConfigurationError(
-            f"timeout_seconds must be a number over 0, up to 3600, not {timeout_seconds!r}"
-        )
-    return float(timeout_seconds)
 
 
 def check_options(client_options: Mapping[str, Any]) -> None:
@@ -87,5 +77,5 @@ def check_policy(reply: Mapping[str, Any]) -> None:
 
 def _of_each_node(reply: Mapping[str, Any], name: str) -> list[Any]:
     """Return the named value, from one server's reply or from those of a cluster's nodes."""
-    replies = [reply] if name in reply else [each for each in reply.values() if isinstance(each, Mapping)]
-    return [each[name] for each in replies if name in each]
+    replies: list[Any] = [reply] if name in reply else list(reply.values())
+    return [each[name] for each in replies if isinstance(each, Mapping) and name in each]

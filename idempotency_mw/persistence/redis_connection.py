@@ -13,17 +13,19 @@ from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+import redis.connection
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.connection import SSLConnection, parse_url
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client"]
+
+# What one release annotates, another does not have: clients are built from redis-py untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
+_redis: Any = redis
 
 Mode = Literal["standalone", "cluster", "sentinel"]
 
@@ -93,8 +95,8 @@ class RedisConnection:
     def options(self) -> dict[str, Any]:
         """Return the connection's options in redis-py's words."""
         if self.url is not None:
-            options: dict[str, Any] = dict(parse_url(self.url))
-            if options.pop("connection_class", None) is SSLConnection:
+            options: dict[str, Any] = dict(_redis.connection.parse_url(self.url))
+            if options.pop("connection_class", None) is _redis.SSLConnection:
                 options["ssl"] = True
             return options
         options = {"username": self.username, "password": self.password, "ssl": self.ssl}
@@ -104,10 +106,6 @@ class RedisConnection:
             options |= {"host": self.host or "localhost", "port": self.port or 6379}
         return options
 
-    def sentinel_options(self) -> dict[str, Any]:
-        """Return the options for the Sentinels themselves."""
-        return {"username": self.sentinel_username, "password": self.sentinel_password}
-
 
 class Deadline(local):
     """When the verb that runs in this thread must be over."""
@@ -115,6 +113,7 @@ class Deadline(local):
     ends = float("inf")
 
     def start(self, seconds: float) -> None:
+        """Begin a verb that may take so long."""
         self.ends = monotonic() + seconds
 
     def left(self) -> float:
@@ -122,14 +121,14 @@ class Deadline(local):
         return max(self.ends - monotonic(), 0.001)
 
 
-def _within(deadline: Deadline, base: type[redis.Connection]) -> type[redis.Connection]:
+def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
     """Return redis-py's connection with each wait on its socket cut to what is left of the deadline.
 
     Time-outs that are fixed beforehand add up, over the steps of a handshake and over tries, to many times the
     deadline. `_sock` and `_connect` have been redis-py's names for these from 5.0 to 8.1.
     """
 
-    class TimedConnection(base):  # type: ignore[valid-type,misc]
+    class TimedConnection(base):  # type: ignore[misc]
         def _connect(self) -> Any:
             self.socket_connect_timeout = self.socket_timeout = deadline.left()
             return super()._connect()
@@ -150,58 +149,69 @@ def _within(deadline: Deadline, base: type[redis.Connection]) -> type[redis.Conn
 
 
 def blocking_client(connection: RedisConnection, deadline: Deadline, **extra: Any) -> RedisClientProtocol:
-    """Build a client for one thread at a time, each verb of which ends within the deadline."""
-    options = connection.options() | {"retry": Retry(NoBackoff(), 0)} | extra
-    timeout = deadline.left()
+    """Build a client whose every wait ends with the deadline of the thread that waits."""
+    no_retry = {"retry": Retry(NoBackoff(), 0)}
+    options: dict[str, Any] = connection.options() | no_retry | extra
     if connection.mode == "sentinel":
-        managed = SentinelManagedSSLConnection if connection.ssl else SentinelManagedConnection
-        # A Sentinel that hangs must leave time to ask the next one.
-        each = {"socket_timeout": timeout / (len(connection.sentinels) + 1), "retry": Retry(NoBackoff(), 0)}
-        sentinel = Sentinel(connection.sentinels, sentinel_kwargs=connection.sentinel_options() | each, **options)
-        return sentinel.master_for(connection.service_name or "", connection_class=_within(deadline, managed))
-    base = _connection_class(options)
+        return _blocking_sentinel(connection, deadline, options, no_retry)
+    use_tls = options.pop("ssl", False)
+    connection_class = _within(deadline, _connection_class(options, use_tls=use_tls))
     if connection.mode == "cluster":
-        return _blocking_cluster(options, _within(deadline, base))
-    options.pop("ssl", None)
-    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=_within(deadline, base), **options))
+        return _blocking_cluster(options, connection_class, use_tls=use_tls)
+    return _redis.Redis(connection_pool=_redis.ConnectionPool(connection_class=connection_class, **options))
 
 
-def _connection_class(options: dict[str, Any]) -> type[Any]:
+def _connection_class(options: dict[str, Any], *, use_tls: bool) -> type[Any]:
     if "path" in options:
-        return redis.UnixDomainSocketConnection
-    return redis.SSLConnection if options.get("ssl") else redis.Connection
+        return _redis.UnixDomainSocketConnection
+    return _redis.SSLConnection if use_tls else _redis.Connection
 
 
-def _blocking_cluster(options: dict[str, Any], connection_class: type[redis.Connection]) -> redis.RedisCluster:
+def _blocking_cluster(
+    options: dict[str, Any], connection_class: type[Any], *, use_tls: bool
+) -> RedisClientProtocol:
     """Build a cluster client, which connects at once."""
 
-    class TimedPool(redis.ConnectionPool):
+    class TimedPool(_redis.ConnectionPool):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options | {"connection_class": connection_class})
 
-    host, port, use_tls = options.pop("host"), options.pop("port", 6379), options.pop("ssl", False)
-    # Only for clients built from a URL does redis-py take a pool class.
-    url = f"{'rediss' if use_tls else 'redis'}://{host}:{port}"
-    return redis.RedisCluster.from_url(url, connection_pool_class=TimedPool, **options)
+    # Only where a client is built from a URL does redis-py take a pool class.
+    url = f"{'rediss' if use_tls else 'redis'}://{options.pop('host')}:{options.pop('port', 6379)}"
+    return _redis.RedisCluster.from_url(url, connection_pool_class=TimedPool, **options)
+
+
+def _blocking_sentinel(
+    connection: RedisConnection, deadline: Deadline, options: dict[str, Any], no_retry: dict[str, Any]
+) -> RedisClientProtocol:
+    kinds = _redis.sentinel
+    managed = kinds.SentinelManagedSSLConnection if connection.ssl else kinds.SentinelManagedConnection
+    sentinel_options = _sentinel_options(connection, deadline.left()) | no_retry
+    sentinel = _redis.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
+    return sentinel.master_for(connection.service_name, connection_class=_within(deadline, managed))
 
 
 def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> RedisClientProtocol:
     """Build a client for one event loop. It waits without end: the deadline is around it, once for all steps."""
-    waits = {"socket_timeout": None, "socket_connect_timeout": None, "retry": AsyncRetry(NoBackoff(), 0)}
+    no_retry = {"retry": AsyncRetry(NoBackoff(), 0)}
+    waits = {"socket_timeout": None, "socket_connect_timeout": None} | no_retry
     options = connection.options() | waits | extra
     if connection.mode == "sentinel":
-        each = {
-            "socket_timeout": timeout / (len(connection.sentinels) + 1),
-            "retry": AsyncRetry(NoBackoff(), 0),
-        }
-        sentinel = AsyncSentinel(
-            connection.sentinels, sentinel_kwargs=connection.sentinel_options() | each, **options
-        )
-        return sentinel.master_for(
-            connection.service_name or "", connection_pool_class=AsyncSentinelConnectionPool
-        )
+        sentinel_options = _sentinel_options(connection, timeout) | no_retry
+        sentinel = _redis.asyncio.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
+        return sentinel.master_for(connection.service_name)
     if connection.mode == "cluster":
-        return redis.asyncio.RedisCluster(**options)
+        return _redis.asyncio.RedisCluster(**options)
     if connection.url is not None:
-        return redis.asyncio.Redis.from_url(connection.url, **waits | extra)
-    return redis.asyncio.Redis(**options)
+        return _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
+    return _redis.asyncio.Redis(**options)
+
+
+def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:
+    return {
+        "username": connection.sentinel_username,
+        "password": connection.sentinel_password,
+        # One that hangs must leave time to ask the next.
+        "socket_timeout": timeout / (len(connection.sentinels) + 1),
+        "socket_connect_timeout": timeout / (len(connection.sentinels) + 1),
+    }

@@ -6,14 +6,14 @@ Not for a network file system, where SQLite's locks can't be trusted.
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from idempotency_mw.core.config import check_choice
+from idempotency_mw.core.config import check_choice, check_seconds
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import (
     IdempotencyConfigurationError,
@@ -71,8 +71,7 @@ class SQLitePersistenceLayer:
         if not name or ":memory:" in name:
             raise IdempotencyConfigurationError("path must name a file; in memory, use MemoryPersistenceLayer")
         check_choice("durability", durability, get_args(Durability))
-        if not 0 < timeout_seconds <= 3600:
-            raise IdempotencyConfigurationError("timeout_seconds must be over 0, up to 3600")
+        check_seconds("timeout_seconds", timeout_seconds, least=0.001, most=3600)
         self.path = Path(name).absolute()
         self.timeout_seconds = timeout_seconds
         self._durability = durability
@@ -156,7 +155,7 @@ class SQLitePersistenceLayer:
         return self._process
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Generator[sqlite3.Connection]:
         """Hold the file's write lock; commit at the end, and undo everything on any exception."""
         ends = time.monotonic() + self.timeout_seconds
         process = self._here()
