@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any, cast
+from typing import Any
 
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.problem import Problem, Refusal
@@ -83,7 +83,11 @@ def body_key(selected: Any, config: HTTPConfig) -> str | Refusal | None:
 
     Several fields make one key, the compact JSON array of their texts, if all of them are there.
     """
-    key = _joined(cast("list[Any]", selected)) if isinstance(selected, list) else _text(selected)
+    if isinstance(selected, list):
+        fields: list[Any] = selected
+        key = _joined(fields)
+    else:
+        key = _text(selected)
     return _within_limits(key, config) if isinstance(key, str) else key
 
 
