@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.problem import Problem, Refusal
@@ -83,15 +84,11 @@ def body_key(selected: Any, config: HTTPConfig) -> str | Refusal | None:
 
     Several fields make one key, the compact JSON array of their texts, if all of them are there.
     """
-    if isinstance(selected, list):
-        fields: list[Any] = selected
-        key = _joined(fields)
-    else:
-        key = _text(selected)
+    key = _text(selected) if not isinstance(selected, list) else _joined(cast("Sequence[object]", selected))
     return _within_limits(key, config) if isinstance(key, str) else key
 
 
-def _joined(fields: list[Any]) -> str | Refusal | None:
+def _joined(fields: Sequence[object]) -> str | Refusal | None:
     texts = [_text(field) for field in fields]
     refused = next((text for text in texts if isinstance(text, Refusal)), None)
     if refused is not None:
@@ -101,7 +98,7 @@ def _joined(fields: list[Any]) -> str | Refusal | None:
     return json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
 
 
-def _text(value: Any) -> str | Refusal | None:
+def _text(value: object) -> str | Refusal | None:
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
