@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import redis
 
@@ -69,9 +69,9 @@ class RedisCluster:
             until(lambda node=node: self._is_whole(node))
 
     def _is_whole(self, node: RedisServer) -> bool:
-        info = _tell(node, "CLUSTER", "INFO")
-        known = info["cluster_known_nodes"], info["cluster_state"], info["cluster_slots_ok"]
-        return known == (str(len(self.nodes)), "ok", str(SLOTS))
+        lines = _tell(node, "CLUSTER", "INFO").decode().split("\r\n")
+        wanted = {f"cluster_known_nodes:{len(self.nodes)}", "cluster_state:ok", f"cluster_slots_ok:{SLOTS}"}
+        return wanted <= set(lines)
 
     def __enter__(self) -> Self:
         try:
@@ -91,7 +91,7 @@ class RedisCluster:
         self.stop()
 
 
-def _tell(node: RedisServer, *command: object) -> object:
+def _tell(node: RedisServer, *command: object) -> Any:
     with node.client() as client:
         return client.execute_command(*command)
 

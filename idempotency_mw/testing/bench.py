@@ -28,7 +28,7 @@ class PersistenceBench:
 
     contenders = 32
     """How many threads or tasks race for one key."""
-    moment_ms = 60
+    moment_ms = 50
     """How long a short lease or retention is: long against one call of the layer, short against a test run."""
 
     def make_layer(self) -> Any:
@@ -118,7 +118,7 @@ class PersistenceBench:
     def lapsed(self, **changes: Any) -> Claim:
         """Return a claim whose lease has lapsed, on a new key."""
         claim = self.acquired(lease_ms=self.moment_ms, **changes)
-        self.pass_time(2 * self.moment_ms / 1000)
+        self.pass_time(1.5 * self.moment_ms / 1000)
         return claim
 
     def completed(self, result: bytes | None = b"the answer", **changes: Any) -> Claim:

@@ -1,4 +1,4 @@
-"""The one suite over Redis and Valkey: standalone, cluster and Sentinel, blocking and async, own and given clients."""
+"""The one suite over Redis and Valkey: standalone, cluster and Sentinel, blocking and async."""
 
 import pytest
 import redis
@@ -46,12 +46,20 @@ class TestAsync(OnRedis):
         return AsyncRedisPersistenceLayer.from_url(self.server.url, timeout_seconds=PATIENCE)
 
 
-class TestBlockingInThreads(OnRedis):
+class OnOneServer(PersistenceConformance):
+    plant, peek = OnRedis.plant, OnRedis.peek
+
+    @pytest.fixture(autouse=True)
+    def _server(self, any_server):
+        self.server = any_server
+
+
+class TestBlockingInThreads(OnOneServer):
     def make_layer(self):
         return ThreadedPersistenceLayer(RedisPersistenceLayer.from_url(self.server.url, timeout_seconds=PATIENCE))
 
 
-class TestGivenClientThatDecodes(OnRedis):
+class TestGivenClientThatDecodes(OnOneServer):
     def make_layer(self):
         self.given = redis.Redis(port=self.server.port, decode_responses=True, **WAITS)
         return RedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
@@ -61,7 +69,7 @@ class TestGivenClientThatDecodes(OnRedis):
         self.given.close()
 
 
-class TestGivenAsyncClientThatDecodes(OnRedis):
+class TestGivenAsyncClientThatDecodes(OnOneServer):
     def make_layer(self):
         self.given = redis.asyncio.Redis(port=self.server.port, decode_responses=True)
         return AsyncRedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
