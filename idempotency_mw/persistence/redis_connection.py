@@ -4,7 +4,7 @@ Clients that are built here never retry by themselves: the layer does, because o
 time is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import local
 from time import monotonic
@@ -23,7 +23,7 @@ from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedS
 
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client"]
+__all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
 
 Mode = Literal["standalone", "cluster", "sentinel"]
 
@@ -205,3 +205,11 @@ def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> R
     if connection.url is not None:
         return redis.asyncio.Redis.from_url(connection.url, **waits | extra)
     return redis.asyncio.Redis(**options)
+
+
+def closers(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the client: its own method, and those of the clients that ask Sentinels for it."""
+    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    clients = [client, *getattr(sentinel, "sentinels", ())]
+    # aclose() came with redis-py 5.0.1.
+    return [getattr(each, "aclose", each.close) for each in clients]
