@@ -33,6 +33,7 @@ from idempotency_mw.persistence.redis_connection import (
     RedisConnection,
     async_client,
     blocking_client,
+    closers,
 )
 
 __all__ = [
@@ -160,10 +161,10 @@ class RedisPersistenceLayer(_RedisLayer):
 
     def close(self) -> None:
         """Close the client, if this layer built it."""
-        own: Any = self._own
-        self._own = None
+        own, self._own = self._own, None
         if own is not None:
-            own.close()
+            for close in closers(own):
+                close()
 
     def __enter__(self) -> Self:
         return self
@@ -282,9 +283,10 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         """Wait for releases that are still under way, and close this loop's client, if this layer built it."""
         if self._in_doubt:
             await asyncio.wait(self._in_doubt)
-        own: Any = self._own.pop(asyncio.get_running_loop(), None)
+        own = self._own.pop(asyncio.get_running_loop(), None)
         if own is not None:
-            await own.aclose()
+            for close in closers(own):
+                await close()
 
     async def __aenter__(self) -> Self:
         return self

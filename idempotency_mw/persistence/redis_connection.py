@@ -4,7 +4,7 @@ Clients that are built here never retry by themselves: the layer does, because o
 time is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import local
 from time import monotonic
@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client"]
+__all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
 
 # What one release annotates, another does not have: clients are built from redis-py untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
@@ -215,3 +215,11 @@ def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, 
         "socket_timeout": timeout / (len(connection.sentinels) + 1),
         "socket_connect_timeout": timeout / (len(connection.sentinels) + 1),
     }
+
+
+def closers(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the client: its own method, and those of the clients that ask Sentinels for it."""
+    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    clients = [client, *getattr(sentinel, "sentinels", ())]
+    # aclose() came with redis-py 5.0.1.
+    return [getattr(each, "aclose", each.close) for each in clients]

@@ -16,9 +16,13 @@ if not record then
   return {0}
 end
 
+-- As frame.py reads it: anything else is not a record, and stays as it is.
+local readable = string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$')
+  and string.find(string.sub(record, 35, 55), '^%d+$')
+  and string.sub(record, 35, 40) ~= '000000'
+  and (#record == 119 or #record > 119 and string.sub(record, 2, 2) == 'C')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local readable = #record >= 119 and string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$')
 if not readable or string.sub(record, 3, 34) ~= ARGV[1] then
   return {0, now, record}
 elseif string.sub(record, 2, 2) ~= 'P' then

@@ -10,7 +10,14 @@
 local record = redis.call('GET', KEYS[1])
 if not record then
   return 0
-elseif #record < 119 or not string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$') then
+end
+
+-- As frame.py reads it: anything else is not a record, and stays as it is.
+local readable = string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$')
+  and string.find(string.sub(record, 35, 55), '^%d+$')
+  and string.sub(record, 35, 40) ~= '000000'
+  and (#record == 119 or #record > 119 and string.sub(record, 2, 2) == 'C')
+if not readable then
   return redis.error_reply('UNREADABLE the key holds something that is not a record of this version')
 elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then
   return 0

@@ -1,0 +1,33 @@
+"""A cluster and a Sentinel for this folder; the suite's own assertions are shown in detail when they fail."""
+
+import pytest
+
+from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
+from tests.servers import binaries
+
+pytest.register_assert_rewrite("idempotency_mw.testing")
+
+
+@pytest.fixture(scope="session")
+def any_binary():
+    """One server binary: for what does not depend on which."""
+    found = binaries()
+    if not found:
+        pytest.skip("no Redis or Valkey server was found")
+    return next(iter(found.values()))
+
+
+@pytest.fixture(scope="session")
+def cluster(any_binary):
+    """Three masters."""
+    with RedisCluster(any_binary) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def sentinel(any_server, any_binary):
+    """A Sentinel that watches `any_server`."""
+    with RedisSentinel(any_binary, any_server) as started:
+        with started.client() as client:
+            until(lambda: client.sentinel_master(SERVICE)["role-reported"] == "master")
+        yield started

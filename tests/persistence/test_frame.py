@@ -1,0 +1,105 @@
+"""A record's bytes: what is written is read back, and anything else is an error, never free."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from idempotency_mw.core.record import Record, Status
+from idempotency_mw.errors import IdempotencyRecordError
+from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame
+
+TOKEN, FINGERPRINT = "0123456789abcdef" * 2, "fedcba9876543210" * 4
+GOLDEN = {
+    Status.IN_PROGRESS: b"1P%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
+    Status.COMPLETED: b"1C%b000007001700000000000%bresult\x00\xff" % (TOKEN.encode(), FINGERPRINT.encode()),
+    Status.NOT_KEPT: b"1N%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
+}
+PREFIX = 119
+
+
+def flips(data):
+    for position in range(min(len(data), PREFIX)):
+        for bit in range(8):
+            yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("status", Status)
+def test_the_bytes_of_a_record_are_these(status):
+    result = b"result\x00\xff" if status is Status.COMPLETED else b""
+    frame = Frame(status, TOKEN, 7, 1_700_000_000_000, FINGERPRINT, result)
+    assert frame.encode() == GOLDEN[status]
+    assert Frame.decode(GOLDEN[status]) == frame
+
+
+@given(
+    status=st.sampled_from(Status),
+    attempt=st.integers(1, MAX_ATTEMPT),
+    until_ms=st.integers(0, 10**15 - 1),
+    result=st.binary(),
+)
+def test_whatever_is_written_is_read_back(status, attempt, until_ms, result):
+    kept = result if status is Status.COMPLETED else b""
+    frame = Frame(status, TOKEN, attempt, until_ms, FINGERPRINT, kept)
+    assert Frame.decode(frame.encode()) == frame
+
+
+@pytest.mark.row(52)
+@pytest.mark.parametrize("status", Status)
+def test_a_flipped_bit_is_an_error_or_yields_what_another_record_would_write(status):
+    readable = 0
+    for flipped in flips(GOLDEN[status]):
+        try:
+            frame = Frame.decode(flipped)
+        except IdempotencyRecordError:
+            continue
+        readable += 1
+        assert frame.encode() == flipped
+    assert 0 < readable < PREFIX * 8 / 2
+
+
+@pytest.mark.row(52)
+@pytest.mark.parametrize("status", Status)
+def test_a_record_cut_short_in_its_prefix_is_an_error(status):
+    for length in range(PREFIX):
+        with pytest.raises(IdempotencyRecordError):
+            Frame.decode(GOLDEN[status][:length])
+
+
+def contradictions():
+    running, tombstone = GOLDEN[Status.IN_PROGRESS], GOLDEN[Status.NOT_KEPT]
+    return {
+        "a result before the end": running + b"x",
+        "a result that was not kept": tombstone + b"x",
+        "attempt zero": running[:34] + b"000000" + running[40:],
+        "a newer version": b"2" + running[1:],
+        "hexadecimal digits for an attempt": running[:34] + b"00000a" + running[40:],
+        "hexadecimal digits for a time": running[:40] + b"00000000000000f" + running[55:],
+        "capital letters": running[:2] + TOKEN.upper().encode() + running[34:],
+        "a line break after it": running + b"\n",
+        "unicode digits": running[:34] + "٣٣٣".encode() + running[40:],
+    }
+
+
+@pytest.mark.row(52)
+@pytest.mark.parametrize("data", contradictions().values(), ids=contradictions().keys())
+def test_what_contradicts_itself_is_an_error(data):
+    with pytest.raises(IdempotencyRecordError):
+        Frame.decode(data)
+
+
+def test_noise_is_an_error():
+    noise = random.Random(1)
+    for _ in range(100_000):
+        with pytest.raises(IdempotencyRecordError):
+            Frame.decode(noise.randbytes(noise.randrange(200)))
+
+
+def test_a_frame_shows_everyone_all_but_its_token_and_its_moments():
+    frame = Frame.decode(GOLDEN[Status.COMPLETED])
+    assert frame.record(frame.until_ms - 5) == Record(Status.COMPLETED, 7, FINGERPRINT, 5, b"result\x00\xff")
+    assert frame.record(frame.until_ms + 5).remaining_ms == 0
+    assert Frame.decode(GOLDEN[Status.NOT_KEPT]).record(0).result is None
+    assert TOKEN not in repr(frame)
+    assert "result" not in repr(frame)
