@@ -12,7 +12,7 @@ from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.record import Record
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_selection"]
+__all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_seconds", "check_selection"]
 
 OnError = Literal["release", "store"]
 AfterCrash = Literal["retry", "refuse"]
@@ -62,10 +62,10 @@ class IdempotencyConfig:
     local_cache_max_items: int = 256
 
     def __post_init__(self) -> None:
-        _check_seconds("expires_after_seconds", self.expires_after_seconds, least=0.001)
-        _check_seconds("lease_seconds", self.lease_seconds, least=0.001)
-        _check_seconds("max_execution_seconds", self.max_execution_seconds, least=0.001)
-        _check_seconds("wait_seconds", self.wait_seconds, least=0)
+        check_seconds("expires_after_seconds", self.expires_after_seconds, least=0.001)
+        check_seconds("lease_seconds", self.lease_seconds, least=0.001)
+        check_seconds("max_execution_seconds", self.max_execution_seconds, least=0.001)
+        check_seconds("wait_seconds", self.wait_seconds, least=0)
         for name in ("heartbeat", "raise_on_no_idempotency_key", "use_local_cache"):
             _check_type(name, getattr(self, name), bool)
         check_choice("on_error", self.on_error, get_args(OnError))
@@ -88,18 +88,19 @@ class IdempotencyConfig:
         return math.ceil(self.expires_after_seconds * 1000)
 
 
-def _check_seconds(name: str, value: object, least: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= MAX_SECONDS:  # also false for NaN
-        raise IdempotencyConfigurationError(
-            f"{name} must be a number of seconds from {least} to {MAX_SECONDS}, not {value!r}"
-        )
-
-
 def _check_type(name: str, value: object, expected: Any) -> None:
     if not isinstance(value, expected):
         wanted = getattr(expected, "__name__", str(expected))
         raise IdempotencyConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def check_seconds(name: str, value: object, least: float, most: float = MAX_SECONDS) -> None:
+    """Raise unless the value of the named option is a number of seconds within these bounds."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:  # also false for NaN
+        raise IdempotencyConfigurationError(
+            f"{name} must be a number of seconds from {least} to {most}, not {value!r}"
+        )
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
