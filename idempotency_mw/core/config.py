@@ -12,7 +12,7 @@ from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.record import Record
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_seconds", "check_selection"]
+__all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_seconds", "check_selection", "check_type"]
 
 OnError = Literal["release", "store"]
 AfterCrash = Literal["retry", "refuse"]
@@ -67,16 +67,16 @@ class IdempotencyConfig:
         check_seconds("max_execution_seconds", self.max_execution_seconds, least=0.001)
         check_seconds("wait_seconds", self.wait_seconds, least=0)
         for name in ("heartbeat", "raise_on_no_idempotency_key", "use_local_cache"):
-            _check_type(name, getattr(self, name), bool)
+            check_type(name, getattr(self, name), bool)
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("after_crash", self.after_crash, get_args(AfterCrash))
         check_choice("on_store_failure", self.on_store_failure, get_args(OnStoreFailure))
         check_selection("event_key_jmespath", self.event_key_jmespath)
         check_selection("payload_validation_jmespath", self.payload_validation_jmespath)
-        _check_type("jmespath_options", self.jmespath_options, jmespath.Options | None)
+        check_type("jmespath_options", self.jmespath_options, jmespath.Options | None)
         if self.response_hook is not None and not callable(self.response_hook):
             raise IdempotencyConfigurationError("response_hook must be callable")
-        _check_type("key_prefix", self.key_prefix, str)
+        check_type("key_prefix", self.key_prefix, str)
         check_count("local_cache_max_items", self.local_cache_max_items, least=1)
 
     @property
@@ -99,7 +99,8 @@ def check_seconds(name: str, value: Any, *, least: float, most: float = MAX_SECO
         )
 
 
-def _check_type(name: str, value: object, expected: Any) -> None:
+def check_type(name: str, value: object, expected: Any) -> None:
+    """Raise unless the value of the named option is of the expected type."""
     if not isinstance(value, expected):
         wanted = getattr(expected, "__name__", str(expected))
         raise IdempotencyConfigurationError(f"{name} must be {wanted}, not {type(value).__name__}")

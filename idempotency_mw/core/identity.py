@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import Any
 
 import jmespath
-from jmespath.exceptions import JMESPathError
 
 from idempotency_mw.errors import IdempotencyKeyError
 
@@ -58,6 +57,8 @@ class Selection:
         """Return what the expression selects from JSON data; None where it selects nothing."""
         try:
             return self._compiled.search(data, options=self._options)
-        except (JMESPathError, RecursionError, TypeError, ValueError, OverflowError) as error:
-            # The message of jmespath's error holds the value that it choked on, so it is not repeated.
-            raise IdempotencyKeyError("the JMESPath expression fails on this payload") from error
+        except Exception as error:  # noqa: BLE001 - custom functions raise what they like
+            # The error's message holds the value that it choked on: it is neither repeated nor chained to.
+            raise IdempotencyKeyError(
+                f"the JMESPath expression fails on this payload: {type(error).__name__}"
+            ) from None

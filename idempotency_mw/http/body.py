@@ -1,6 +1,7 @@
 """Request bodies: what they are declared to be, JSON that is read strictly, and parts of multipart forms."""
 
 import json
+import math
 import re
 from typing import Any, NoReturn
 
@@ -16,7 +17,11 @@ __all__ = [
     "segments",
 ]
 
-_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70}))', re.IGNORECASE)
+# At most 70 characters (RFC 2046, section 5.1.1). A longer one is none, and not the first 70 of them.
+_BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70})(?![^\s;]))', re.IGNORECASE)
+
+MAX_SEGMENTS = 10_000
+"""Ten times what frameworks accept of parts. A body of more is meant to be slow to take apart."""
 
 
 class NotJSONError(ValueError):
@@ -52,7 +57,9 @@ def parse_json(body: bytes) -> Any:
     Raises `NotJSONError`, or `DuplicateMemberError`.
     """
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        return json.loads(
+            body.decode("utf-8"), object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_refuse
+        )
     except DuplicateMemberError:
         raise
     except (ValueError, RecursionError) as error:
@@ -67,6 +74,11 @@ def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
@@ -75,11 +87,15 @@ def segments(body: bytes, headers: Headers) -> list[bytes]:
     """Return the body, split at the declared multipart boundary, which a retry may choose anew.
 
     In place of a boundary that is replaced by a constant: parts that are told apart by their lengths can't be
-    confused with a body that happens to hold the constant.
+    confused with a body that happens to hold the constant. A boundary is one at the start of a line only: what
+    stands in a line is content, and content that differs is another request. A body with more than
+    `MAX_SEGMENTS` is left whole, and its retry has to have the same boundary.
     """
     if not media_type(headers).startswith(b"multipart/"):
         return [body]
     declared = _BOUNDARY.search(values(headers, b"content-type")[0])
     if declared is None:
         return [body]
-    return body.split(b"--" + (declared[1] or declared[2]))
+    delimiter = b"\n--" + (declared[1] or declared[2])
+    lines = b"\n" + body
+    return [body] if lines.count(delimiter) > MAX_SEGMENTS else lines.split(delimiter)

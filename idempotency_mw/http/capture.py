@@ -44,6 +44,7 @@ class Capture:
 
     def add(self, chunk: bytes) -> None:
         """Take some of the body."""
+        chunk = bytes(chunk)  # it may be a view of a buffer that the app fills again
         if not chunk:
             return
         self._received += len(chunk)
@@ -84,6 +85,8 @@ class Capture:
     @property
     def is_whole(self) -> bool:
         """Whether this is all of the response."""
+        if not self.is_started:
+            return False
         if self.is_bodiless or self._declared is None:
             return self._finished
         return self._received == self._declared

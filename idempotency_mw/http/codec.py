@@ -8,17 +8,17 @@
          …      …  body
 
 A name has no colon, and neither a name nor a value has CR, LF or NUL (RFC 9110, section 5.5), so that nothing
-needs escaping. What has them is refused on both ways.
+needs escaping. What has them is refused on both ways, and so is a status that no final response has.
 """
 
 import re
 
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.http.message import Response
+from idempotency_mw.http.message import Headers, Response
 
 __all__ = ["decode", "encode"]
 
-_PREFIX = re.compile(rb"1([1-9][0-9]{2})([0-9]{6})")
+_PREFIX = re.compile(rb"1([2-5][0-9]{2})([0-9]{6})")
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\x00]*)\n")
 _BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*\n)*")
 
@@ -26,8 +26,8 @@ _BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*\n)*")
 def encode(response: Response) -> bytes | None:
     """Return the bytes; None for a response that no server could send as it is."""
     block = b"".join([b"%b:%b\n" % line for line in response.headers])
-    is_plain = 100 <= response.status <= 999 and len(block) < 10**6
-    if not is_plain or block.count(b"\n") != len(response.headers) or not _BLOCK.fullmatch(block):
+    is_plain = 200 <= response.status <= 599 and len(block) < 10**6
+    if not is_plain or not _BLOCK.fullmatch(block) or _lines(block) != response.headers:
         return None
     return b"1%d%06d%b%b" % (response.status, len(block), block, response.body)
 
@@ -43,6 +43,10 @@ def decode(data: bytes) -> Response:
         raise IdempotencyRecordError("the record holds a response that is mangled")
     return Response(
         status=int(prefix[1]),
-        headers=tuple((line[1], line[2]) for line in _LINE.finditer(block)),
+        headers=_lines(block),
         body=data[end:],
     )
+
+
+def _lines(block: bytes) -> Headers:
+    return tuple(_LINE.findall(block))

@@ -1,11 +1,11 @@
 """The options of HTTP, frozen and checked when they are built."""
 
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from idempotency_mw.core.config import check_choice, check_count, check_seconds
+from idempotency_mw.core.config import check_choice, check_count, check_seconds, check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = ["DROPPED_HEADERS", "HTTPConfig"]
@@ -76,7 +76,8 @@ class HTTPConfig:
 
     def __post_init__(self) -> None:
         for name in ("methods", "bound_headers", "dropped_headers"):
-            # Frozen, and hashable, whatever collection it came in.
+            # Frozen, hashable, and in one order, whatever collection it came in: a set has another order in each
+            # process, and the bound headers go into the fingerprint in theirs.
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
         if self.header is not None:
@@ -87,12 +88,10 @@ class HTTPConfig:
         check_count("max_key_length", self.max_key_length, least=self.min_key_length)
         check_count("max_request_body", self.max_request_body, least=0)
         check_count("max_response_body", self.max_response_body, least=0)
-        if self.required not in (True, False):
-            raise IdempotencyConfigurationError(f"required must be bool, not {self.required!r}")
-        if self.caller is not None and not callable(self.caller):
-            raise IdempotencyConfigurationError("caller must be callable")
-        if not callable(self.storable):
-            raise IdempotencyConfigurationError("storable must be callable")
+        check_type("required", self.required, bool)
+        if self.caller is not None:
+            _check_hook("caller", self.caller)
+        _check_hook("storable", self.storable)
         check_seconds("max_wait_seconds", self.max_wait_seconds, least=0, most=3600)
 
 
@@ -102,7 +101,13 @@ def _names(option: str, given: Any) -> tuple[str, ...]:
     names = cast("Collection[str]", given)
     for name in names:
         _check_name(option, name)
-    return tuple(name.lower() for name in names)
+    return tuple(sorted({name.lower() for name in names}))
+
+
+def _check_hook(option: str, hook: Any) -> None:
+    # A resolver may return a configuration for each request: what is computed from it is looked up by its hash.
+    if not callable(hook) or not isinstance(hook, Hashable):
+        raise IdempotencyConfigurationError(f"{option} must be callable, and hashable")
 
 
 def _check_name(option: str, name: object) -> None:

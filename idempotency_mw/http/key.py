@@ -14,7 +14,7 @@ __all__ = ["body_key", "header_key", "parse_string"]
 _STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 _NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])"
 _SYMBOL = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
-_BYTES = r":(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={0,2})?:"
+_BYTES = r":(?:(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,4}={0,2})?)?:"
 _BOOLEAN = r"\?[01]"
 _DATE = r"@-?[0-9]{1,15}(?![0-9.])"
 _DISPLAY = r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"'
@@ -102,12 +102,19 @@ def _text(value: object) -> str | Refusal | None:
     if value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        return _decimal(value)
     if not isinstance(value, str) or not value:
         return _invalid("In the body it has to be a string or an integer, and not empty.")
     if _UNFIT.search(value):
         return _invalid("It has a control character, or half of a surrogate pair.")
     return value
+
+
+def _decimal(value: int) -> str | Refusal:
+    try:
+        return str(value)
+    except ValueError:  # a sum has more digits than Python is willing to write
+        return _invalid("The number has too many digits.")
 
 
 def _within_limits(key: str, config: HTTPConfig) -> str | Refusal:

@@ -2,18 +2,22 @@
 
 import re
 
-from idempotency_mw.http.message import Headers, split_list, values
+from idempotency_mw.http.message import Headers, values
 
 __all__ = ["preferred_wait"]
 
+# What stands between commas, those in a quoted string not counted.
+_PREFERENCE = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
 _NAME = re.compile(rb"wait(?![!#$%&'*+\-.^_`|~0-9A-Za-z])", re.IGNORECASE)
 _WAIT = re.compile(rb'wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;.*)?', re.IGNORECASE)
 
 
 def preferred_wait(headers: Headers) -> int | None:
     """Return the seconds of the first `wait`; None where there is none, or one that makes no sense."""
-    for preference in split_list(values(headers, b"prefer")):
-        if _NAME.match(preference):
-            wait = _WAIT.fullmatch(preference)
-            return int(wait[2]) if wait else None
+    for line in values(headers, b"prefer"):
+        for found in _PREFERENCE.finditer(line):
+            preference = found[0].strip(b" \t")
+            if _NAME.match(preference):
+                wait = _WAIT.fullmatch(preference)
+                return int(wait[2]) if wait else None
     return None
