@@ -1,7 +1,7 @@
 """The options of HTTP, frozen and checked when they are built."""
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -106,7 +106,7 @@ def _names(option: str, given: Any) -> tuple[str, ...]:
 
 def _check_hook(option: str, hook: Any) -> None:
     # A resolver may return a configuration for each request: what is computed from it is looked up by its hash.
-    if not callable(hook) or not isinstance(hook, Hashable):
+    if not callable(hook) or getattr(hook, "__hash__", None) is None:
         raise IdempotencyConfigurationError(f"{option} must be callable, and hashable")
 
 
