@@ -32,7 +32,7 @@ Resolver = Callable[[Any], HTTPConfig | Awaitable[HTTPConfig | None] | None]
 Ask = Callable[[Hook, Scope], Awaitable[object]]
 
 # Those of them that are not protected pass at the cost of one look-up; any other is asked about.
-_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"))
+_METHODS = frozenset[str](("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"))
 
 
 class IdempotencyMiddleware:
@@ -67,7 +67,7 @@ class IdempotencyMiddleware:
             self._exchange = None
             self._resolve = http
             self._ask = _asking_with_starlette()
-            self._passing = frozenset()
+            self._passing = frozenset[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
