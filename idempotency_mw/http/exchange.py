@@ -84,6 +84,7 @@ class Exchange:
         self.http = http
         self._methods = frozenset(http.methods)
         self._header = http.header.lower().encode("ascii") if http.header else None
+        self._header_length = len(self._header or b"")
         self._replay_header = http.replay_header.lower().encode("ascii")
         self._is_keyless_ours = http.required or config.event_key_jmespath is not None
         self._event_key = _selection(config.event_key_jmespath, config)
@@ -99,7 +100,11 @@ class Exchange:
             return False
         if self._is_keyless_ours:
             return True
-        return any(name.lower() == self._header for name, _ in headers)
+        header, length = self._header, self._header_length
+        for name, _ in headers:  # noqa: SIM110 -- half the instructions of any(), on each request of the app
+            if len(name) == length and name.lower() == header:
+                return True
+        return False
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
