@@ -31,6 +31,9 @@ Hook = Callable[[Any], Any]
 Resolver = Callable[[Any], HTTPConfig | Awaitable[HTTPConfig | None] | None]
 Ask = Callable[[Hook, Scope], Awaitable[object]]
 
+# Those of them that are not protected pass at the cost of one look-up; any other is asked about.
+_METHODS = frozenset[str](("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"))
+
 
 class IdempotencyMiddleware:
     """Runs the app once per idempotency key, and replays its answer to every duplicate.
@@ -59,14 +62,16 @@ class IdempotencyMiddleware:
             self._exchange: Exchange | None = self._exchange_of(http)
             self._resolve: Resolver | None = None
             self._ask = None if http.caller is None else _asking_with_starlette()
+            self._passing = _METHODS.difference(http.methods)
         else:
             self._exchange = None
             self._resolve = http
             self._ask = _asking_with_starlette()
+            self._passing = frozenset[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
-        if scope["type"] != "http" or SCOPE_KEY in scope:
+        if scope["type"] != "http" or scope["method"] in self._passing or SCOPE_KEY in scope:
             await self.app(scope, receive, send)
             return
         exchange = self._exchange if self._resolve is None else await self._resolved(self._resolve, scope)

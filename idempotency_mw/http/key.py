@@ -22,7 +22,6 @@ _BARE_ITEM = f"(?:{_STRING}|{_NUMBER}|{_SYMBOL}|{_BYTES}|{_BOOLEAN}|{_DATE}|{_DI
 _PARAMETER = rf"; *[a-z*][a-z0-9_\-.*]*(?:={_BARE_ITEM})?"
 _STRING_ITEM = re.compile(f" *({_STRING})((?:{_PARAMETER})*) *")
 _DISPLAY_STRING = re.compile(f"{_STRING}|({_DISPLAY})")
-_ESCAPED = re.compile(r'\\(["\\])')
 
 _BARE = re.compile(r"[!#-+\--:<-~]+")  # visible ASCII but for , ; and "
 _OPAQUE = re.compile(r"[ -+\--~]+")  # visible ASCII and space, but for the comma that joins two lines
@@ -34,7 +33,8 @@ def parse_string(text: str) -> str | None:
     item = _STRING_ITEM.fullmatch(text)
     if item is None or not _is_utf8_throughout(item[2]):
         return None
-    return _ESCAPED.sub(r"\1", item[1][1:-1])
+    # Each backslash begins an escape. NUL, which no string has, keeps the escaped ones apart meanwhile.
+    return item[1][1:-1].replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")
 
 
 def _is_utf8_throughout(parameters: str) -> bool:

@@ -284,6 +284,10 @@ def test_the_tables_reach_every_reason_and_every_kind_of_result() -> None:
     assert set(STATUSES.values()) == set(Status)
 
 
+def test_a_claim_bears_the_names_of_its_operation() -> None:
+    assert (claim().storage_key, claim().fingerprint) == ("a" * 64, OURS)
+
+
 def test_states_are_frozen_values() -> None:
     states = [getattr(machine, name) for name in machine.__all__ if is_dataclass(getattr(machine, name))]
     assert {state.__name__ for state in states} >= {"Execute", "Replay", "Reject", "Complete", "Deliver"}

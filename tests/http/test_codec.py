@@ -173,9 +173,9 @@ def test_a_mangled_block_is_refused_in_time_that_grows_with_its_length(block: by
     data = b"1200%06d%b" % (len(block), block)
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         assert read(data) is None
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert min(seconds() for _ in range(3)) < 0.1
 

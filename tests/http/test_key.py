@@ -291,9 +291,9 @@ def test_a_long_header_is_read_in_time_that_grows_with_its_length(value: str) ->
 
 
 def _seconds(line: bytes) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     header_key([line], LENIENT)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 # In a body.

@@ -1,0 +1,77 @@
+# Everything that is done with this repository. Each target makes the virtual environment that it needs.
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run demo test check lint conformance format bench-unkeyed clean
+.NOTPARALLEL:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# The newest Python from 3.11 on that can make a virtual environment; or yours: make test PYTHON=/path/to/python
+PYTHON ?=
+SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+ARGS ?=
+REDIS ?=
+PORT ?= 8000
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+venv: $(VENV)/.test $(VENV)/.lint ## Make .venv with everything that development needs
+
+run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000; REDIS_URL=... for Redis)
+	@sed 's/PORT/$(PORT)/' examples/curl.txt
+	@$(BIN)/python -m uvicorn fastapi_app:app --app-dir examples --port $(PORT)
+
+demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on a Valkey)
+	@$(BIN)/python tools/demo.py $(if $(REDIS),--redis)
+
+test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint ## Lint, check types and imports, and run the tests with branch coverage
+	$(MAKE) --no-print-directory test ARGS="--cov $(ARGS)"
+
+lint: $(VENV)/.test $(VENV)/.lint ## Only lint, and check types and imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+conformance: $(VENV)/.test ## Run the tests, and show each conformance row with its tests
+	$(BIN)/python -m pytest --quiet --conformance $(ARGS)
+
+format: $(VENV)/.lint ## Format the code, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a key (needs valgrind)
+	PYTHONHASHSEED=0 $(BIN)/python benchmarks/unkeyed.py
+
+clean: ## Remove whatever the other targets made
+	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -f *.sqlite3 *.sqlite3-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp stands for an installed dependency group: made anew when pyproject.toml changes.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(PIP) --editable . --group $*
+	@touch $@
+
+# Dependency groups need pip 25.1.
+$(BIN)/python:
+	@python=; \
+	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+		if $$candidate -c '$(SUITABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Needed: Python 3.11 or later, with venv and ensurepip. Not so: $(or $(PYTHON),any python3 on PATH)." >&2; \
+		echo "Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+		exit 1; \
+	fi; \
+	echo "$(VENV): $$($$python --version), $$(command -v $$python)"; \
+	$$python -m venv $(VENV)
+	@$(PIP) --upgrade 'pip>=25.1' || { rm -rf $(VENV); exit 1; }
