@@ -186,10 +186,10 @@ class Run:
             self._settle_whole()
         if self._is_replaced:
             return
+        self._let_go()
         if self._is_settled or self._capture.has_length:
             self._ready.append(chunk)
         else:
-            self._let_go()
             self._held = chunk
 
     def _let_go(self) -> None:
