@@ -118,6 +118,7 @@ class RedisPersistenceLayer(_RedisLayer):
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
         self._deadline = Deadline()
         self._own: RedisClientProtocol | None = None
+        self._in_doubt: set[threading.Thread] = set()
         if self._given is not None:
             warn_if_slow(self._given, self.timeout_seconds)
 
@@ -127,7 +128,9 @@ class RedisPersistenceLayer(_RedisLayer):
             return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
-            threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True).start()
+            thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+            self._in_doubt.add(thread)
+            thread.start()
             raise
 
     def extend(self, claim: Claim) -> bool:
@@ -159,7 +162,9 @@ class RedisPersistenceLayer(_RedisLayer):
             raise commands.translated(error) from error
 
     def close(self) -> None:
-        """Close the client, if this layer built it."""
+        """Wait for releases that are still under way, and close the client, if this layer built it."""
+        for thread in tuple(self._in_doubt):
+            thread.join()
         own, self._own = self._own, None
         if own is not None:
             for close in closers(own):
@@ -215,6 +220,8 @@ class RedisPersistenceLayer(_RedisLayer):
             self._ask_once(commands.release(self._key(claim), claim))
         except DRIVER_ERRORS:
             return  # the lease ends it
+        finally:
+            self._in_doubt.discard(threading.current_thread())
 
 
 class AsyncRedisPersistenceLayer(_RedisLayer):
