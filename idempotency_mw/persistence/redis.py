@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
@@ -118,6 +118,7 @@ class RedisPersistenceLayer(_RedisLayer):
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
         self._deadline = Deadline()
         self._own: RedisClientProtocol | None = None
+        self._building = threading.Lock()
         self._in_doubt: set[threading.Thread] = set()
         if self._given is not None:
             warn_if_slow(self._given, self.timeout_seconds)
@@ -183,9 +184,21 @@ class RedisPersistenceLayer(_RedisLayer):
             assert self._given is not None
             return self._given
         if self._own is None:
-            # Two threads may both build one here; the one that is dropped has nothing in flight.
-            self._own = blocking_client(self._connection, self._deadline, **self._client_options)
-        return self._own
+            self._build(self._connection)
+        return cast("RedisClientProtocol", self._own)
+
+    def _build(self, connection: RedisConnection) -> None:
+        """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
+
+        A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
+        """
+        has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
+        try:
+            if self._own is None:
+                self._own = blocking_client(connection, self._deadline, **self._client_options)
+        finally:
+            if has_lock:
+                self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         self._deadline.start(self.timeout_seconds)
