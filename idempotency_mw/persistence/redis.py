@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
@@ -119,6 +119,7 @@ class RedisPersistenceLayer(_RedisLayer):
         self._deadline = Deadline()
         self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
+        self._in_doubt: set[threading.Thread] = set()
         if not isinstance(client, RedisConnection):
             warn_if_slow(client, timeout_seconds)
 
@@ -128,7 +129,9 @@ class RedisPersistenceLayer(_RedisLayer):
             return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
-            threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True).start()
+            thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+            self._in_doubt.add(thread)
+            thread.start()
             raise
 
     def extend(self, claim: Claim) -> bool:
@@ -160,7 +163,9 @@ class RedisPersistenceLayer(_RedisLayer):
             raise commands.translated(error) from error
 
     def close(self) -> None:
-        """Close the client, if this layer built it."""
+        """Wait for releases that are still under way, and close the client, if this layer built it."""
+        for thread in tuple(self._in_doubt):
+            thread.join()
         own, self._own = self._own, None
         if own is not None:
             for close in closers(own):
@@ -178,10 +183,21 @@ class RedisPersistenceLayer(_RedisLayer):
         if not isinstance(self._source, RedisConnection):
             return self._source
         if self._own is None:
-            with self._building:
-                if self._own is None:
-                    self._own = blocking_client(self._source, self._deadline, **self._client_options)
-        return self._own
+            self._build(self._source)
+        return cast("RedisClientProtocol", self._own)
+
+    def _build(self, connection: RedisConnection) -> None:
+        """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
+
+        A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
+        """
+        has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
+        try:
+            if self._own is None:
+                self._own = blocking_client(connection, self._deadline, **self._client_options)
+        finally:
+            if has_lock:
+                self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         self._deadline.start(self.timeout_seconds)
@@ -216,6 +232,8 @@ class RedisPersistenceLayer(_RedisLayer):
             self._ask_once(commands.release(self._key(claim), claim))
         except DRIVER_ERRORS:
             return  # the lease ends it
+        finally:
+            self._in_doubt.discard(threading.current_thread())
 
 
 class AsyncRedisPersistenceLayer(_RedisLayer):
