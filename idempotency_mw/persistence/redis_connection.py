@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
@@ -74,8 +75,7 @@ class RedisConnection:
     def _check_url(self) -> None:
         if self.url is None:
             return
-        if not isinstance(self.url, str):
-            raise IdempotencyConfigurationError(f"url must be str, not {type(self.url).__name__}")
+        check_type("url", self.url, str)
         single = ("host", "port", "username", "password", "db_index")
         given = [name for name in single if getattr(self, name) is not None]
         if self.ssl:
@@ -87,7 +87,7 @@ class RedisConnection:
         if self.mode == "sentinel":
             raise IdempotencyConfigurationError("url: with mode='sentinel' give sentinels and service_name")
         try:
-            parse_url(self.url)
+            _redis.connection.parse_url(self.url)
         except ValueError:
             # Its message may quote a part of the password.
             raise IdempotencyConfigurationError("url has a port or an option that can't be read") from None
