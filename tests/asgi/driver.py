@@ -1,7 +1,7 @@
 """A client and a server for one request, in this process and exact about ASGI.
 
-`Conversation` is the server's side: what the app receives, and what it sends, in its order and time. It refuses what
-a server refuses. The client goes away, and the task is cancelled, at moments that the test chooses.
+`Conversation` is the server's side: what the app receives, and what it sends, in its order and time. It refuses
+what a server refuses. The client goes away, and the task is cancelled, at moments that the test chooses.
 
 `ASGISurface` is what the scenarios speak to: it runs a `Play` behind the middleware. A scenario that uses nothing
 else of a surface than `request` and `runs` is not about ASGI, and holds for any other surface that has these.
@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig
+from idempotency_mw import IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
+Body = bytes | list[dict[str, Any]]
 JSON = ("content-type", "application/json")
 
 
@@ -51,7 +52,8 @@ class Answer:
     raised: BaseException | None = None
 
     def all(self, name: str) -> list[str]:
-        return [value.decode("latin-1") for each, value in self.headers if each.decode("ascii").lower() == name]
+        wanted = name.encode()
+        return [value.decode("latin-1") for each, value in self.headers if each.lower() == wanted]
 
     def one(self, name: str) -> str | None:
         values = self.all(name)
@@ -96,8 +98,8 @@ def _bytes(text: str | bytes) -> bytes:
 class Conversation:
     """One request. `body` is bytes, or the `http.request` messages as the server gives them.
 
-    `gone_after`: the client is gone once so many messages were sent. `on_gone`: what the server's `send` then does,
-    `"silent"` or `"raise"`. `before_send` is awaited with each message before it goes out.
+    `gone_after`: the client is gone once so many messages were sent. `on_gone`: what the server's `send` then
+    does, `"silent"` or `"raise"`. `before_send` is awaited with each message before it goes out.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class Conversation:
         root_path: str = "",
         query: bytes = b"",
         headers: Headers = (),
-        body: bytes | list[dict[str, Any]] = b"{}",
+        body: Body = b"{}",
         spec_version: str = "2.4",
         extensions: dict[str, Any] | None = None,
         gone_after: int | None = None,
@@ -255,7 +257,7 @@ class ASGISurface:
     def __init__(
         self,
         store: Any,
-        play: "Play | Callable[[bytes], Play]" = Play(),  # noqa: B008 - frozen
+        play: "Play | Callable[[bytes], Play]" = Play(),
         *,
         config: IdempotencyConfig | None = None,
         http: Any = None,
@@ -267,7 +269,7 @@ class ASGISurface:
 
     async def request(
         self,
-        body: bytes | list[dict[str, Any]] = b"{}",
+        body: Body = b"{}",
         *,
         key: str | None = "k-1",
         headers: Headers = (),
@@ -277,7 +279,7 @@ class ASGISurface:
 
     def conversation(
         self,
-        body: bytes | list[dict[str, Any]] = b"{}",
+        body: Body = b"{}",
         *,
         key: str | None = "k-1",
         headers: Headers = (),
@@ -329,7 +331,11 @@ async def turns(count: int) -> None:
 
 
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Let the loop turn until the condition holds."""
+    """Let the loop turn until the condition holds: noticed in its own turn, unless that takes long."""
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.001)

@@ -592,7 +592,7 @@ async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends
 
     service = surface(memory, config=NO_HEARTBEAT)
     service.app.app = app
-    owner, winner = await late(service, clock, gates, finish=True)
+    owner, _ = await late(service, clock, gates, finish=True)
     gates[0].set()
     answer = (await owner.end()).ok()
     assert (answer.brief(), answer.replayed) == ((200, b"2"), True)
