@@ -1,0 +1,181 @@
+"""Real ASGI servers as processes, with their log in a file and the app's runs counted in a folder beside it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from tests.servers import free_port
+
+__all__ = ["KINDS", "Mark", "Marks", "Server", "complaints"]
+
+ROOT = Path(__file__).parents[2]
+
+COMMANDS = {
+    "uvicorn": "uvicorn {app} --host 127.0.0.1 --port {port} --workers {workers} "
+    "--no-access-log --log-level info --timeout-graceful-shutdown 2",
+    "hypercorn": "hypercorn {app} --bind 127.0.0.1:{port} --workers {workers} --graceful-timeout 2",
+    "granian": "granian {app} --interface asgi --host 127.0.0.1 --port {port} --workers {workers} "
+    "--no-access-log --log-level info --workers-kill-timeout 2",
+}
+KINDS = sorted(COMMANDS)
+
+_COMPLAINT = re.compile(
+    r"Traceback|WARNING|ERROR|CRITICAL|Exception in|Error in ASGI|ASGI flow|was destroyed|never (?:retrieved|awaited)"
+)
+
+
+def complaints(log: str) -> list[str]:
+    """Return the lines of a server's log that no healthy server writes."""
+    return [line for line in log.splitlines() if _COMPLAINT.search(line)]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One start of the app, as the app itself wrote it down."""
+
+    attempt: int
+    pid: int
+
+
+class Marks:
+    """What the apps wrote down in their folder. Each start is a file made with O_EXCL, so none is missed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def begun(self, run: str) -> list[Mark]:
+        """Return every start of the run."""
+        files = sorted(self.folder.glob(f"{run}.begun.*"))
+        return [Mark(*(int(each) for each in file.read_text().split())) for file in files]
+
+    def has(self, run: str, what: str) -> bool:
+        return (self.folder / f"{run}.{what}").exists()
+
+    def open_gate(self, run: str) -> None:
+        """Let a run go on that waits at its gate."""
+        (self.folder / f"{run}.gate").touch()
+
+    def wait_for(self, run: str, what: str, within: float = 15.0) -> None:
+        """Return once the app has written this down."""
+        ends = time.monotonic() + within
+        while not self.has(run, what):
+            assert time.monotonic() < ends, f"{run}: no {what} within {within} s"
+            time.sleep(0.005)
+
+
+class Server:
+    """One server with its workers. Used as a context manager."""
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        store: str,
+        app: str = "tests.asgi.apps:app",
+        workers: int = 1,
+        config: dict[str, Any] | None = None,
+        http: dict[str, Any] | None = None,
+        marks: Marks | None = None,
+    ) -> None:
+        self.kind = kind
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.marks = marks or Marks(folder / "marks")
+        self._log = folder / f"{kind}-{self.port}.log"
+        self._read = 0
+        self._command = COMMANDS[kind].format(app=app, port=self.port, workers=workers).split()
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.fspath(ROOT),
+            "TEST_STORE": store,
+            "TEST_MARKS": os.fspath(self.marks.folder),
+            "TEST_CONFIG": json.dumps(config or {}),
+            "TEST_HTTP": json.dumps(http or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, within: float = 30.0) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._command],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that its workers can be ended with it
+            )
+        ends = time.monotonic() + within
+        while not self._is_ready():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < ends, f"{self.kind} is not ready: {self._log.read_text()}"
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/ready", timeout=10, trust_env=False).status_code == 204
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        """End it as an operator does, and then by force, whatever is left of it."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+        self.kill()
+
+    def kill(self) -> None:
+        """As kill -9 of the server and of its workers."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._process = None
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def new_log(self) -> str:
+        """Return what was logged since this was asked last."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            text = log.read()
+        self._read += len(text)
+        return text.decode("utf-8", "replace")
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
