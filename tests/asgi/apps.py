@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -48,12 +49,14 @@ class Work:
         query = dict(parse_qsl(scope["query_string"].decode("ascii")))
         self.run = query["run"]
         self.chunks = int(query.get("chunks", 5))
-        self.seconds = float(query.get("seconds", 0))
+        self._size = int(query.get("size", 1000))
+        self._seconds = float(query.get("seconds", 0))
         self._hold = int(query.get("hold", -1))
         self._nonce = token_hex(8)  # no two runs answer alike
-        self._begin()
+        self.number = self._begin()
+        self.status = int(query.get("first", 201)) if self.number == 1 else 201
 
-    def _begin(self) -> None:
+    def _begin(self) -> int:
         execution = current_execution()
         attempt = 0 if execution is None else execution.attempt
         assert execution is None or execution.previous_unfinished == (attempt > 1)
@@ -62,9 +65,13 @@ class Work:
             try:
                 with (MARKS / f"{self.run}.begun.{number}").open("x") as file:
                     file.write(f"{attempt} {os.getpid()}")
-                return
+                return number
             except FileExistsError:
                 number += 1
+
+    @property
+    def is_over(self) -> bool:
+        return (MARKS / f"{self.run}.ended").exists()
 
     def note(self, what: str) -> None:
         """Write down that the run came so far."""
@@ -72,7 +79,7 @@ class Work:
 
     async def gate(self, step: int) -> None:
         """Wait for the gate's file, if this is the step to wait at."""
-        await asyncio.sleep(self.seconds)
+        await asyncio.sleep(self._seconds)
         waited = 0.0
         while step == self._hold and not (MARKS / f"{self.run}.gate").exists():
             assert waited < LONGEST_WAIT, f"{self.run}: nobody opened the gate"
@@ -89,7 +96,7 @@ class Work:
         """Yield the answer in chunks."""
         for step in range(self.chunks):
             await self.gate(step)
-            yield f"data: {step} {self._nonce} {'x' * 1000}\n\n".encode()
+            yield f"data: {step} {self._nonce} {'x' * self._size}\n\n".encode()
         self.note("ended")
 
     async def afterwards(self) -> None:
@@ -109,7 +116,8 @@ class Work:
 
 
 async def _whole(request: Request) -> Response:
-    return JSONResponse(await Work(request.scope).answer(), status_code=201, headers={"x-a": "1"})
+    work = Work(request.scope)
+    return JSONResponse(await work.answer(), status_code=work.status, headers={"x-a": "1"})
 
 
 async def _stream(request: Request) -> Response:
@@ -152,7 +160,7 @@ async def _failing(request: Request) -> Response:
     async def chunks() -> AsyncIterator[bytes]:
         async for chunk in work.stream():
             yield chunk
-            if not MARKS.joinpath(f"{work.run}.gate").exists():
+            if work.number == 1:
                 raise RuntimeError("this app fails in mid-stream")
 
     return StreamingResponse(chunks())
@@ -178,8 +186,10 @@ def fastapi_app() -> Any:
 
     @app.post("/whole", status_code=201)
     async def whole(request: FastAPIRequest, response: Response) -> dict[str, str]:
+        work = Work(request.scope)
+        response.status_code = work.status
         response.headers["x-a"] = "1"
-        return await Work(request.scope).answer()
+        return await work.answer()
 
     for path, endpoint in list(ENDPOINTS.items())[1:]:
         app.add_route(path, endpoint, methods=["POST"])
@@ -197,7 +207,8 @@ def litestar_app() -> Any:
 
     @litestar_post("/events", status_code=200)
     async def events(request: LitestarRequest[Any, Any, Any]) -> LitestarEvents:
-        return LitestarEvents(Work(request.scope).stream())
+        chunks = Work(request.scope).stream()
+        return LitestarEvents(chunk[len("data: ") :].decode().strip() async for chunk in chunks)
 
     @litestar_post("/file", status_code=200)
     async def file(request: LitestarRequest[Any, Any, Any]) -> LitestarFile:
@@ -210,9 +221,7 @@ def litestar_app() -> Any:
 
 
 async def raw_app(scope: Any, receive: Any, send: Any) -> None:
-    await {"/whole": _raw_whole, "/stream": _raw_stream, "/events": _raw_listening}[scope["path"]](
-        scope, receive, send
-    )
+    await RAW_ENDPOINTS[scope["path"]](scope, receive, send)
 
 
 async def _start(send: Any, status: int, *headers: tuple[bytes, bytes]) -> None:
@@ -220,8 +229,18 @@ async def _start(send: Any, status: int, *headers: tuple[bytes, bytes]) -> None:
 
 
 async def _raw_whole(scope: Any, receive: Any, send: Any) -> None:
-    body = json.dumps(await Work(scope).answer()).encode()
-    await _start(send, 201, (b"content-length", b"%d" % len(body)), (b"x-a", b"1"))
+    work = Work(scope)
+    await _answer(send, work.status, await work.answer())
+
+
+async def _raw_extensions(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with the names of what the server offers."""
+    await _answer(send, 200, sorted(scope.get("extensions") or ()))
+
+
+async def _answer(send: Any, status: int, document: Any) -> None:
+    body = json.dumps(document).encode()
+    await _start(send, status, (b"content-length", b"%d" % len(body)), (b"x-a", b"1"))
     await send({"type": "http.response.body", "body": body})
 
 
@@ -242,8 +261,9 @@ async def _raw_listening(scope: Any, receive: Any, send: Any) -> None:
     async def listen() -> None:
         message = await receive()
         assert message["type"] == "http.disconnect", message
-        work.note("disconnected")
-        streaming.cancel()
+        if not work.is_over:
+            work.note("disconnected")
+            streaming.cancel()
 
     async def stream() -> None:
         await _start(send, 200)
@@ -262,6 +282,14 @@ async def _raw_listening(scope: Any, receive: Any, send: Any) -> None:
         streaming.result()
 
 
+RAW_ENDPOINTS = {
+    "/whole": _raw_whole,
+    "/stream": _raw_stream,
+    "/events": _raw_listening,
+    "/extensions": _raw_extensions,
+}
+
+
 # The process.
 
 
@@ -271,28 +299,35 @@ def _store(url: str) -> Any:
     return SQLitePersistenceLayer(url, durability="normal")
 
 
+STORE = _store(os.environ["TEST_STORE"])
+CONFIG = json.loads(os.environ["TEST_CONFIG"])
+HTTP = json.loads(os.environ["TEST_HTTP"])
+FRAMEWORKS = {"raw": lambda: raw_app, "starlette": starlette_app, "fastapi": fastapi_app, "litestar": litestar_app}
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "required": ({}, {"required": True}),
+    "small": ({}, {"max_request_body": 1000}),
+    "waiting": ({"wait_seconds": 10}, {}),
+}
+
+
 async def _passing(request: Request, call_next: Any) -> Response:
     return await call_next(request)
 
 
-def _protected(app: Any, middlewares: int) -> Any:
-    for _ in range(middlewares):
-        app = BaseHTTPMiddleware(app, dispatch=_passing)
+@cache
+def variant(name: str) -> Any:
+    """Return the app of a name like `fastapi-1` or `raw-0-required`."""
+    framework, middlewares, *option = name.split("-")
+    inner = FRAMEWORKS[framework]()
+    for _ in range(int(middlewares)):
+        inner = BaseHTTPMiddleware(inner, dispatch=_passing)
+    config, http = OPTIONS[option[0]] if option else ({}, {})
     return IdempotencyMiddleware(
-        app,
+        inner,
         persistence_store=STORE,
-        config=IdempotencyConfig(**json.loads(os.environ["TEST_CONFIG"])),
-        http=HTTPConfig(**json.loads(os.environ["TEST_HTTP"])),
+        config=IdempotencyConfig(**CONFIG | config),
+        http=HTTPConfig(**HTTP | http),
     )
-
-
-STORE = _store(os.environ["TEST_STORE"])
-FRAMEWORKS = {"raw": lambda: raw_app, "starlette": starlette_app, "fastapi": fastapi_app, "litestar": litestar_app}
-VARIANTS = {
-    f"{name}-{middlewares}": _protected(make(), middlewares)
-    for name, make in FRAMEWORKS.items()
-    for middlewares in (0, 1, 2)
-}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -303,9 +338,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await _start(send, 204)
         await send({"type": "http.response.body", "body": b""})
     else:
-        _, variant, path = scope["path"].split("/", 2)
+        _, name, path = scope["path"].split("/", 2)
         inner = {**scope, "path": f"/{path}", "raw_path": f"/{path}".encode()}
-        await VARIANTS[variant](inner, receive, send)
+        await variant(name)(inner, receive, send)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

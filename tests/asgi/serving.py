@@ -1,9 +1,13 @@
 """Real ASGI servers as processes, with their log in a file and the app's runs counted in a folder beside it."""
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +20,7 @@ import httpx
 
 from tests.servers import free_port
 
-__all__ = ["KINDS", "Mark", "Marks", "Server", "complaints"]
+__all__ = ["KINDS", "Caller", "Mark", "Marks", "Server", "complaints"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,3 +183,49 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class Caller:
+    """One request over a socket of its own, which can hang up at any moment. Used as an async context manager."""
+
+    def __init__(self, server: Server, target: str, key: str | None, body: bytes = b"{}") -> None:
+        self._port = server.port
+        field = "" if key is None else f"Idempotency-Key: {key}\r\n"
+        head = f"POST {target} HTTP/1.1\r\nHost: {server.url[7:]}\r\n{field}Content-Type: application/json\r\n"
+        self.head = head.encode()
+        self._body = body
+        self.received = b""
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.hang_up()
+
+    async def send(self) -> None:
+        """Send the whole request."""
+        await self.write(self.head + b"Content-Length: %d\r\n\r\n" % len(self._body) + self._body)
+
+    async def write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def read_until(self, what: bytes, within: float = 10.0) -> None:
+        """Read until this was received, and perhaps more."""
+        async with asyncio.timeout(within):
+            while what not in self.received:
+                data = await self._reader.read(65536)
+                assert data, f"the server hung up: {self.received[-300:]!r}"
+                self.received += data
+
+    async def hang_up(self, *, reset: bool = False) -> None:
+        """Close the connection; reset: without so much as a FIN."""
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
