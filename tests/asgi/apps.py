@@ -307,6 +307,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "required": ({}, {"required": True}),
     "small": ({}, {"max_request_body": 1000}),
     "waiting": ({"wait_seconds": 10}, {}),
+    "passing": ({"on_store_failure": "pass"}, {}),
+    "refusing": ({"after_crash": "refuse"}, {}),
 }
 
 
