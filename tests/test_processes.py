@@ -1,6 +1,7 @@
 """Several processes on one store, and what becomes of a key when one of them, or the store, dies or freezes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.asgi.serving import Caller, Marks, Server, complaints, is_replay, post, post_until_settled, slug
+from tests.asgi.serving import KINDS, Caller, Marks, Server, complaints, is_replay, post, post_until_settled, slug
 from tests.servers import RedisServer, binaries
 
 LEASE = 1.0
@@ -231,6 +232,53 @@ async def test_one_frozen_past_its_lease_changes_nothing_and_its_client_gets_the
     reported = complaints(lone.new_log())
     assert all("idempotency_mw" in line and "the claim was lost" in line for line in reported)
     assert reported
+
+
+@pytest.fixture(scope="module")
+def survivor(folder: Path, marks: Marks) -> Iterator[Server]:
+    """A server whose neighbours come and go."""
+    with Server(
+        "uvicorn", folder, store=str(folder / "neighbours"), config={"lease_seconds": LEASE}, marks=marks
+    ) as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row(48, 77)
+@pytest.mark.fault(12)
+async def test_a_server_told_to_stop_keeps_what_ends_in_time_and_leaves_the_rest_to_a_takeover(
+    survivor: Server, folder: Path, marks: Marks, client: httpx.AsyncClient, kind: str, run: str
+):
+    targets = {name: f"/starlette-1/whole?run={run}-{name}&hold=0" for name in ("short", "long")}
+    with Server(
+        kind, folder, store=str(folder / "neighbours"), config={"lease_seconds": LEASE}, marks=marks
+    ) as stopping:
+        runs = {
+            name: asyncio.ensure_future(post(client, stopping.url + target, f"{run}-{name}"))
+            for name, target in targets.items()
+        }
+        for name in targets:
+            await wait_for(marks, f"{run}-{name}", "begun.1")
+        stopping.terminate()
+        await asyncio.sleep(0.1)
+        marks.open_gate(f"{run}-short")
+        short = await runs["short"]
+        replay = await post(client, survivor.url + targets["short"], f"{run}-short")
+        meanwhile = await post(client, survivor.url + targets["long"], f"{run}-long")
+        with contextlib.suppress(httpx.TransportError):  # hypercorn answers what it cancels
+            assert (await runs["long"]).status_code == 500
+        await asyncio.to_thread(stopping.wait, 5)
+        log = stopping.new_log()
+    marks.open_gate(f"{run}-long")
+    later = await post_until_settled(client, survivor.url + targets["long"], f"{run}-long")
+    assert (short.status_code, is_replay(short)) == (201, False)
+    assert (replay.status_code, is_replay(replay), replay.content) == (201, True, short.content)
+    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
+    assert (later.status_code, is_replay(later)) == (201, False)
+    assert [mark.attempt for mark in marks.begun(f"{run}-long")] == [1, 2]
+    assert not marks.has(f"{run}-short", "begun.2")
+    assert "idempotency_mw" not in log
+    assert "was destroyed" not in log
 
 
 # A store that fails under a running server.
