@@ -122,7 +122,7 @@ async def test_of_many_duplicates_of_short_runs_each_key_has_one_run_and_one_ans
 async def test_a_run_of_three_leases_is_in_progress_all_along(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
-    target = f"/fastapi-1/whole?run={run}&seconds={3.2 * LEASE}"
+    target = f"/raw-0/whole?run={run}&seconds={3.2 * LEASE}"
     first = asyncio.ensure_future(post(client, servers[0].url + target, run))
     await wait_for(marks, run, "begun.1")
     meanwhile = 0
@@ -174,7 +174,7 @@ async def test_after_a_worker_was_killed_exactly_one_duplicate_takes_over_once_t
 async def test_after_a_crash_the_outcome_stays_unknown_where_a_second_run_is_refused(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
-    target = f"/fastapi-0-refusing/whole?run={run}&hold=0"
+    target = f"/starlette-0-refusing/whole?run={run}&hold=0"
     first = asyncio.ensure_future(post(client, servers[0].url + target, run))
     await wait_for(marks, run, "begun.1")
     os.kill(marks.begun(run)[0].pid, signal.SIGKILL)
@@ -345,7 +345,7 @@ async def test_a_store_that_fails_at_acquire_is_a_refusal_in_time(
 async def test_a_store_that_fails_at_acquire_is_passed_by_where_that_was_chosen(
     on_valkey: Server, valkey: RedisServer, marks: Marks, client: httpx.AsyncClient, how: str, run: str
 ):
-    target = f"{on_valkey.url}/fastapi-0-passing/whole?run={run}"
+    target = f"{on_valkey.url}/starlette-0-passing/whole?run={run}"
     break_store(valkey, how)
     try:
         answer, seconds = await timed(asyncio.ensure_future(post(client, target, run)))

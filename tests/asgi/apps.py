@@ -10,20 +10,13 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import FastAPI
-from fastapi import Request as FastAPIRequest
-from litestar import Litestar
-from litestar import Request as LitestarRequest
-from litestar import post as litestar_post
-from litestar.response import File as LitestarFile
-from litestar.response import ServerSentEvent as LitestarEvents
-from litestar.response import Stream as LitestarStream
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -60,11 +53,13 @@ class Work:
         execution = current_execution()
         attempt = 0 if execution is None else execution.attempt
         assert execution is None or execution.previous_unfinished == (attempt > 1)
+        written = MARKS / f"{self._nonce}.new"
+        written.write_text(f"{attempt} {os.getpid()}")
         number = 1
         while True:
             try:
-                with (MARKS / f"{self.run}.begun.{number}").open("x") as file:
-                    file.write(f"{attempt} {os.getpid()}")
+                # As O_EXCL, and whole for whoever sees it.
+                (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
                 return number
             except FileExistsError:
                 number += 1
@@ -177,15 +172,25 @@ ENDPOINTS: dict[str, Callable[[Request], Awaitable[Response]]] = {
 }
 
 
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    (MARKS / f"lifespan-{os.getpid()}.begun").touch()
+    yield
+    (MARKS / f"lifespan-{os.getpid()}.ended").touch()
+
+
 def starlette_app() -> Any:
-    return Starlette(routes=[Route(path, each, methods=["POST"]) for path, each in ENDPOINTS.items()])
+    routes = [Route(path, each, methods=["POST"]) for path, each in ENDPOINTS.items()]
+    return Starlette(routes=routes, lifespan=_lifespan)
 
 
 def fastapi_app() -> Any:
+    from fastapi import FastAPI  # imported where it is needed, so that a server starts soon
+
     app = FastAPI()
 
     @app.post("/whole", status_code=201)
-    async def whole(request: FastAPIRequest, response: Response) -> dict[str, str]:
+    async def whole(request: Request, response: Response) -> dict[str, str]:
         work = Work(request.scope)
         response.status_code = work.status
         response.headers["x-a"] = "1"
@@ -197,22 +202,26 @@ def fastapi_app() -> Any:
 
 
 def litestar_app() -> Any:
-    @litestar_post("/whole", response_headers={"x-a": "1"})
+    from litestar import Litestar, post
+    from litestar import Request as LitestarRequest
+    from litestar.response import File, ServerSentEvent, Stream
+
+    @post("/whole", response_headers={"x-a": "1"})
     async def whole(request: LitestarRequest[Any, Any, Any]) -> dict[str, str]:
         return await Work(request.scope).answer()
 
-    @litestar_post("/stream", status_code=200)
-    async def stream(request: LitestarRequest[Any, Any, Any]) -> LitestarStream:
-        return LitestarStream(Work(request.scope).stream())
+    @post("/stream", status_code=200)
+    async def stream(request: LitestarRequest[Any, Any, Any]) -> Stream:
+        return Stream(Work(request.scope).stream())
 
-    @litestar_post("/events", status_code=200)
-    async def events(request: LitestarRequest[Any, Any, Any]) -> LitestarEvents:
+    @post("/events", status_code=200)
+    async def events(request: LitestarRequest[Any, Any, Any]) -> ServerSentEvent:
         chunks = Work(request.scope).stream()
-        return LitestarEvents(chunk[len("data: ") :].decode().strip() async for chunk in chunks)
+        return ServerSentEvent(chunk[len("data: ") :].decode().strip() async for chunk in chunks)
 
-    @litestar_post("/file", status_code=200)
-    async def file(request: LitestarRequest[Any, Any, Any]) -> LitestarFile:
-        return LitestarFile(path=Work(request.scope).file())
+    @post("/file", status_code=200)
+    async def file(request: LitestarRequest[Any, Any, Any]) -> File:
+        return File(path=Work(request.scope).file())
 
     return Litestar([whole, stream, events, file], openapi_config=None)
 
@@ -335,7 +344,7 @@ def variant(name: str) -> Any:
 async def app(scope: Any, receive: Any, send: Any) -> None:
     """Choose the app by the first segment of the path."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await variant("starlette-1")(scope, receive, send)
     elif scope["path"] == "/ready":
         await _start(send, 204)
         await send({"type": "http.response.body", "body": b""})
@@ -343,11 +352,3 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         _, name, path = scope["path"].split("/", 2)
         inner = {**scope, "path": f"/{path}", "raw_path": f"/{path}".encode()}
         await variant(name)(inner, receive, send)
-
-
-async def _lifespan(receive: Any, send: Any) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -74,7 +74,7 @@ class Mark:
 
 
 class Marks:
-    """What the apps wrote down in their folder. Each start is a file made with O_EXCL, so none is missed."""
+    """What the apps wrote down in their folder. Each start is a file that none other can be, so none is missed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,7 +129,7 @@ class Server:
         self._command = COMMANDS[kind].format(app=app, port=self.port, workers=workers).split()
         self._environment = {
             **os.environ,
-            "PYTHONPATH": os.fspath(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (os.fspath(ROOT), os.environ.get("PYTHONPATH")))),
             "TEST_STORE": store,
             "TEST_MARKS": os.fspath(self.marks.folder),
             "TEST_CONFIG": json.dumps(config or {}),

@@ -27,6 +27,7 @@ def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with Server(request.param, folder, store=str(folder / "store"), http={"max_response_body": 2**25}) as server:
         yield server
     assert complaints(server.new_log()) == []
+    assert len(list(server.marks.folder.glob("lifespan-*.ended"))) == 1
 
 
 @pytest.fixture
@@ -50,6 +51,13 @@ def run() -> str:
 
 async def wait_for(server: Server, run: str, what: str) -> None:
     await asyncio.to_thread(server.marks.wait_for, run, what)
+
+
+@pytest.mark.row(1)
+async def test_the_lifespan_of_the_app_reaches_it(server: Server, client: httpx.AsyncClient, run: str):
+    await post(client, f"/starlette-1/whole?run={run}", None)
+    (mark,) = server.marks.begun(run)
+    assert server.marks.has(f"lifespan-{mark.pid}", "begun")
 
 
 @every_variant
