@@ -71,15 +71,14 @@ class IdempotencyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] in self._passing
-            or isinstance(scope.get(SCOPE_KEY), Execution)
-        ):
+        if scope["type"] != "http" or scope["method"] in self._passing:
             await self.app(scope, receive, send)
             return
         exchange = self._exchange if self._resolve is None else await self._resolved(self._resolve, scope)
         if exchange is None or not exchange.concerns(scope["method"], scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        if isinstance(scope.get(SCOPE_KEY), Execution):  # mounted twice
             await self.app(scope, receive, send)
             return
         await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
