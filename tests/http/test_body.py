@@ -96,8 +96,6 @@ NOT_JSON = {
     "NaN": b'["4111-1111", NaN]',
     "Infinity": b'["4111-1111", Infinity]',
     "-Infinity": b'["4111-1111", -Infinity]',
-    "a number over all": b'["4111-1111", 1e400]',
-    "a number under all": b'["4111-1111", -1e400]',
     "10,000 digits": b'["4111-1111", ' + b"9" * 10_000 + b"]",
     "deep list": b'["4111-1111",' + b"[" * 100_000,
     "deep object": b'{"4111-1111":' * 100_000,
