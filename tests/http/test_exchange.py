@@ -203,7 +203,7 @@ BODIES = [
     (30, "application/json", b'{"id": "a", "x": [{"y": 1, "y": 2}]}',        "body-invalid",      "body-invalid"),
     (31, "application/json", DEEP,                                           "pass",              "body-invalid"),
     (31, "application/json", b'{"id": NaN}',                                 "pass",              "body-invalid"),
-    (31, "application/json", b'{"id": 1e999}',                               "key-invalid",              "key-invalid"),
+    (31, "application/json", b'{"id": 1e999}',                               "key-invalid",       "key-invalid"),
     (31, "application/json", b'{"id": "\\ud800"}',                           "key-invalid",       "key-invalid"),
     (31, "application/json", '{"id": "a"}'.encode("utf-16"),                 "pass",              "body-invalid"),
     (31, "application/json", b'{"id": ' + b"9" * 10_000 + b"}",              "pass",              "body-invalid"),
