@@ -34,10 +34,11 @@ def text(value: str) -> bytes:
 def canonical(data: Any) -> bytes:
     """Return the same bytes for equal JSON data, whatever the order of its members.
 
-    Raises `IdempotencyKeyError` for what is not JSON data, or is nested too deeply.
+    Raises `IdempotencyKeyError` for what is not JSON data, or is nested too deeply. A number over the range of
+    floats was read as infinity, which is no JSON either: it would be equal to every other such number.
     """
     try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(data, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise IdempotencyKeyError(f"the payload has no canonical form: {type(error).__name__}") from None
 

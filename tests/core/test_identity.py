@@ -124,7 +124,17 @@ def shown(error: BaseException) -> str:
 
 @pytest.mark.row(31, 59)
 @pytest.mark.parametrize(
-    "make", [lambda: {SECRET}, lambda: {(SECRET,): 1}, lambda: {SECRET: 1, 2: 2}, deep, circle]
+    "make",
+    [
+        lambda: {SECRET},
+        lambda: {(SECRET,): 1},
+        lambda: {SECRET: 1, 2: 2},
+        lambda: [SECRET, float("nan")],
+        lambda: [SECRET, float("inf")],
+        lambda: [SECRET, 10**5000],
+        deep,
+        circle,
+    ],
 )
 def test_what_is_not_json_has_no_canonical_form_and_is_not_quoted(make: Any) -> None:
     data = make()
