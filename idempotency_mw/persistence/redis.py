@@ -11,7 +11,6 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
@@ -35,6 +34,7 @@ from idempotency_mw.persistence.redis_connection import (
     blocking_client,
     closers,
 )
+from idempotency_mw.persistence.redis_dropping import drop
 
 __all__ = [
     "AsyncRedisPersistenceLayer",
@@ -256,7 +256,7 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
-        self._own: WeakKeyDictionary[asyncio.AbstractEventLoop, RedisClientProtocol] = WeakKeyDictionary()
+        self._own: dict[asyncio.AbstractEventLoop, RedisClientProtocol] = {}
         self._in_doubt: set[asyncio.Task[None]] = set()
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -299,9 +299,11 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
 
     async def aclose(self) -> None:
         """Wait for releases that are still under way, and close this loop's client, if this layer built it."""
-        if self._in_doubt:
-            await asyncio.wait(self._in_doubt)
-        own = self._own.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        under_way = [task for task in self._in_doubt if task.get_loop() is loop]
+        if under_way:
+            await asyncio.wait(under_way)
+        own = self._own.pop(loop, None)
         if own is not None:
             for close in closers(own):
                 await close()
@@ -320,8 +322,14 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         loop = asyncio.get_running_loop()
         client = self._own.get(loop)
         if client is None:
+            self._drop_what_is_over()
             client = self._own[loop] = async_client(self._source, self.timeout_seconds, **self._client_options)
         return client
+
+    def _drop_what_is_over(self) -> None:
+        """Drop the clients of loops that were closed before `aclose` was called on them, as `asyncio.run` does."""
+        for loop in [loop for loop in self._own if loop.is_closed()]:
+            drop(self._own.pop(loop))
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         try:

@@ -21,6 +21,7 @@ from redis.retry import Retry
 
 from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.redis_dropping import with_sentinels
 
 __all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
 
@@ -255,8 +256,9 @@ def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, 
 
 
 def closers(client: Any) -> list[Callable[[], Any]]:
-    """Return what closes the client: its own method, and those of the clients that ask Sentinels for it."""
-    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
-    clients = [client, *getattr(sentinel, "sentinels", ())]
+    """Return what closes the client, and the clients with which it asks Sentinels."""
     # aclose() came with redis-py 5.0.1.
-    return [getattr(each, "aclose", each.close) for each in clients]
+    own = [getattr(each, "aclose", each.close) for each in with_sentinels(client)]
+    # A blocking cluster's client does not close the pools that were made by a class of ours.
+    pools = getattr(client, "disconnect_connection_pools", None)
+    return own if pools is None else [pools, *own]
