@@ -221,7 +221,7 @@ class Run:
                 await self._settle_and_flush()
 
     async def _end_late(self) -> None:
-        """See its write done, if we are cancelled while it goes on; but not its sending, which may take for ever."""
+        """See its write done, if we are cancelled while it goes on; but not its sending, which may never end."""
         if self._late is not None and not self._late.done():
             self._late.cancel()
             await until_done(self._late)
