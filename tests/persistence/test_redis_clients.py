@@ -16,6 +16,7 @@ from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
+from idempotency_mw.persistence.redis_connection import closers
 from tests.clusters import SERVICE, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 from tests.proxy import Proxy
@@ -196,7 +197,7 @@ async def test_an_async_client_that_is_brought_along_is_not_closed(any_server):
     async with AsyncRedisPersistenceLayer(client) as layer:
         await layer.acquire(a_claim())
     assert client.connection_pool._available_connections[0].is_connected
-    await client.aclose()
+    await closers(client)[0]()
 
 
 def connections(server, cluster, sentinel):

@@ -5,6 +5,7 @@ import redis
 import redis.asyncio
 
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
+from idempotency_mw.persistence.redis_connection import closers
 from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from idempotency_mw.testing import PersistenceConformance
 from tests.clusters import SERVICE
@@ -75,7 +76,7 @@ class TestGivenAsyncClientThatDecodes(OnOneServer):
         return AsyncRedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
 
     def teardown_method(self):
-        self._runner.run(self.given.aclose())
+        self._runner.run(closers(self.given)[0]())
         super().teardown_method()
 
 

@@ -48,9 +48,9 @@ def connection(mode, port, *, ssl=False):
 
 
 def seconds_until_failure(verb, *arguments):
-    """Return how long the failing call took; the better of two, because the machine may be busy."""
+    """Return how long the failing call took; the best of three, because the machine may be busy."""
     took = []
-    while not took or (took[-1] > TIMEOUT + SLACK and len(took) < 2):
+    while not took or (took[-1] > TIMEOUT + SLACK and len(took) < 3):
         begun = time.monotonic()
         with pytest.raises(IdempotencyPersistenceConnectionError) as failed:
             verb(*arguments)
@@ -117,8 +117,6 @@ def test_a_frozen_node_of_a_cluster(kind, cluster):
 @pytest.mark.parametrize("connected", [True, False], ids=["connected before", "not connected before"])
 def test_a_frozen_master_behind_a_sentinel(kind, any_binary, connected):
     with RedisServer(any_binary) as master, RedisSentinel(any_binary, master) as sentinel:
-        with sentinel.client() as client:
-            until(lambda: client.sentinel_master(SERVICE)["role-reported"] == "master")
         where = connection("sentinel", sentinel.port)
         with driven(kind.connect(where, timeout_seconds=TIMEOUT)) as layer:
             if connected:
