@@ -59,9 +59,9 @@ def seconds_until_failure(verb, *arguments):
     return min(took)
 
 
-def assert_all_verbs_end_in_time(layer):
-    assert seconds_until_failure(layer.acquire, a_claim()) <= TIMEOUT + SLACK
-    assert seconds_until_failure(layer.complete, a_claim(), b"done") <= TIMEOUT + SLACK
+def assert_all_verbs_end_in_time(layer, slack=SLACK):
+    assert seconds_until_failure(layer.acquire, a_claim()) <= TIMEOUT + slack
+    assert seconds_until_failure(layer.complete, a_claim(), b"done") <= TIMEOUT + slack
 
 
 @pytest.mark.row(102)
@@ -80,7 +80,8 @@ def test_a_server_that_refuses_or_never_answers(kind, mode, port, request):
 def test_tls_to_a_port_that_has_none(kind, mode, port, request):
     where = connection(mode, request.getfixturevalue(port), ssl=True)
     with driven(kind.connect(where, timeout_seconds=TIMEOUT)) as layer:
-        assert_all_verbs_end_in_time(layer)
+        # A busy machine takes long to read the certificates of the system, and no deadline can stop that.
+        assert_all_verbs_end_in_time(layer, slack=2 * SLACK)
 
 
 @pytest.mark.row(102)
