@@ -6,7 +6,6 @@ import redis.asyncio
 
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_connection import closers
-from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from idempotency_mw.testing import PersistenceConformance
 from tests.clusters import SERVICE
 
@@ -53,11 +52,6 @@ class OnOneServer(PersistenceConformance):
     @pytest.fixture(autouse=True)
     def _server(self, any_server):
         self.server = any_server
-
-
-class TestBlockingInThreads(OnOneServer):
-    def make_layer(self):
-        return ThreadedPersistenceLayer(RedisPersistenceLayer.from_url(self.server.url, timeout_seconds=PATIENCE))
 
 
 class TestGivenClientThatDecodes(OnOneServer):

@@ -13,7 +13,7 @@ from tests.persistence.driven import KINDS, a_claim, driven
 from tests.proxy import Proxy
 from tests.servers import RedisServer, free_port
 
-TIMEOUT = 0.3
+TIMEOUT = 0.2
 SLACK = 0.1
 
 
