@@ -294,9 +294,10 @@ async def test_a_false_end_is_released_although_the_loop_was_blocked_longer_than
 
 
 @pytest.mark.row(45)
-async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once(memory):
+@pytest.mark.parametrize("before", [5, HOLD_TURNS + 20], ids=["quick", "slow"])
+async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once(memory, before):
     """The timer has fired, its task exists, and has not run yet."""
-    layer = SlowLayer(memory)
+    layer = SlowLayer(memory, before=before)
 
     async def app(scope, receive, send):
         await send(started())
