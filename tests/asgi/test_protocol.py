@@ -236,6 +236,31 @@ async def test_a_declared_length_settles_at_the_chunk_that_reaches_it(memory):
     assert (await conversation.end()).ok().body == b"done"
 
 
+@pytest.mark.row(66, 79)
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("status", "method"), [(204, "POST"), (304, "POST"), (200, "HEAD")])
+async def test_the_head_of_a_bodiless_answer_is_whole_and_waits_for_its_record(memory, status, method, fails):
+    layer = AroundLayer(memory)
+
+    async def app(scope, receive, send):
+        await send({**started(), "status": status})
+        await send(part(b""))
+        assert conversation.answer.messages == []
+        if fails:
+            raise BROKEN
+        await send(last())
+        assert layer.calls == ["acquire", "complete"]
+
+    service = surface_of(app, layer, http=HTTPConfig(methods=[method]))
+    conversation = service.conversation(method=method)
+    answer = await conversation.run()
+    if fails:
+        assert (answer.raised, answer.messages, layer.calls) == (BROKEN, [], ["acquire", "release"])
+    else:
+        assert answer.ok().types == ["http.response.start", "http.response.body", "http.response.body"]
+        assert (await service.request(method=method)).replayed
+
+
 # The hold of a last message.
 
 
