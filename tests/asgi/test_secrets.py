@@ -47,7 +47,7 @@ async def request(service, *, key=KEY, body=BODY, headers=HEADERS):
 
 async def flows(layer, **http):
     """Make requests of every kind, and yield each answer of ours."""
-    config = IdempotencyConfig(event_key_jmespath="key", lease_seconds=0.03)
+    config = IdempotencyConfig(event_key_jmespath="key")
     http = HTTPConfig(max_response_body=20, max_request_body=100, max_key_length=60, **http)
     gate = asyncio.Event()
     seen = []
@@ -76,14 +76,12 @@ async def flows(layer, **http):
         FailingLayer(layer, "acquire"), config=IdempotencyConfig(on_store_failure="pass"), http=http
     )
     await request(passing)
-    lost = BODY.replace(b"key-71f3", b"key-lost")
     for verb, play in (("complete", Play()), ("release", Play(500))):
         broken = ASGISurface(FailingLayer(layer, verb), play, config=config, http=http)
-        await request(broken, key=None, body=lost)
-        await asyncio.sleep(0.05)
-    beating = ASGISurface(
-        FailingLayer(layer, "extend"), Play(seen=lambda _: asyncio.sleep(0.02)), config=config, http=http
-    )
+        await request(broken, key=None, body=BODY.replace(b"key-71f3", b"key-" + verb.encode()))
+    quick = IdempotencyConfig(event_key_jmespath="key", lease_seconds=0.03)
+    pausing = Play(seen=lambda _: asyncio.sleep(0.02))
+    beating = ASGISurface(FailingLayer(layer, "extend"), pausing, config=quick, http=http)
     await request(beating, key=None, body=BODY.replace(b"key-71f3", b"key-beat"))
     for each in (*seen, service.app, layer, *getattr(layer, "claims", ())):
         clean(repr(each))
