@@ -97,10 +97,11 @@ class Exchange:
     # What the request is.
 
     def concerns(self, method: str, headers: Iterable[Sequence[bytes]]) -> bool:
-        """Tell, as cheaply as can be, whether a request may be ours; most are not. Names are in lower case."""
+        """Tell, as cheaply as can be, whether a request may be ours; most are not."""
         if method not in self._methods and method.upper() not in self._methods:
             return False
-        return self._is_keyless_ours or self._header in map(_first, headers)
+        # A server may hand names on as they came: Hypercorn does, with h11_pass_raw_headers.
+        return self._is_keyless_ours or self._header in map(bytes.lower, map(_first, headers))
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
