@@ -86,7 +86,7 @@ class Exchange:
         self.config = config
         self.http = http
         self._methods = frozenset(http.methods)
-        self._header = http.header.lower().encode("ascii") if http.header else None
+        self._header = http.header.lower().encode("ascii") if http.header else b""
         self._replay_header = http.replay_header.lower().encode("ascii")
         self._is_keyless_ours = http.required or config.event_key_jmespath is not None
         self._event_key = _selection(config.event_key_jmespath, config)
@@ -100,8 +100,11 @@ class Exchange:
         """Tell, as cheaply as can be, whether a request may be ours; most are not."""
         if method not in self._methods and method.upper() not in self._methods:
             return False
+        if self._is_keyless_ours:
+            return True
         # A server may hand names on as they came: Hypercorn does, with h11_pass_raw_headers.
-        return self._is_keyless_ours or self._header in map(bytes.lower, map(_first, headers))
+        names = b"\n".join(map(_first, headers)).lower()
+        return self._header in names and self._header in names.split(b"\n")
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
