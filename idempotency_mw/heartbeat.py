@@ -157,5 +157,5 @@ def _begin_anew() -> None:
     _pulse = _Pulse()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_begin_anew)
