@@ -257,6 +257,7 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -340,10 +341,11 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
 
     def _drop_what_is_over(self) -> None:
         """Drop the clients of loops on which `aclose` can't be called any more."""
-        for loop in [loop for loop, (_, thread) in tuple(self._own.items()) if _is_over(loop, thread)]:
-            own = self._own.pop(loop, None)
-            if own is not None:  # unless another thread was faster
-                drop(own[0], loop)
+        with self._dropping:  # one thread at a time
+            for loop, (client, thread) in tuple(self._own.items()):
+                if _is_over(loop, thread):
+                    del self._own[loop]
+                    drop(client, loop)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         try:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from idempotency_mw import IdempotencyConfig
 from idempotency_mw.testing.bench import a_claim
 from tests.aws.invoking import Orders, invoke, keyed, mangum
 
@@ -13,9 +14,10 @@ LIFESPANS = ["off", "auto", "on"]
 
 @pytest.mark.row(109)
 @pytest.mark.parametrize("lifespan", LIFESPANS)
-def test_warm_calls_run_and_replay_in_every_lifespan_mode(store, lifespan, silence):
+@pytest.mark.parametrize("use_local_cache", [False, True], ids=["plain", "cached"])
+def test_warm_calls_run_and_replay_in_every_lifespan_mode(store, lifespan, use_local_cache, silence):
     app = Orders()
-    handler = mangum(app, store, lifespan=lifespan)
+    handler = mangum(app, store, lifespan=lifespan, config=IdempotencyConfig(use_local_cache=use_local_cache))
     first, again, other = (invoke(handler, keyed(key)) for key in ("a", "a", "b"))
     assert [first.status, again.status, other.status] == [201, 201, 201]
     assert [first.is_replay, again.is_replay, other.is_replay] == [False, True, False]
