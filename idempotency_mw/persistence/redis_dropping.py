@@ -9,7 +9,7 @@ complain when it no longer does. Nobody offers a way, so this reaches for names 
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["drop", "with_sentinels"]
@@ -42,7 +42,8 @@ def _connections(client: Any) -> Iterator[Any]:
 def _drop_connection(connection: Any) -> None:
     writer, connection._writer, connection._reader = getattr(connection, "_writer", None), None, None
     if writer is not None:
-        writer.transport.abort()
+        with suppress(RuntimeError):  # a loop other than asyncio's own may insist that it is closed
+            writer.transport.abort()
 
 
 @contextmanager
