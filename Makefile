@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test check lint conformance format bench-unkeyed clean
+.PHONY: help venv run demo run-lambda test check lint conformance format bench-unkeyed clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -27,6 +27,9 @@ run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000; REDIS_URL=... fo
 
 demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on a Valkey)
 	@$(BIN)/python tools/demo.py $(if $(REDIS),--redis)
+
+run-lambda: $(VENV)/.demo ## Tell the story of examples/lambda_mangum.py, as Lambda runs and kills it
+	@$(BIN)/python tools/run_lambda.py
 
 test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
 	$(BIN)/python -m pytest $(ARGS)
