@@ -81,6 +81,21 @@ def replaced(loop):
 
 @pytest.mark.row(110)
 @pytest.mark.parametrize("change", [closed, closed_by_asyncio_run, replaced])
+def test_whatever_becomes_of_the_loop_each_store_goes_on_replaying(store, change, silence):
+    app = Orders()
+    handler = mangum(app, store)
+    for _ in range(3):
+        loop = asyncio.get_event_loop()
+        assert invoke(handler, keyed("a")).status == 201
+        change(loop)
+        asyncio.get_event_loop().run_until_complete(asyncio.sleep(0))
+        loop.close()
+    assert len(app.runs) == 1
+    asyncio.get_event_loop().close()
+
+
+@pytest.mark.row(110)
+@pytest.mark.parametrize("change", [closed, closed_by_asyncio_run, replaced])
 def test_after_its_loop_is_gone_a_call_gets_a_new_connection_and_the_old_one_goes_in_silence(
     valkey, any_server, change, silence
 ):
