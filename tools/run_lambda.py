@@ -1,9 +1,10 @@
 """Tell the story of examples/lambda_mangum.py as Lambda would have it, and check it against what is promised.
 
-An environment is a process that imports the handler once and serves one event at a time; in between it is frozen,
-and at its time-out it is killed. Three of them, A, B and C, share one Valkey server from its wheel. Each row shows
-what was sent, made from examples/lambda_event.json, what came back, and how often the handler has run for that order
-by then, by its log. Exits 0 if every row is as promised, and 1 with what differed if not.
+An environment is a process that imports the handler once and serves one event at a time; in between it is
+frozen, and at its time-out it is killed. Three of them, A, B and C, share one Valkey server from its wheel.
+Each row shows what was sent, made from examples/lambda_event.json, what came back, and how often the handler
+has run for that order by then, by its log. Exits 0 if every row is as promised, and 1 with what differed if
+not.
 """
 
 import argparse
