@@ -104,9 +104,8 @@ async def test_what_is_done_already_is_not_waited_for():
     await until_done(future)
 
 
+@pytest.mark.parametrize("shield", ["anyio"], indirect=True)
 async def test_within_a_scope_that_cancels_at_each_turn_it_sleeps_instead_of_spinning(shield, monkeypatch):
-    if shield == "no anyio":
-        pytest.skip("no scope without anyio")
     waits = []
     wait = asyncio.wait
 
