@@ -106,6 +106,11 @@ class Exchange:
                 return True
         return False
 
+    @property
+    def is_known_by_header(self) -> bool:
+        """Whether a request without the key's header surely passes."""
+        return not self._is_keyless_ours
+
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
         key = self._key_in_header(request)
