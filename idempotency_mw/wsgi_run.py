@@ -87,7 +87,8 @@ class Run:
 
     def __next__(self) -> bytes:
         with executing(self._execution):
-            chunk = next(self._outgoing)
+            while not (chunk := next(self._outgoing)):
+                pass
         self._started()
         return chunk
 
@@ -124,21 +125,18 @@ class Run:
 
     def _write(self, chunk: bytes) -> None:
         """Take a chunk in the older way: what may go out is out when this returns."""
-        for each in self._take(chunk):
-            self._put(each)
-
-    def _put(self, chunk: bytes) -> None:
-        if self._is_client_gone:
+        ready = self._take(chunk)
+        if not ready or self._is_client_gone:
             return
         try:
-            self._started()(chunk)
+            self._started()(ready)
         except OSError:
             self._is_client_gone = True  # not the app's business
 
     # How it runs.
 
     def _run(self, app: WSGIApp, environ: Environ) -> Generator[bytes]:
-        """Yield once when the app was called, and from then on what goes out."""
+        """Yield what goes out after each step of the app, its call and then each chunk; that may be nothing."""
         try:
             self._heartbeat.start()
             self._iterable = app(environ, self._start_response)
@@ -147,8 +145,9 @@ class Run:
         except Exception:
             self._fail()
             if self._is_replaced:
-                # What a late owner's client gets instead; the empty chunk is for `begin`, if that is who asked.
-                yield from (b"", *self._let_go())
+                # What a late owner's client gets instead. The call of the app was a step too.
+                yield b""
+                yield self._let_go()
             raise
         finally:
             # Interrupted, the claim is left as it is: what the app started may still go on.
@@ -157,15 +156,15 @@ class Run:
     def _answer(self) -> Generator[bytes]:
         is_only = isinstance(self._iterable, list | tuple) and len(self._iterable) == 1
         for chunk in self._iterable:
-            yield from self._take(chunk, is_last=is_only)
+            yield self._take(chunk, is_last=is_only)
         self._capture.finish()
         if not self._is_settled:
             self._settle_as_answered()
         if self._status_line and not self._is_client_gone:
             self._started()
-        yield from self._let_go()
+        yield self._let_go()
 
-    def _take(self, chunk: Any, *, is_last: bool = False) -> list[bytes]:
+    def _take(self, chunk: Any, *, is_last: bool = False) -> bytes:
         """Take some of the app's answer, and return what may go out now."""
         if not isinstance(chunk, bytes):
             raise TypeError(f"a chunk must be bytes, not {type(chunk).__name__}")
@@ -173,7 +172,7 @@ class Run:
             raise AssertionError("a chunk came before start_response was called")
         self._capture.add(chunk)
         if not chunk or self._is_replaced or self._capture.is_bodiless:
-            return []
+            return b""
         self._held.append(chunk)
         if is_last:
             self._capture.finish()
@@ -182,11 +181,11 @@ class Run:
         is_surely_not_last = self._is_settled or self._capture.has_length
         return self._let_go(but=0 if is_surely_not_last else 1)
 
-    def _let_go(self, but: int = 0) -> list[bytes]:
+    def _let_go(self, but: int = 0) -> bytes:
         """Return what is held, but so many of the last chunks."""
         count = len(self._held) - but
         ready, self._held = self._held[:count], self._held[count:]
-        return ready
+        return b"".join(ready)
 
     def _drain(self) -> None:
         """Have the rest of an answer that nobody reads; if that takes too long, the lease has to lapse."""
