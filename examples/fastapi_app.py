@@ -133,7 +133,7 @@ class Ledger:
         return Entry.model_validate(dict(row))
 
     def entries(self, subject: str | None) -> list[Entry]:
-        rows = self._execute("SELECT * FROM entries WHERE ?1 IS NULL OR subject = ?1 ORDER BY id", (subject,))
+        rows = self._execute("SELECT * FROM entries WHERE subject = coalesce(?, subject) ORDER BY id", (subject,))
         return [Entry.model_validate(dict(row)) for row in rows]
 
     def _execute(self, statement: str, values: tuple[str | int | None, ...] = ()) -> list[sqlite3.Row]:

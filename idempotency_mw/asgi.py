@@ -71,11 +71,14 @@ class IdempotencyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
-        if scope["type"] != "http" or scope["method"] in self._passing or SCOPE_KEY in scope:
+        if scope["type"] != "http" or scope["method"] in self._passing:
             await self.app(scope, receive, send)
             return
         exchange = self._exchange if self._resolve is None else await self._resolved(self._resolve, scope)
         if exchange is None or not exchange.concerns(scope["method"], scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        if isinstance(scope.get(SCOPE_KEY), Execution):  # mounted twice
             await self.app(scope, receive, send)
             return
         await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
@@ -211,8 +214,13 @@ async def _begin(
         if watch is None:
             watch = asyncio.ensure_future(receive())
         done, _ = await asyncio.wait([watch], timeout=seconds)
-        if done and watch.result()["type"] == "http.disconnect":
+        if not done:
+            return
+        if watch.result()["type"] == "http.disconnect":
             raise _ClientGoneError
+        # Not a message to expect here; but it must not make us ask the store without a pause.
+        watch = None
+        await asyncio.sleep(seconds)
 
     try:
         return await handler.begin(operation, wait_seconds=waited, pause=pause)
@@ -225,7 +233,7 @@ def _request(scope: Scope) -> Request:
     path, root = scope["path"], scope.get("root_path", "")
     # Servers differ: with some the path has the prefix of the mount, with others it does not.
     if root and path != root and not path.startswith(root.rstrip("/") + "/"):
-        path = root + path
+        path = root.rstrip("/") + path
     return Request(
         method=scope["method"].upper(),
         path=path,

@@ -7,6 +7,7 @@ Nothing that would let a client see a whole response goes out before its record 
     the last message of an answer without a declared length
         hold it: a middleware inside may have ended a broken stream so. When the app returns, or after
         HOLD_SECONDS if it still runs (a background task), settle, then send it. An exception before that releases.
+        HOLD_TURNS more turns of the loop, because a loop that was blocked meanwhile has made none.
 
 A client that goes away is not the app's business: it runs to its end, and its answer is kept for the retry.
 """
@@ -15,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from idempotency_mw.core.machine import Deliver, Ending, Execute, Failed, Replay
+from idempotency_mw.core.machine import Deliver, Discarded, Ending, Execute, Failed, Replay
 from idempotency_mw.execution import Execution, executing
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
@@ -32,6 +33,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SCOPE_KEY = "idempotency"
 HOLD_SECONDS = 0.05
+HOLD_TURNS = 50
 
 # Ways of sending a body past us, so that it could not be kept.
 _HIDDEN_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
@@ -56,6 +58,8 @@ class Run:
         self._heartbeat = handler.heartbeat(decision.claim)
         self._capture = exchange.capture(request)
         self._pending: list[Message] = []  # to be sent before anything else is
+        self._sending = asyncio.Lock()  # an app may send from several tasks: nothing overtakes the settling
+        self._is_ended = False  # the app has sent what it calls its last message
         self._is_settled = False
         self._is_sent = False  # some of the app's own answer is out
         self._is_replaced = False  # the client got, or gets, another answer than the app's
@@ -80,9 +84,8 @@ class Run:
             await self._after_return()
         finally:
             # Cancelled or interrupted, the claim is left as it is: what the app started may still go on.
-            if self._late is not None:
-                await until_done(self._late)
             self._end_hold()
+            await self._end_late()
             self._heartbeat.stop()
             self._is_answered.set()
 
@@ -110,11 +113,14 @@ class Run:
 
     async def send(self, message: Message) -> None:
         """Take one message of the app's answer."""
-        if self._is_replaced:
-            return
+        async with self._sending:
+            if not self._is_replaced:
+                await self._send(message)
+
+    async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._pending.append(self._started(message))
-        elif message["type"] == "http.response.body":
+        elif message["type"] == "http.response.body" and not self._is_ended:
             await self._send_body(message)
         elif self._pending:
             self._pending.append(message)
@@ -122,12 +128,16 @@ class Run:
             await self._forward(message)
 
     def _started(self, message: Message) -> Message:
+        if self._capture.is_started:
+            raise RuntimeError("the app has sent http.response.start twice")
         headers = tuple((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
         self._capture.start(message["status"], tuple((name.lower(), value) for name, value in headers))
         return {**message, "headers": list(self._exchange.without_marker(headers))}
 
     async def _send_body(self, message: Message) -> None:
-        is_last = not message.get("more_body", False)
+        if not self._capture.is_started:
+            raise RuntimeError("the app has sent http.response.body before http.response.start")
+        self._is_ended = is_last = not message.get("more_body", False)
         self._capture.add(message.get("body", b""))
         if is_last:
             self._capture.finish()
@@ -186,6 +196,7 @@ class Run:
         else:
             response = self._exchange.rejection(self._request, reply)
         await send_response(self._forward, response)
+        self._is_answered.set()
 
     async def _settle_and_flush(self, *messages: Message) -> None:
         await self._settle(self._exchange.verdict(self._capture, discarded=self._execution.discarded))
@@ -193,28 +204,42 @@ class Run:
             await self._flush(*messages)
 
     def _begin_hold(self) -> None:
-        if self._hold is None:
-            self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
+        self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
 
     def _end_hold(self) -> None:
         if self._hold is not None:
             self._hold.cancel()
 
     def _after_hold(self) -> None:
-        if not self._is_settled:
-            self._late = asyncio.get_running_loop().create_task(self._settle_and_flush())
+        self._late = asyncio.get_running_loop().create_task(self._settle_late())
+
+    async def _settle_late(self) -> None:
+        for _ in range(HOLD_TURNS):
+            await asyncio.sleep(0)
+        async with self._sending:
+            if not self._is_settled:
+                await self._settle_and_flush()
+
+    async def _end_late(self) -> None:
+        """See its write done, if we are cancelled while it goes on; but not its sending, which may take for ever."""
+        if self._late is not None and not self._late.done():
+            self._late.cancel()
+            await until_done(self._late)
 
     async def _after_exception(self) -> None:
         self._end_hold()
         if not self._is_settled:
-            await self._settle(Failed())
+            await self._settle(Discarded() if self._execution.discarded else Failed())
+        elif self._late is not None:
+            await asyncio.wait([self._late])
 
     async def _after_return(self) -> None:
         self._end_hold()
-        if self._late is not None:
-            await self._late
-        elif not self._is_settled:
-            await self._settle_and_flush()
+        async with self._sending:
+            if not self._is_settled:
+                await self._settle_and_flush()
+        if self._late is not None and self._late.done():
+            self._late.result()
 
 
 async def send_response(send: Send, response: Response) -> None:

@@ -15,7 +15,6 @@ from time import monotonic
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.record import Claim
-from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 
 __all__ = ["AsyncHeartbeat", "Heartbeat"]
@@ -53,7 +52,7 @@ class Heartbeat:
         try:
             if self._store.extend(self._claim) or self._stopped:
                 return self._interval
-        except IdempotencyPersistenceLayerError as error:
+        except Exception as error:  # noqa: BLE001 - a layer's own error must not end the beats of all claims
             report.lease_not_extended(self._claim.storage_key, error)
             return self._interval
         report.lease_lost(self._claim.storage_key)
@@ -96,7 +95,7 @@ class AsyncHeartbeat:
         try:
             if await self._store.extend(self._claim) or self._stopped:
                 return self._interval
-        except IdempotencyPersistenceLayerError as error:
+        except Exception as error:  # noqa: BLE001 - a layer's own error must not end the beats of all claims
             report.lease_not_extended(self._claim.storage_key, error)
             return self._interval
         report.lease_lost(self._claim.storage_key)
@@ -128,8 +127,9 @@ class _Pulse:
         with self._condition:
             heapq.heappush(self._due, (monotonic() + seconds, next(self._order), heartbeat))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="idempotency_mw heartbeat", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="idempotency_mw heartbeat", daemon=True)
+                thread.start()
+                self._thread = thread
             self._condition.notify()
 
     def _run(self) -> None:

@@ -52,7 +52,7 @@ def lease_lost(storage_key: str) -> None:
     _warn(storage_key, "the claim was lost while the app runs")
 
 
-def lease_not_extended(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
+def lease_not_extended(storage_key: str, error: Exception) -> None:
     """A heartbeat failed; the next one may still be in time."""
     _warn(storage_key, "the lease was not extended: the store failed", error)
 
@@ -77,8 +77,11 @@ def answer_not_storable(storage_key: str) -> None:
     _warn(storage_key, "the answer can't be stored; duplicates will be refused")
 
 
-def _warn(storage_key: str, what: str, error: IdempotencyPersistenceLayerError | None = None) -> None:
+def _warn(storage_key: str, what: str, error: Exception | None = None) -> None:
     if error is None:
         _logger.warning("%s: %s", storage_key[:12], what)
-    else:
+    elif isinstance(error, IdempotencyPersistenceLayerError):
         _logger.warning("%s: %s: %s: %s", storage_key[:12], what, type(error).__name__, error)
+    else:
+        # What a foreign error's message quotes is not known.
+        _logger.warning("%s: %s: %s", storage_key[:12], what, type(error).__name__)

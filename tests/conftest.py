@@ -5,9 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rows import ROWS
 from tests.servers import RedisServer, binaries
+
+# The machines that run this are slow at times; what has to be fast is measured where it matters.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
 

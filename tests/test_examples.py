@@ -138,11 +138,16 @@ async def test_a_browser_of_the_shop_may_send_a_key_and_read_of_a_refusal(client
 
 @pytest.mark.fault(7, 11, 24)
 @pytest.mark.row(35, 36, 37, 48, 51, 76, 86)
-@pytest.mark.parametrize("options", [[], ["--redis"]], ids=["sqlite", "valkey"])
-def test_the_demo_keeps_every_promise_on_real_processes(options: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/demo.py", *options], cwd=ROOT, capture_output=True, text=True, timeout=55
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "15 of 15 as promised" in done.stdout
-    assert "\x1b" not in done.stdout
+def test_the_demo_keeps_every_promise_on_real_processes() -> None:
+    # Mostly it waits for leases: the one on SQLite and the one on Valkey do so together.
+    demos = [
+        subprocess.Popen(
+            [sys.executable, "tools/demo.py", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for options in ([], ["--redis"])
+    ]
+    for demo in demos:
+        told = demo.communicate(timeout=55)[0].decode()
+        assert demo.returncode == 0, told
+        assert "15 of 15 as promised" in told
+        assert "\x1b" not in told

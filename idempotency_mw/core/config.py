@@ -71,9 +71,9 @@ class IdempotencyConfig:
         check_choice("on_error", self.on_error, get_args(OnError))
         check_choice("after_crash", self.after_crash, get_args(AfterCrash))
         check_choice("on_store_failure", self.on_store_failure, get_args(OnStoreFailure))
-        check_selection("event_key_jmespath", self.event_key_jmespath)
-        check_selection("payload_validation_jmespath", self.payload_validation_jmespath)
         check_type("jmespath_options", self.jmespath_options, jmespath.Options | None)
+        check_selection("event_key_jmespath", self.event_key_jmespath, self.jmespath_options)
+        check_selection("payload_validation_jmespath", self.payload_validation_jmespath, self.jmespath_options)
         if self.response_hook is not None and not callable(self.response_hook):
             raise IdempotencyConfigurationError("response_hook must be callable")
         check_type("key_prefix", self.key_prefix, str)
@@ -118,13 +118,13 @@ def check_count(name: str, value: object, least: int) -> None:
         raise IdempotencyConfigurationError(f"{name} must be a whole number from {least}, not {value!r}")
 
 
-def check_selection(name: str, expression: object) -> None:
-    """Raise unless the named option is None or a JMESPath expression that compiles."""
+def check_selection(name: str, expression: object, options: jmespath.Options | None) -> None:
+    """Raise unless the named option is None or a JMESPath expression that can be searched with these options."""
     if expression is None:
         return
     if not isinstance(expression, str):
         raise IdempotencyConfigurationError(f"{name} must be a JMESPath expression, not {expression!r}")
     try:
-        Selection(expression)
+        Selection(expression, options)
     except JMESPathError as error:
         raise IdempotencyConfigurationError(f"{name} is not a JMESPath expression: {error}") from error

@@ -4,11 +4,13 @@ Digests are SHA-256 over length-prefixed parts: no choice of delimiter lets `("a
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import jmespath
+from jmespath.exceptions import UnknownFunctionError
+from jmespath.functions import Functions
 
 from idempotency_mw.errors import IdempotencyKeyError
 
@@ -32,10 +34,11 @@ def text(value: str) -> bytes:
 def canonical(data: Any) -> bytes:
     """Return the same bytes for equal JSON data, whatever the order of its members.
 
-    Raises `IdempotencyKeyError` for what is not JSON data, or is nested too deeply.
+    Raises `IdempotencyKeyError` for what is not JSON data, or is nested too deeply. A number over the range of
+    floats was read as infinity, which is no JSON either: it would be equal to every other such number.
     """
     try:
-        return json.dumps(data, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(data, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise IdempotencyKeyError(f"the payload has no canonical form: {type(error).__name__}") from None
 
@@ -43,8 +46,8 @@ def canonical(data: Any) -> bytes:
 class Selection:
     """A compiled JMESPath expression with its options.
 
-    Raises jmespath's own error when built from something that is not an expression, and
-    `IdempotencyKeyError` when it fails on the data that it is given.
+    Raises jmespath's own error when built from something that is not an expression, or names a function that
+    there is not, and `IdempotencyKeyError` when it fails on the data that it is given.
     """
 
     __slots__ = ("_compiled", "_options")
@@ -52,6 +55,11 @@ class Selection:
     def __init__(self, expression: str, options: jmespath.Options | None = None) -> None:
         self._compiled = jmespath.compile(expression)
         self._options = options
+        functions = getattr(options, "custom_functions", None) or Functions()
+        known = getattr(functions, "FUNCTION_TABLE", None)  # what has none only jmespath can ask
+        for name in _functions_in(self._compiled.parsed):
+            if known is not None and name not in known:
+                raise UnknownFunctionError(f"there is no function {name}()")
 
     def of(self, data: Any) -> Any:
         """Return what the expression selects from JSON data; None where it selects nothing."""
@@ -62,3 +70,14 @@ class Selection:
             raise IdempotencyKeyError(
                 f"the JMESPath expression fails on this payload: {type(error).__name__}"
             ) from None
+
+
+def _functions_in(node: Any) -> Iterator[str]:
+    """Yield the functions that a parsed expression names: jmespath asks for one only when it is called."""
+    if not isinstance(node, dict):  # the bounds of a slice are nodes without a dict
+        return
+    parsed = cast("dict[str, Any]", node)
+    if parsed["type"] == "function_expression":
+        yield parsed["value"]
+    for child in parsed["children"]:
+        yield from _functions_in(child)

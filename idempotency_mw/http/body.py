@@ -1,7 +1,6 @@
 """Request bodies: what they are declared to be, JSON that is read strictly, and parts of multipart forms."""
 
 import json
-import math
 import re
 from typing import Any, NoReturn
 
@@ -57,9 +56,7 @@ def parse_json(body: bytes) -> Any:
     Raises `NotJSONError`, or `DuplicateMemberError`.
     """
     try:
-        return json.loads(
-            body.decode("utf-8"), object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_refuse
-        )
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
     except DuplicateMemberError:
         raise
     except (ValueError, RecursionError) as error:
@@ -72,11 +69,6 @@ def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(members):
         raise DuplicateMemberError("a member stands twice in one object")
     return data
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    return value if math.isfinite(value) else _refuse(number)
 
 
 def _refuse(constant: str) -> NoReturn:

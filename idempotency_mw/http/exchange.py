@@ -11,8 +11,9 @@ In two steps, because the body and the caller lie between them, and only the sur
 and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, assert_never
 
 from idempotency_mw.core.config import IdempotencyConfig
@@ -43,6 +44,8 @@ from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
+
+_first = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,6 @@ class Exchange:
         self.http = http
         self._methods = frozenset(http.methods)
         self._header = http.header.lower().encode("ascii") if http.header else None
-        self._header_length = len(self._header or b"")
         self._replay_header = http.replay_header.lower().encode("ascii")
         self._is_keyless_ours = http.required or config.event_key_jmespath is not None
         self._event_key = _selection(config.event_key_jmespath, config)
@@ -94,17 +96,11 @@ class Exchange:
 
     # What the request is.
 
-    def concerns(self, method: str, headers: Iterable[Iterable[bytes]]) -> bool:
-        """Tell, as cheaply as can be, whether a request may be ours. Most are not."""
-        if method.upper() not in self._methods:
+    def concerns(self, method: str, headers: Iterable[Sequence[bytes]]) -> bool:
+        """Tell, as cheaply as can be, whether a request may be ours; most are not. Names are in lower case."""
+        if method not in self._methods and method.upper() not in self._methods:
             return False
-        if self._is_keyless_ours:
-            return True
-        header, length = self._header, self._header_length
-        for name, _ in headers:  # noqa: SIM110 -- half the instructions of any(), on each request of the app
-            if len(name) == length and name.lower() == header:
-                return True
-        return False
+        return self._is_keyless_ours or self._header in map(_first, headers)
 
     @property
     def is_known_by_header(self) -> bool:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.problem import Problem, Refusal
@@ -42,9 +43,8 @@ def _is_utf8_throughout(parameters: str) -> bool:
     for found in _DISPLAY_STRING.finditer(parameters):
         if found[1] is None:
             continue
-        octets = re.sub(rb"%([0-9a-f]{2})", lambda hit: bytes([int(hit[1], 16)]), found[1][2:-1].encode("ascii"))
         try:
-            octets.decode("utf-8")
+            unquote_to_bytes(found[1][2:-1]).decode("utf-8")
         except UnicodeDecodeError:
             return False
     return True

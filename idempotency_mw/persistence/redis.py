@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, Self, TypeVar, cast
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
@@ -35,6 +34,7 @@ from idempotency_mw.persistence.redis_connection import (
     blocking_client,
     closers,
 )
+from idempotency_mw.persistence.redis_dropping import drop
 
 __all__ = [
     "AsyncRedisPersistenceLayer",
@@ -119,6 +119,7 @@ class RedisPersistenceLayer(_RedisLayer):
         self._deadline = Deadline()
         self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
+        self._in_doubt: set[threading.Thread] = set()
         if not isinstance(client, RedisConnection):
             warn_if_slow(client, timeout_seconds)
 
@@ -128,7 +129,9 @@ class RedisPersistenceLayer(_RedisLayer):
             return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
-            threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True).start()
+            thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+            self._in_doubt.add(thread)
+            thread.start()
             raise
 
     def extend(self, claim: Claim) -> bool:
@@ -160,7 +163,9 @@ class RedisPersistenceLayer(_RedisLayer):
             raise commands.translated(error) from error
 
     def close(self) -> None:
-        """Close the client, if this layer built it."""
+        """Wait for releases that are still under way, and close the client, if this layer built it."""
+        for thread in tuple(self._in_doubt):
+            thread.join()
         own, self._own = self._own, None
         if own is not None:
             for close in closers(own):
@@ -178,10 +183,21 @@ class RedisPersistenceLayer(_RedisLayer):
         if not isinstance(self._source, RedisConnection):
             return self._source
         if self._own is None:
-            with self._building:
-                if self._own is None:
-                    self._own = blocking_client(self._source, self._deadline, **self._client_options)
-        return self._own
+            self._build(self._source)
+        return cast("RedisClientProtocol", self._own)
+
+    def _build(self, connection: RedisConnection) -> None:
+        """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
+
+        A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
+        """
+        has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
+        try:
+            if self._own is None:
+                self._own = blocking_client(connection, self._deadline, **self._client_options)
+        finally:
+            if has_lock:
+                self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         self._deadline.start(self.timeout_seconds)
@@ -216,6 +232,8 @@ class RedisPersistenceLayer(_RedisLayer):
             self._ask_once(commands.release(self._key(claim), claim))
         except DRIVER_ERRORS:
             return  # the lease ends it
+        finally:
+            self._in_doubt.discard(threading.current_thread())
 
 
 class AsyncRedisPersistenceLayer(_RedisLayer):
@@ -238,7 +256,7 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
-        self._own: WeakKeyDictionary[asyncio.AbstractEventLoop, RedisClientProtocol] = WeakKeyDictionary()
+        self._own: dict[asyncio.AbstractEventLoop, RedisClientProtocol] = {}
         self._in_doubt: set[asyncio.Task[None]] = set()
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -281,9 +299,11 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
 
     async def aclose(self) -> None:
         """Wait for releases that are still under way, and close this loop's client, if this layer built it."""
-        if self._in_doubt:
-            await asyncio.wait(self._in_doubt)
-        own = self._own.pop(asyncio.get_running_loop(), None)
+        loop = asyncio.get_running_loop()
+        under_way = [task for task in self._in_doubt if task.get_loop() is loop]
+        if under_way:
+            await asyncio.wait(under_way)
+        own = self._own.pop(loop, None)
         if own is not None:
             for close in closers(own):
                 await close()
@@ -302,8 +322,14 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         loop = asyncio.get_running_loop()
         client = self._own.get(loop)
         if client is None:
+            self._drop_what_is_over()
             client = self._own[loop] = async_client(self._source, self.timeout_seconds, **self._client_options)
         return client
+
+    def _drop_what_is_over(self) -> None:
+        """Drop the clients of loops that were closed before `aclose` was called on them, as `asyncio.run` does."""
+        for loop in [loop for loop in self._own if loop.is_closed()]:
+            drop(self._own.pop(loop))
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         try:

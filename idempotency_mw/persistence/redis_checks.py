@@ -1,5 +1,6 @@
 """What can be told of a client, a server and the options before the first request."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -57,7 +58,7 @@ def _slowest(client: Any) -> float | None:
 def check_version(info: Mapping[str, Any]) -> None:
     """Raise `IdempotencyConfigurationError` for a server, or a node of a cluster, that is too old."""
     for version in _of_each_node(info, "redis_version"):
-        if tuple(int(part) for part in str(version).split(".")[:2]) < OLDEST_SERVER:
+        if tuple(int(part) for part in re.findall(r"\d+", str(version))[:2]) < OLDEST_SERVER:
             raise IdempotencyConfigurationError(
                 f"the server is {version}; its scripts need Redis 7.0 or Valkey 7.2"
             )

@@ -19,7 +19,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.redis_dropping import with_sentinels
 
 __all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
 
@@ -64,14 +66,17 @@ class RedisConnection:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise IdempotencyConfigurationError(f"mode must be one of {', '.join(get_args(Mode))}")
+        _check_number("port", self.port, least=1, most=65535)
+        _check_number("db_index", self.db_index, least=0, most=2**31 - 1)
         self._check_url()
         self._check_sentinel()
-        if self.mode == "cluster" and self.db_index:
-            raise IdempotencyConfigurationError("db_index must be 0 in a cluster, which has one database")
+        if self.mode == "cluster":
+            self._check_cluster()
 
     def _check_url(self) -> None:
         if self.url is None:
             return
+        check_type("url", self.url, str)
         single = ("host", "port", "username", "password", "db_index")
         given = [name for name in single if getattr(self, name) is not None]
         if self.ssl:
@@ -82,15 +87,31 @@ class RedisConnection:
             raise IdempotencyConfigurationError("url must begin with redis://, rediss:// or unix://")
         if self.mode == "sentinel":
             raise IdempotencyConfigurationError("url: with mode='sentinel' give sentinels and service_name")
+        try:
+            _redis.connection.parse_url(self.url)
+        except ValueError:
+            # Its message may quote a part of the password.
+            raise IdempotencyConfigurationError("url has a port or an option that can't be read") from None
+
+    def _check_cluster(self) -> None:
+        options = self.options()
+        if self.db_index or options.get("db"):
+            raise IdempotencyConfigurationError("db_index must be 0 in a cluster, which has one database")
+        if "path" in options:
+            raise IdempotencyConfigurationError("url: a cluster's nodes are not reached by unix://")
 
     def _check_sentinel(self) -> None:
         if self.mode != "sentinel":
-            if self.sentinels or self.service_name:
-                raise IdempotencyConfigurationError("sentinels and service_name need mode='sentinel'")
+            if self.sentinels or self.service_name or self.sentinel_username or self.sentinel_password:
+                raise IdempotencyConfigurationError(
+                    "sentinels, service_name, sentinel_username and sentinel_password need mode='sentinel'"
+                )
         elif not self.sentinels or not self.service_name:
             raise IdempotencyConfigurationError("mode='sentinel' needs sentinels and service_name")
         elif self.host is not None or self.port is not None:
             raise IdempotencyConfigurationError("host and port: with mode='sentinel' the Sentinels know them")
+        elif not all(_is_address(each) for each in self.sentinels):
+            raise IdempotencyConfigurationError("sentinels must be pairs of host and port")
 
     def options(self) -> dict[str, Any]:
         """Return the connection's options in redis-py's words."""
@@ -98,6 +119,8 @@ class RedisConnection:
             options: dict[str, Any] = dict(_redis.connection.parse_url(self.url))
             if options.pop("connection_class", None) is _redis.SSLConnection:
                 options["ssl"] = True
+            if self.mode == "cluster" and options.get("db") == 0:
+                del options["db"]  # there is no other, and redis-py refuses the option
             return options
         options = {"username": self.username, "password": self.password, "ssl": self.ssl}
         if self.mode != "cluster":
@@ -105,6 +128,21 @@ class RedisConnection:
         if self.mode != "sentinel":
             options |= {"host": self.host or "localhost", "port": self.port or 6379}
         return options
+
+
+def _check_number(name: str, value: object, least: int, most: int) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise IdempotencyConfigurationError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def _is_address(pair: object) -> bool:
+    match pair:
+        case (str(), int()):
+            return True
+        case _:
+            return False
 
 
 class Deadline(local):
@@ -218,8 +256,9 @@ def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, 
 
 
 def closers(client: Any) -> list[Callable[[], Any]]:
-    """Return what closes the client: its own method, and those of the clients that ask Sentinels for it."""
-    sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
-    clients = [client, *getattr(sentinel, "sentinels", ())]
+    """Return what closes the client, and the clients with which it asks Sentinels."""
     # aclose() came with redis-py 5.0.1.
-    return [getattr(each, "aclose", each.close) for each in clients]
+    own = [getattr(each, "aclose", each.close) for each in with_sentinels(client)]
+    # A blocking cluster's client does not close the pools that were made by a class of ours.
+    pools = getattr(client, "disconnect_connection_pools", None)
+    return own if pools is None else [pools, *own]

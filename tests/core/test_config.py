@@ -44,7 +44,7 @@ ACCEPTED = {
     "on_error": ["release", "store"],
     "after_crash": ["retry", "refuse"],
     "on_store_failure": ["refuse", "pass"],
-    "event_key_jmespath": [None, "id", "[tenant, order.id]", "powertools_json(body).id"],
+    "event_key_jmespath": [None, "id", "[tenant, order.id]", "sort_by(items, &length(id))[0:2:1].id"],
     "payload_validation_jmespath": [None, "@", "{a: a, b: b[0]}", "&name"],
     "jmespath_options": [None, jmespath.Options()],
     "raise_on_no_idempotency_key": [True, False],
@@ -57,7 +57,7 @@ ACCEPTED = {
 NO_SECONDS = [-1, -0.001, MAX_SECONDS + 1, NAN, INFINITY, -INFINITY, True, None, "30", 1j]
 NO_FLAG = [None, 0, 1, "yes"]
 NO_CHOICE = [None, "", "RELEASE", "no", True, 0, ["release"]]
-NO_EXPRESSION = ["", "a..b", "[", "a b", "f(", 7, b"id", ["id"]]
+NO_EXPRESSION = ["", "a..b", "[", "a b", "f(", "lenght(id)", "[a, b[?c == abs(x(d))] | {e: e}]", 7, b"id", ["id"]]
 
 REFUSED = {
     "expires_after_seconds": [0, 0.0009, *NO_SECONDS],

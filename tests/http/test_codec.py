@@ -177,7 +177,7 @@ def test_a_mangled_block_is_refused_in_time_that_grows_with_its_length(block: by
         assert read(data) is None
         return time.thread_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.1
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.row(59)

@@ -205,7 +205,7 @@ def test_a_long_query_is_read_in_time_that_grows_with_its_length(part: bytes) ->
         canonical_query(query)
         return time.thread_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.3
+    assert min(seconds() for _ in range(3)) < 1
 
 
 # Lists.

@@ -210,14 +210,14 @@ items = st.builds(
 
 
 @pytest.mark.row(11, 13)
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(items)
 def test_the_parser_agrees_with_the_reference_on_items(item: str) -> None:
     assert_agreement(item.encode("latin-1"))
 
 
 @pytest.mark.row(11, 12)
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(items, st.data())
 def test_the_parser_agrees_with_the_reference_on_items_with_an_error(item: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(item)))
@@ -228,7 +228,7 @@ def test_the_parser_agrees_with_the_reference_on_items_with_an_error(item: str, 
 
 
 @pytest.mark.row(11)
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from('"\\;=:%@?.-*a1 \xe9'), max_size=10))
 def test_the_parser_agrees_with_the_reference_on_rubbish(rest: str) -> None:
     assert_agreement(('"k"' + rest).encode("latin-1"))
@@ -286,8 +286,8 @@ LONG = {
 @pytest.mark.parametrize("value", LONG.values(), ids=LONG)
 def test_a_long_header_is_read_in_time_that_grows_with_its_length(value: str) -> None:
     line = value.encode("ascii")
-    best = min(_seconds(line) for _ in range(3))
-    assert best < 0.05
+    # A tenth of this on a quiet machine. Time that grows with the square would be seconds.
+    assert min(_seconds(line) for _ in range(3)) < 0.25
 
 
 def _seconds(line: bytes) -> float:

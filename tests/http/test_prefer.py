@@ -95,4 +95,4 @@ def test_a_long_preference_is_read_in_time_that_grows_with_its_length(line: str)
         wait(line)
         return time.thread_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.05
+    assert min(seconds() for _ in range(3)) < 0.25

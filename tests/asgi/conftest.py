@@ -1,0 +1,45 @@
+"""Stores and surfaces for the scenarios."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from tests.asgi.driver import ASGISurface, ManualClock
+from tests.asgi.layers import AroundLayer
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def memory(clock: ManualClock) -> MemoryPersistenceLayer:
+    """A store whose time is the test's."""
+    return MemoryPersistenceLayer(clock=clock)
+
+
+@pytest.fixture(params=["memory", "sqlite", "valkey"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AroundLayer]:
+    """Each kind of store in turn, counting its verbs."""
+    if request.param == "memory":
+        yield AroundLayer(MemoryPersistenceLayer())
+    elif request.param == "sqlite":
+        with SQLitePersistenceLayer(tmp_path / "records.db", durability="normal") as layer:
+            yield AroundLayer(layer)
+    else:
+        url = request.getfixturevalue("any_server").url
+        async with AsyncRedisPersistenceLayer.from_url(url, key_prefix=f"{uuid4().hex}:") as layer:
+            yield AroundLayer(layer)
+
+
+@pytest.fixture
+def surface() -> Callable[..., Any]:
+    """What the scenarios speak to. Another surface of the same shape can stand here."""
+    return ASGISurface

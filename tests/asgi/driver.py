@@ -1,0 +1,341 @@
+"""A client and a server for one request, in this process and exact about ASGI.
+
+`Conversation` is the server's side: what the app receives, and what it sends, in its order and time. It refuses
+what a server refuses. The client goes away, and the task is cancelled, at moments that the test chooses.
+
+`ASGISurface` is what the scenarios speak to: it runs a `Play` behind the middleware. A scenario that uses nothing
+else of a surface than `request` and `runs` is not about ASGI, and holds for any other surface that has these.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from idempotency_mw import IdempotencyConfig
+from idempotency_mw.asgi import IdempotencyMiddleware
+
+Headers = Iterable[tuple[str | bytes, str | bytes]]
+Body = bytes | list[dict[str, Any]]
+JSON = ("content-type", "application/json")
+
+
+class ManualClock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ProtocolError(RuntimeError):
+    """The app broke ASGI; what a server raises then."""
+
+
+@dataclass
+class Answer:
+    """What the client got, and how the app's call ended."""
+
+    status: int | None = None
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+    ended: bool = False
+    """The last message came."""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    raised: BaseException | None = None
+
+    def all(self, name: str) -> list[str]:
+        wanted = name.encode()
+        return [value.decode("latin-1") for each, value in self.headers if each.lower() == wanted]
+
+    def one(self, name: str) -> str | None:
+        values = self.all(name)
+        assert len(values) <= 1, values
+        return values[0] if values else None
+
+    @property
+    def replayed(self) -> bool:
+        return self.one("idempotent-replayed") == "true"
+
+    @property
+    def slug(self) -> str:
+        """The last part of a problem's type."""
+        assert self.one("content-type") == "application/problem+json", self
+        problem = json.loads(self.body)
+        assert problem["status"] == self.status
+        return problem["type"].rsplit(":", 1)[1]
+
+    @property
+    def types(self) -> list[str]:
+        return [message["type"] for message in self.messages]
+
+    def brief(self) -> tuple[int | None, bytes]:
+        return self.status, self.body
+
+    def ok(self) -> "Answer":
+        """Return the answer of a request that went well as far as the server can see."""
+        if self.raised is not None:
+            raise AssertionError("the app's call raised") from self.raised
+        assert self.ended, self.messages
+        return self
+
+
+def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("latin-1")
+
+
+class Conversation:
+    """One request. `body` is bytes, or the `http.request` messages as the server gives them.
+
+    `gone_after`: the client is gone once so many messages were sent. `on_gone`: what the server's `send` then
+    does, `"silent"` or `"raise"`. `before_send` is awaited with each message before it goes out.
+    """
+
+    def __init__(
+        self,
+        app: Callable[..., Awaitable[None]],
+        *,
+        method: str = "POST",
+        path: str = "/pay",
+        root_path: str = "",
+        query: bytes = b"",
+        headers: Headers = (),
+        body: Body = b"{}",
+        spec_version: str = "2.4",
+        extensions: dict[str, Any] | None = None,
+        gone_after: int | None = None,
+        on_gone: str = "silent",
+        before_send: Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+        **scope: Any,
+    ) -> None:
+        self.app = app
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": spec_version},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": root_path,
+            "query_string": query,
+            "headers": raw(headers),
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 80),
+            **scope,
+        }
+        if extensions is not None:
+            self.scope["extensions"] = extensions
+        self._incoming = [{"type": "http.request", "body": body}] if isinstance(body, bytes) else list(body)
+        self._is_gone = False
+        self._over = asyncio.Event()  # gone, or answered
+        self._gone_after = gone_after
+        self._on_gone = on_gone
+        self._before_send = before_send
+        self.answer = Answer()
+        self.received = 0
+        self.task: asyncio.Task[Answer] | None = None
+
+    # What a test does.
+
+    def start(self) -> "Conversation":
+        self.task = asyncio.ensure_future(self.run())
+        return self
+
+    def disconnect(self) -> None:
+        self._is_gone = True
+        self._over.set()
+
+    async def run(self) -> Answer:
+        """Run the app's call to its end, also if that is an exception; a cancellation goes on, as in a server."""
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError as error:
+            self.answer.raised = error
+            raise
+        except Exception as error:
+            self.answer.raised = error
+        return self.answer
+
+    async def end(self) -> Answer:
+        assert self.task is not None
+        return await asyncio.wait_for(self.task, 10)
+
+    # What a server does.
+
+    async def receive(self) -> dict[str, Any]:
+        self.received += 1
+        if self._incoming:
+            return self._incoming.pop(0)
+        await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if self._before_send is not None:
+            await self._before_send(message)
+        if self._is_gone:
+            if self._on_gone == "raise":
+                raise OSError("the client has gone")
+            return
+        self._take(dict(message))
+        self.answer.messages.append(dict(message))
+        self.answer.times.append(asyncio.get_running_loop().time())
+        if self._gone_after is not None and len(self.answer.messages) >= self._gone_after:
+            self.disconnect()
+        if self.answer.ended:
+            self._over.set()
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            if self.answer.status is not None:
+                raise ProtocolError("a second start")
+            self._check_start(message)
+            self.answer.status = message["status"]
+            self.answer.headers = [(bytes(name), bytes(value)) for name, value in message["headers"]]
+        elif message["type"] == "http.response.body":
+            if self.answer.status is None or self.answer.ended:
+                raise ProtocolError("a body before the start, or after the end")
+            self.answer.body += message.get("body", b"")
+            self.answer.ended = not message.get("more_body", False)
+            self._check_length()
+
+    def _check_start(self, message: dict[str, Any]) -> None:
+        assert isinstance(message["status"], int)
+        for name, value in message["headers"]:
+            assert isinstance(name, bytes)
+            assert isinstance(value, bytes)
+            assert not set(b"\r\n\x00") & set(name + value)
+
+    def _check_length(self) -> None:
+        declared = self.answer.one("content-length")
+        is_bodiless = self.scope["method"] == "HEAD" or self.answer.status in (204, 205, 304)
+        if is_bodiless or declared is None:
+            assert not (is_bodiless and self.answer.body)
+            return
+        if len(self.answer.body) > int(declared):
+            raise ProtocolError("more body than declared")
+        if self.answer.ended and len(self.answer.body) < int(declared):
+            raise ProtocolError("less body than declared")
+
+
+async def ask(app: Callable[..., Awaitable[None]], **options: Any) -> Answer:
+    """Make one request, and return what came."""
+    return await asyncio.wait_for(Conversation(app, **options).run(), 10)
+
+
+@dataclass(frozen=True)
+class Play:
+    """What the app does with one request."""
+
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"text/plain"),)
+    chunks: tuple[bytes, ...] = (b"done",)
+    """One message of the body each; the last one ends it."""
+    raises: BaseException | None = None
+    raises_after: int | None = None
+    """After so many chunks; before the start with None."""
+    waits_for: asyncio.Event | None = None
+    """Before the start."""
+    seen: Callable[[bytes], object] | None = None
+    """Asked with the request's body first of all; may be a coroutine function."""
+
+
+class ASGISurface:
+    """A play behind the middleware. Counts the starts of the app."""
+
+    def __init__(
+        self,
+        store: Any,
+        play: "Play | Callable[[bytes], Play]" = Play(),
+        *,
+        config: IdempotencyConfig | None = None,
+        http: Any = None,
+    ) -> None:
+        self.play = play
+        self.runs = 0
+        self.store = store
+        self.app = IdempotencyMiddleware(self._app, persistence_store=store, config=config, http=http)
+
+    async def request(
+        self,
+        body: Body = b"{}",
+        *,
+        key: str | None = "k-1",
+        headers: Headers = (),
+        **options: Any,
+    ) -> Answer:
+        return await asyncio.wait_for(self.conversation(body, key=key, headers=headers, **options).run(), 10)
+
+    def conversation(
+        self,
+        body: Body = b"{}",
+        *,
+        key: str | None = "k-1",
+        headers: Headers = (),
+        **options: Any,
+    ) -> Conversation:
+        keyed = [] if key is None else [("Idempotency-Key", key)]
+        return Conversation(self.app, body=body, headers=[*keyed, *headers], **options)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.runs += 1
+        body = await whole_body(receive)
+        play = self.play(body) if callable(self.play) else self.play
+        if play.seen is not None:
+            seen = play.seen(body)
+            if asyncio.iscoroutine(seen):
+                await seen
+        if play.waits_for is not None:
+            await play.waits_for.wait()
+        if play.raises is not None and play.raises_after is None:
+            raise play.raises
+        await perform(send, play)
+
+
+async def perform(send: Any, play: Play) -> None:
+    """Send what the play says."""
+    await send({"type": "http.response.start", "status": play.status, "headers": list(play.headers)})
+    for number, chunk in enumerate(play.chunks):
+        if play.raises is not None and play.raises_after == number:
+            raise play.raises
+        await send({"type": "http.response.body", "body": chunk, "more_body": number + 1 < len(play.chunks)})
+    if play.raises is not None:
+        raise play.raises
+
+
+async def whole_body(receive: Any) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        assert message["type"] == "http.request", message
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return body
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Let the loop turn until the condition holds: noticed in its own turn, unless that takes long."""
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.001)

@@ -1,0 +1,321 @@
+"""Rows 114 to 119: duplicates that wait, and the form of refusals."""
+
+import asyncio
+import json
+
+import pytest
+
+from idempotency_mw import HTTPConfig, IdempotencyConfig
+from idempotency_mw.core.record import Status
+from tests.asgi.driver import JSON, ASGISurface, Play, turns, until
+from tests.asgi.layers import AroundLayer, FailingLayer
+from tests.asgi.test_machine import BROKEN, arecord_of
+
+WAITS = IdempotencyConfig(wait_seconds=5)
+
+
+async def running(service) -> asyncio.Task:
+    first = service.conversation().start()
+    await until(lambda: service.runs)
+    return first
+
+
+@pytest.mark.row(114)
+async def test_a_duplicate_that_waits_gets_the_first_ones_answer(surface, store):
+    gate = asyncio.Event()
+    service = surface(store, Play(waits_for=gate), config=WAITS)
+    first = await running(service)
+    waiter = service.conversation().start()
+    await asyncio.sleep(0.1)
+    assert not waiter.task.done()
+    gate.set()
+    answer = (await waiter.end()).ok()
+    assert (answer.brief(), answer.replayed, service.runs) == ((200, b"done"), True, 1)
+    assert answer.all("preference-applied") == []
+    await first.end()
+
+
+@pytest.mark.row(114)
+@pytest.mark.parametrize(("prefer", "applied"), [("wait=5", 5), ("respond-async, Wait = 3", 3), ("wait=99", 10)])
+async def test_a_preference_to_wait_stands_for_the_configured_time_and_is_named(surface, store, prefer, applied):
+    gate = asyncio.Event()
+    service = surface(store, Play(waits_for=gate), http=HTTPConfig(max_wait_seconds=10))
+    first = await running(service)
+    waiter = service.conversation(headers=[("prefer", prefer)]).start()
+    await asyncio.sleep(0.08)
+    gate.set()
+    answer = (await waiter.end()).ok()
+    assert (answer.replayed, answer.one("preference-applied"), service.runs) == (True, f"wait={applied}", 1)
+    await first.end()
+
+
+@pytest.mark.row(115)
+@pytest.mark.parametrize("preferred", [True, False])
+async def test_waiting_in_vain_ends_with_the_refusal(surface, store, preferred):
+    gate = asyncio.Event()
+    service = surface(
+        store,
+        Play(waits_for=gate),
+        config=IdempotencyConfig(wait_seconds=0.06),
+        http=HTTPConfig(max_wait_seconds=10),
+    )
+    first = await running(service)
+    answer = (await service.request(headers=[("prefer", "wait=0")] if preferred else [])).ok()
+    assert (answer.status, answer.slug, service.runs) == (409, "in-progress", 1)
+    assert int(answer.one("retry-after")) >= 1
+    assert answer.one("preference-applied") == ("wait=0" if preferred else None)
+    gate.set()
+    await first.end()
+
+
+@pytest.mark.row(116)
+@pytest.mark.parametrize("prefer", ["wait=-1", "wait=x", "wait", "wait=1.5", "respond-async", "waits=5", ""])
+async def test_a_preference_that_makes_no_sense_is_ignored(surface, memory, prefer):
+    gate = asyncio.Event()
+    service = surface(memory, Play(waits_for=gate), http=HTTPConfig(max_wait_seconds=10))
+    first = await running(service)
+    answer = (await service.request(headers=[("prefer", prefer)])).ok()
+    assert (answer.slug, answer.one("preference-applied")) == ("in-progress", None)
+    gate.set()
+    await first.end()
+
+
+@pytest.mark.row(116)
+async def test_a_preference_is_ignored_where_none_is_honoured(surface, memory):
+    gate = asyncio.Event()
+    service = surface(memory, Play(waits_for=gate))
+    first = await running(service)
+    answer = (await service.request(headers=[("prefer", "wait=5")])).ok()
+    assert (answer.slug, answer.one("preference-applied")) == ("in-progress", None)
+    gate.set()
+    await first.end()
+
+
+@pytest.mark.row(117)
+@pytest.mark.parametrize("failure", [Play(500), Play(raises=BROKEN)], ids=["status", "exception"])
+async def test_after_a_release_exactly_one_waiter_runs(surface, store, failure):
+    gate, second = asyncio.Event(), asyncio.Event()
+
+    def play(_):
+        if service.runs > 1:
+            return Play(waits_for=second)
+        return Play(failure.status, raises=failure.raises, waits_for=gate)
+
+    service = surface(store, play, config=WAITS)
+    first = await running(service)
+    waiters = [service.conversation().start() for _ in range(5)]
+    await until(lambda: store.calls.count("acquire") >= 6)
+    gate.set()
+    await first.end()
+    await until(lambda: service.runs == 2)
+    second.set()
+    answers = [(await waiter.end()).ok() for waiter in waiters]
+    assert [answer.brief() for answer in answers] == 5 * [(200, b"done")]
+    assert sum(answer.replayed for answer in answers) == 4
+    assert service.runs == 2
+
+
+@pytest.mark.row(114, 48)
+async def test_a_waiter_takes_over_when_the_lease_lapses(surface, memory, clock):
+    dead = asyncio.Event()
+    service = surface(
+        memory,
+        lambda _: Play(waits_for=dead if service.runs == 1 else None),
+        config=IdempotencyConfig(wait_seconds=5, lease_seconds=30, heartbeat=False),
+    )
+    first = await running(service)
+    waiter = service.conversation().start()
+    await asyncio.sleep(0.02)
+    clock.advance(31)
+    assert (await waiter.end()).ok().brief() == (200, b"done")
+    assert service.runs == 2
+    dead.set()
+    assert (await first.end()).replayed
+
+
+@pytest.mark.row(114, 38)
+async def test_another_payload_does_not_wait(surface, memory):
+    gate = asyncio.Event()
+    store = AroundLayer(memory)
+    service = surface(store, Play(waits_for=gate), config=WAITS)
+    first = await running(service)
+    assert (await service.request(b"other")).slug == "key-reused"
+    assert store.calls == ["acquire", "acquire"]
+    gate.set()
+    await first.end()
+
+
+@pytest.mark.row(118)
+async def test_a_waiter_whose_client_goes_stops_and_leaves_nothing(store):
+    gate = asyncio.Event()
+    service = ASGISurface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=60))
+    first = await running(service)
+    waiter = service.conversation().start()
+    await until(lambda: store.calls.count("acquire") >= 2)
+    waiter.disconnect()
+    answer = await waiter.end()
+    assert (answer.raised, answer.messages) == (None, [])
+    asked = store.calls.count("acquire")
+    assert (await arecord_of(store)).status is Status.IN_PROGRESS
+    gate.set()
+    await first.end()
+    await asyncio.sleep(0.1)
+    assert store.calls.count("acquire") == asked
+    assert service.runs == 1
+
+
+@pytest.mark.row(118)
+async def test_a_waiter_that_runs_at_last_is_not_told_of_its_client_by_what_watched_it(memory):
+    """The watching ends with the waiting; what the server says later reaches the app's own call."""
+    gate = asyncio.Event()
+    told = []
+
+    async def app(scope, receive, send):
+        if service.runs == 1:
+            await gate.wait()
+            raise BROKEN
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+        told.append((await receive())["type"])
+
+    async def counted(scope, receive, send):
+        service.runs += 1
+        await app(scope, receive, send)
+
+    service = ASGISurface(memory, config=WAITS)
+    service.app.app = counted
+    first = await running(service)
+    waiter = service.conversation().start()
+    await asyncio.sleep(0.02)
+    gate.set()
+    await first.end()
+    assert (await waiter.end()).ok().body == b"done"
+    assert told == ["http.disconnect"]
+
+
+@pytest.mark.row(118)
+async def test_a_server_that_says_something_else_meanwhile_does_not_make_us_ask_without_a_pause(memory):
+    gate = asyncio.Event()
+    store = AroundLayer(memory)
+    service = ASGISurface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=0.3))
+    first = await running(service)
+    conversation = service.conversation()
+    real = conversation.receive
+
+    async def talkative():
+        return await real() if conversation.received == 0 else {"type": "http.request", "body": b""}
+
+    conversation.receive = talkative
+    assert (await conversation.run()).slug == "in-progress"
+    assert store.calls.count("acquire") < 12
+    gate.set()
+    await first.end()
+
+
+async def test_a_server_that_fails_while_a_duplicate_waits_ends_it(memory):
+    gate = asyncio.Event()
+    service = ASGISurface(memory, Play(waits_for=gate), config=WAITS)
+    first = await running(service)
+    conversation = service.conversation()
+    real = conversation.receive
+
+    async def broken():
+        if conversation.received:
+            raise BROKEN
+        return await real()
+
+    conversation.receive = broken
+    assert (await conversation.run()).raised is BROKEN
+    gate.set()
+    await first.end()
+    assert service.runs == 1
+
+
+@pytest.mark.row(118, 77)
+async def test_a_waiter_that_is_cancelled_leaves_nothing(memory):
+    gate = asyncio.Event()
+    store = AroundLayer(memory)
+    service = ASGISurface(store, Play(waits_for=gate), config=WAITS)
+    first = await running(service)
+    waiter = service.conversation().start()
+    await until(lambda: store.calls.count("acquire") == 2)
+    await turns(3)
+    waiter.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter.task
+    gate.set()
+    assert (await first.end()).ok().status == 200
+    assert service.runs == 1
+
+
+# How refusals look.
+
+
+async def refusals(memory, method: str) -> dict:
+    """Return one answer of every kind that is refused."""
+    gate = asyncio.Event()
+    http = HTTPConfig(
+        methods=[method],
+        required=True,
+        max_request_body=100,
+        max_response_body=50,
+        caller=lambda request: request.headers.get("x-caller", "somebody"),
+    )
+    config = IdempotencyConfig(event_key_jmespath="key", expires_after_seconds=100)
+
+    def play(body):
+        return Play(chunks=(b"" if method == "HEAD" else b"x" * 60,)) if b"large" in body else Play(waits_for=gate)
+
+    service = ASGISurface(memory, play, http=http, config=config)
+
+    async def ask(body=b"{}", service=service, **options):
+        return (await service.request(body, method=method, **options)).ok()
+
+    found = {
+        "key-missing": await ask(key=None, headers=[JSON]),
+        "key-invalid": await ask(key='"'),
+        "key-conflict": await ask(b'{"key":"other"}', headers=[JSON]),
+        "caller-missing": await ask(headers=[("x-caller", "")]),
+        "body-invalid": await ask(b'{"a":1,"a":2}', headers=[JSON]),
+        "body-too-large": await ask(b"x" * 101),
+    }
+    first = service.conversation(b"{}", method=method).start()
+    await until(lambda: service.runs)
+    found["in-progress"] = await ask()
+    found["key-reused"] = await ask(b"other")
+    gate.set()
+    await first.end()
+    if method != "HEAD":
+        await ask(b"large", key="large")
+        found["response-not-kept"] = await ask(b"large", key="large")
+    down = ASGISurface(FailingLayer(memory, "acquire"), http=http)
+    found["store-unavailable"] = await ask(service=down)
+    return found
+
+
+@pytest.mark.row(119)
+async def test_every_refusal_is_a_problem(memory):
+    found = await refusals(memory, "POST")
+    types = set()
+    for slug, answer in found.items():
+        assert answer.slug == slug
+        problem = json.loads(answer.body)
+        assert set(problem) == {"type", "title", "status", "detail"}
+        assert problem["type"].startswith("urn:")
+        assert all(problem.values())
+        types.add(problem["type"])
+        assert answer.one("content-length") == str(len(answer.body))
+        assert answer.one("content-language") == "en"
+        assert answer.one("cache-control") == "no-store"
+        assert answer.one("idempotent-replayed") is None
+    assert len(types) == len(found) == 10
+    assert found["store-unavailable"].one("retry-after") == "1"
+
+
+@pytest.mark.row(119, 71)
+async def test_a_refused_head_has_no_body(memory):
+    for slug, answer in (await refusals(memory, "HEAD")).items():
+        assert answer.body == b"", slug
+        assert int(answer.one("content-length")) > 0
+        assert answer.one("content-type") == "application/problem+json"

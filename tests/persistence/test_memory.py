@@ -1,0 +1,33 @@
+"""What is the memory layer's own: it is bounded, and it forgets."""
+
+from idempotency_mw.core.record import Acquired, Existing
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.testing import ManualClock
+from idempotency_mw.testing.bench import a_claim, rival
+
+
+def test_expired_records_are_dropped_and_renewed_ones_are_not():
+    clock = ManualClock()
+    with MemoryPersistenceLayer(clock=clock) as layer:
+        short = [a_claim(lease_ms=1000, retention_ms=1000) for _ in range(10)]
+        for claim in short:
+            layer.acquire(claim)
+        clock.advance(0.5)
+        assert layer.extend(short[0]) is True
+        layer.release(short[1])
+        clock.advance(0.5)
+        layer.acquire(a_claim())
+        assert repr(layer) == "<MemoryPersistenceLayer of 2 records>"
+        assert isinstance(layer.acquire(rival(short[0])), Existing)
+        clock.advance(1)
+        layer.acquire(a_claim())
+        assert repr(layer) == "<MemoryPersistenceLayer of 2 records>"
+
+
+def test_closing_forgets_everything():
+    layer = MemoryPersistenceLayer()
+    claim = a_claim()
+    layer.check()
+    layer.acquire(claim)
+    layer.close()
+    assert layer.acquire(rival(claim)) == Acquired(1)

@@ -1,0 +1,156 @@
+"""Many at once for one key: one wins, on every layer, whether the key is free or its lease has lapsed."""
+
+import asyncio
+import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from secrets import token_hex
+from threading import Barrier
+
+import pytest
+
+from idempotency_mw.core.record import Acquired, Claim, Operation
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
+from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.persistence.threaded import as_async
+from tests.clusters import SERVICE
+
+ROUNDS = 100
+CONTENDERS = 64
+PROCESSES = 4
+LONG_MS = 60_000
+PATIENCE = 20.0  # the verbs queue up behind one another here; deadlines have tests of their own
+pytestmark = pytest.mark.row(39)
+
+
+def sqlite(path):
+    return SQLitePersistenceLayer(path, durability="normal", timeout_seconds=PATIENCE)
+
+
+def redis_at(url):
+    return RedisPersistenceLayer.from_url(url, timeout_seconds=PATIENCE)
+
+
+def redis_through(connection):
+    return RedisPersistenceLayer.connect(connection, timeout_seconds=PATIENCE)
+
+
+def maker(name, request):
+    """Return what makes the named layer, in this process or in another."""
+    if name == "memory":
+        return MemoryPersistenceLayer
+    if name == "sqlite":
+        return partial(sqlite, request.getfixturevalue("tmp_path") / "records.db")
+    if name == "cluster":
+        port = request.getfixturevalue("cluster").masters[0].port
+        return partial(redis_through, RedisConnection(mode="cluster", host="127.0.0.1", port=port))
+    if name == "sentinel":
+        where = [("127.0.0.1", request.getfixturevalue("sentinel").port)]
+        return partial(redis_through, RedisConnection(mode="sentinel", sentinels=where, service_name=SERVICE))
+    return partial(redis_at, request.getfixturevalue("any_server").url)
+
+
+def contender(key, lease_ms=LONG_MS):
+    return Claim(Operation(key, "f" * 64), token_hex(16), lease_ms, LONG_MS)
+
+
+def lapsed_keys(layer):
+    keys = [token_hex(16) for _ in range(ROUNDS)]
+    for key in keys:
+        assert layer.acquire(contender(key, lease_ms=1)) == Acquired(1)
+    time.sleep(0.01)
+    return keys
+
+
+def prizes(answers):
+    return [answer for answer in answers if isinstance(answer, Acquired)]
+
+
+@pytest.fixture(params=["free", "lapsed"])
+def state(request):
+    return request.param
+
+
+@contextmanager
+def keys_and_prize(layer, state):
+    """Yield a key for each round, and what its one winner gets."""
+    if state == "free":
+        yield [token_hex(16) for _ in range(ROUNDS)], Acquired(1)
+    else:
+        yield lapsed_keys(layer), Acquired(2)
+
+
+@pytest.mark.parametrize("name", ["memory", "sqlite", "redis", "cluster", "sentinel"])
+def test_of_64_threads_one_wins_each_round(name, state, request):
+    def run(number):
+        for key in keys:
+            start.wait()
+            answers[key].append(layer.acquire(contender(key)))
+
+    start = Barrier(CONTENDERS)
+    with closing(maker(name, request)()) as layer, keys_and_prize(layer, state) as (keys, prize):
+        answers = {key: [] for key in keys}
+        with ThreadPoolExecutor(CONTENDERS) as threads:
+            list(threads.map(run, range(CONTENDERS)))
+    assert [prizes(each) for each in answers.values()] == [[prize]] * ROUNDS
+    assert {len(each) for each in answers.values()} == {CONTENDERS}
+
+
+@pytest.mark.parametrize("name", ["memory", "sqlite", "redis"])
+async def test_of_64_tasks_over_a_blocking_layer_one_wins_each_round(name, state, request):
+    with closing(maker(name, request)()) as layer, keys_and_prize(layer, state) as (keys, prize):
+        await _race_of_tasks(as_async(layer), keys, prize)
+
+
+async def test_of_64_tasks_one_wins_each_round(server, state):
+    async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=PATIENCE) as layer:
+        with closing(redis_at(server.url)) as blocking, keys_and_prize(blocking, state) as (keys, prize):
+            await _race_of_tasks(layer, keys, prize)
+
+
+async def test_of_64_tasks_on_a_cluster_one_wins_each_round(cluster, state):
+    where = RedisConnection(mode="cluster", host="127.0.0.1", port=cluster.masters[0].port)
+    async with AsyncRedisPersistenceLayer.connect(where, timeout_seconds=PATIENCE) as layer:
+        with closing(redis_through(where)) as blocking, keys_and_prize(blocking, state) as (keys, prize):
+            await _race_of_tasks(layer, keys, prize)
+
+
+async def _race_of_tasks(layer, keys, prize):
+    for key in keys:
+        answers = await asyncio.gather(*(layer.acquire(contender(key)) for _ in range(CONTENDERS)))
+        assert prizes(answers) == [prize]
+
+
+def contend(make, keys, start, answers):
+    """Run in a process of its own."""
+    layer = make()
+    won = []
+    for key in keys:
+        start.wait()
+        answer = layer.acquire(contender(key))
+        if isinstance(answer, Acquired):
+            won.append((key, answer.attempt))
+    layer.close()
+    answers.put(won)
+
+
+@pytest.mark.parametrize("name", ["sqlite", "redis"])
+def test_of_4_processes_one_wins_each_round(name, request):
+    make = maker(name, request)
+    free = [token_hex(16) for _ in range(ROUNDS)]
+    with closing(make()) as layer:
+        lapsed = lapsed_keys(layer)
+    apart = multiprocessing.get_context("spawn")
+    start, answers = apart.Barrier(PROCESSES), apart.Queue()
+    processes = [
+        apart.Process(target=contend, args=(make, free + lapsed, start, answers)) for _ in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    won = [each for _ in processes for each in answers.get(timeout=50)]
+    for process in processes:
+        process.join()
+    assert sorted(won) == sorted([(key, 1) for key in free] + [(key, 2) for key in lapsed])

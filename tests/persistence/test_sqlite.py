@@ -1,0 +1,336 @@
+"""What is SQLite's own: its file, its locks, its processes."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextlib import closing
+
+import pytest
+
+from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyPersistenceConnectionError,
+    IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
+)
+from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.testing import ManualClock
+from idempotency_mw.testing.bench import a_claim, rival
+
+SLACK = 0.1
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "records.db"
+
+
+@pytest.fixture
+def layer(path):
+    with SQLitePersistenceLayer(path, timeout_seconds=0.3) as layer:
+        yield layer
+
+
+def rows(path):
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute("SELECT count(*) FROM idempotency_records").fetchone()[0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"path": ""},
+        {"path": ":memory:"},
+        {"path": "file::memory:?cache=shared"},
+        {"path": "x.db", "durability": "off"},
+        {"path": "x.db", "timeout_seconds": 0},
+        {"path": "x.db", "timeout_seconds": 3601},
+        {"path": "x.db", "timeout_seconds": float("nan")},
+    ],
+    ids=str,
+)
+def test_options_that_can_not_be_meant_are_refused(values):
+    with pytest.raises(IdempotencyConfigurationError):
+        SQLitePersistenceLayer(**values)
+
+
+@pytest.mark.row(59)
+def test_its_repr_names_the_file_and_not_its_folder(layer):
+    assert repr(layer) == "<SQLitePersistenceLayer 'records.db'>"
+
+
+def test_a_path_given_as_text_stays_the_same_file_when_the_folder_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with SQLitePersistenceLayer("records.db") as layer:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        layer.check()
+    assert (tmp_path / "records.db").exists()
+
+
+@pytest.mark.parametrize(("durability", "expected"), [("full", 2), ("normal", 1)])
+def test_durability_is_what_sqlite_is_told(path, durability, expected):
+    with SQLitePersistenceLayer(path, durability=durability) as layer:
+        layer.acquire(a_claim())
+        connection = layer._process.connection
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == expected
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_a_closed_layer_opens_the_file_again(layer):
+    claim = a_claim()
+    layer.close()
+    assert layer.acquire(claim) == Acquired(1)
+    layer.close()
+    layer.close()
+    assert layer.complete(claim, b"done") == Settled()
+
+
+def test_two_layers_on_one_file_see_the_same_records(layer, path):
+    claim = a_claim()
+    assert layer.acquire(claim) == Acquired(1)
+    with SQLitePersistenceLayer(path) as other:
+        assert isinstance(other.acquire(rival(claim)), Existing)
+
+
+def first_verb(path, start, answers):
+    """Run in a process of its own: open the file at the same moment as the others do."""
+    for number in range(20):
+        start.wait()
+        # Each round is a file that nobody has made yet.
+        with SQLitePersistenceLayer(f"{path}-{number}", timeout_seconds=20) as layer:
+            answers.put(type(layer.acquire(a_claim())).__name__)
+
+
+def test_many_processes_may_make_the_file_at_once(path):
+    apart = multiprocessing.get_context("spawn")
+    start, answers = apart.Barrier(4), apart.Queue()
+    processes = [apart.Process(target=first_verb, args=(path, start, answers)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    got = [answers.get(timeout=40) for _ in range(4 * 20)]
+    for process in processes:
+        process.join()
+    assert set(got) == {"Acquired"}
+
+
+def test_a_fork_may_use_a_layer_that_was_used_before(layer):
+    claim, other = a_claim(), a_claim()
+    assert layer.acquire(claim) == Acquired(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
+        child = os.fork()
+    if child == 0:
+        done = layer.complete(claim, b"the child's") == Settled() and layer.acquire(other) == Acquired(1)
+        layer.close()
+        os._exit(0 if done else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert layer.acquire(rival(claim)).record.result == b"the child's"
+    assert isinstance(layer.acquire(rival(other)), Existing)
+
+
+def test_closing_in_a_fork_leaves_the_parents_connection_alone(layer):
+    layer.acquire(a_claim())
+    parents = layer._process
+    parents.pid = -1  # as a child of the process that opened it would see it
+    layer.close()
+    assert parents.connection is not None
+    layer.acquire(a_claim())
+    assert layer._process is not parents
+    parents.close()
+
+
+@pytest.mark.row(102)
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("connected", [True, False], ids=["connected before", "not connected before"])
+def test_a_file_that_another_holds_locked_ends_every_verb_in_time(layer, path, connected):
+    if connected:
+        layer.check()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("BEGIN EXCLUSIVE")
+        for verb in (
+            layer.check,
+            lambda: layer.acquire(a_claim()),
+            lambda: layer.extend(a_claim()),
+            lambda: layer.complete(a_claim(), b""),
+            lambda: layer.release(a_claim()),
+        ):
+            begun = time.monotonic()
+            with pytest.raises(IdempotencyPersistenceConnectionError) as failed:
+                verb()
+            assert 0.25 < time.monotonic() - begun < layer.timeout_seconds + SLACK
+            assert isinstance(failed.value.__cause__, sqlite3.OperationalError)
+        other.execute("ROLLBACK")
+    assert layer.acquire(a_claim()) == Acquired(1)
+
+
+def test_a_lock_that_is_given_back_in_time_is_waited_for(layer, path):
+    layer.check()
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        later = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+        later.start()
+        assert layer.acquire(a_claim()) == Acquired(1)
+        later.join()
+
+
+def test_threads_that_wait_for_one_another_keep_to_the_deadline(layer):
+    layer.check()
+    layer._process.lock.acquire()
+    begun = time.monotonic()
+    with pytest.raises(IdempotencyPersistenceConnectionError):
+        layer.acquire(a_claim())
+    assert time.monotonic() - begun < layer.timeout_seconds + SLACK
+    layer._process.lock.release()
+    assert layer.acquire(a_claim()) == Acquired(1)
+
+
+@pytest.mark.fault(25)
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    layer = SQLitePersistenceLayer(tmp_path / "nowhere" / "records.db")
+    with pytest.raises(IdempotencyPersistenceLayerError) as failed:
+        layer.acquire(a_claim())
+    assert isinstance(failed.value.__cause__, sqlite3.Error)
+
+
+@pytest.mark.fault(25)
+def test_a_file_that_may_not_be_written_is_an_error_and_answers_nothing(layer):
+    claim = a_claim()
+    layer.acquire(claim)
+    layer._process.connection.execute("PRAGMA query_only = ON")  # what a read-only file is, for root too
+    with pytest.raises(IdempotencyPersistenceLayerError):
+        layer.complete(claim, b"done")
+    assert layer.complete(claim, b"done") == Settled()  # a new connection
+
+
+@pytest.mark.fault(25)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_read_only_folder_is_an_error(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(IdempotencyPersistenceLayerError):
+        SQLitePersistenceLayer(tmp_path / "records.db").acquire(a_claim())
+
+
+@pytest.mark.fault(25)
+def test_a_full_disk_is_an_error_and_undoes_what_was_begun(layer, path):
+    claim = a_claim()
+    layer.acquire(claim)
+    connection = layer._process.connection
+    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(IdempotencyPersistenceLayerError) as failed:
+        layer.complete(claim, b"x" * 1_000_000)
+    assert "full" in str(failed.value)
+    assert not isinstance(failed.value, IdempotencyPersistenceConnectionError)
+    assert layer.complete(claim, b"small") == Settled()
+    assert rows(path) == 1
+
+
+def test_a_file_that_is_no_database_is_an_error_and_stays(path):
+    path.write_bytes(b"not a database " * 1000)
+    layer = SQLitePersistenceLayer(path)
+    with pytest.raises(IdempotencyPersistenceLayerError):
+        layer.acquire(a_claim())
+    assert path.read_bytes() == b"not a database " * 1000
+
+
+@pytest.mark.row(52)
+@pytest.mark.parametrize("value", ["text", 5, 5.5])
+def test_a_record_of_another_type_is_unreadable_and_stays(layer, path, value):
+    claim = a_claim()
+    layer.check()
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("INSERT INTO idempotency_records VALUES (?, ?, ?)", (claim.storage_key, value, 10**15))
+    for verb in (layer.acquire, layer.extend, layer.release, lambda claim: layer.complete(claim, b"done")):
+        with pytest.raises(IdempotencyRecordError):
+            verb(claim)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT record FROM idempotency_records").fetchone()[0] == value
+
+
+def test_expired_records_are_deleted_as_new_ones_come(path):
+    clock = ManualClock()
+    with SQLitePersistenceLayer(path, clock=clock, durability="normal") as layer:
+        for _ in range(40):
+            layer.acquire(a_claim(lease_ms=1000, retention_ms=1000))
+        living = a_claim()
+        layer.acquire(living)
+        clock.advance(2)
+        counts = []
+        for _ in range(6):
+            layer.acquire(a_claim())
+            counts.append(rows(path))
+        assert counts == [34, 27, 20, 13, 6, 7]
+        assert isinstance(layer.acquire(rival(living)), Existing)
+
+
+def test_an_expired_record_is_as_if_it_were_gone_for_every_verb(path):
+    clock = ManualClock()
+    with SQLitePersistenceLayer(path, clock=clock) as layer:
+        claim = a_claim(lease_ms=1000, retention_ms=1000)
+        layer.acquire(claim)
+        clock.advance(1)
+        assert layer.extend(claim) is False
+        assert layer.release(claim) is False
+        assert layer.complete(claim, b"done") == Lost(None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_mid_transaction_undoes_it_and_leaves_the_layer_usable(layer, path, error):
+    claim = a_claim()
+    layer.acquire(claim)
+
+    def interrupted():
+        with layer._transaction() as connection:
+            connection.execute("DELETE FROM idempotency_records")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert rows(path) == 1
+    assert layer.complete(claim, b"done") == Settled()
+
+
+WRITER = """
+import sys
+from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.testing.bench import a_claim
+layer = SQLitePersistenceLayer(sys.argv[1], durability=sys.argv[2], timeout_seconds=20)
+while True:
+    claim = a_claim()
+    layer.acquire(claim)
+    layer.complete(claim, claim.token.encode())
+    print(claim.storage_key, claim.token, flush=True)
+"""
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_killed_writers_lose_no_completion_that_was_acknowledged(path, durability):
+    acknowledged = {}
+    for _ in range(2):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(path), durability], stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(2)
+        ]
+        first = [writer.stdout.readline() for writer in writers]
+        time.sleep(0.2)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+        for line in [*first, *(line for writer in writers for line in writer.communicate()[0].splitlines())]:
+            if len(line.split()) == 2 and len(line.split()[1]) == 32:
+                acknowledged.update([line.split()])
+    assert len(acknowledged) >= 4
+    with closing(sqlite3.connect(path)) as file:
+        kept = dict(file.execute("SELECT storage_key, substr(record, 120) FROM idempotency_records"))
+        assert file.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert {key: kept.get(key) for key in acknowledged} == {k: token.encode() for k, token in acknowledged.items()}

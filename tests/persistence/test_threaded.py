@@ -1,0 +1,167 @@
+"""A blocking layer in async code: its threads, its deadline, and what becomes of an acquire that nobody awaits."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from idempotency_mw.core.record import Acquired, Existing
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
+from idempotency_mw.persistence.base import is_async, verbs_of
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+from idempotency_mw.persistence.threaded import InPlacePersistenceLayer, ThreadedPersistenceLayer, as_async
+from idempotency_mw.testing import FailingPersistenceLayer
+from idempotency_mw.testing.bench import a_claim, rival
+
+
+class Held(FailingPersistenceLayer):
+    """A layer whose verbs wait until they are let go."""
+
+    timeout_seconds = 0.2
+
+    def __init__(self):
+        super().__init__(MemoryPersistenceLayer())
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def acquire(self, claim):
+        self.begun.set()
+        self.go.wait(10)
+        return super().acquire(claim)
+
+
+@pytest.fixture
+def held():
+    layer = Held()
+    yield layer
+    layer.go.set()
+
+
+async def called(layer, verb):
+    """Wait until the layer was asked for the verb."""
+    async with asyncio.timeout(5):
+        while verb not in layer.calls:
+            await asyncio.sleep(0.01)
+
+
+def test_what_is_async_already_is_used_as_it_is():
+    layer = AsyncRedisPersistenceLayer.from_url("redis://localhost")
+    assert as_async(layer) is layer
+    assert isinstance(as_async(MemoryPersistenceLayer()), InPlacePersistenceLayer)
+    assert isinstance(as_async(FailingPersistenceLayer(MemoryPersistenceLayer())), ThreadedPersistenceLayer)
+    assert is_async(as_async(MemoryPersistenceLayer()))
+
+
+def test_a_verb_that_is_missing_is_none_among_the_verbs():
+    class Half:
+        def acquire(self, claim): ...
+
+    assert [verb is None for verb in verbs_of(Half())] == [False, True, True, True]
+
+
+@pytest.mark.row(77)
+@pytest.mark.fault(4, 12)
+async def test_a_cancelled_acquire_is_released_after_its_own_end(held):
+    layer = ThreadedPersistenceLayer(held)
+    claim = a_claim()
+    task = asyncio.create_task(layer.acquire(claim))
+    await asyncio.to_thread(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert held.calls == []
+    held.go.set()
+    await called(held, "release")
+    assert held.calls == ["acquire", "release"]
+    assert await layer.acquire(rival(claim)) == Acquired(1)
+
+
+@pytest.mark.row(102)
+@pytest.mark.fault(4)
+async def test_an_acquire_past_the_deadline_is_released_after_its_own_end(held):
+    layer = ThreadedPersistenceLayer(held)
+    claim = a_claim()
+    begun = time.monotonic()
+    with pytest.raises(IdempotencyPersistenceConnectionError) as failed:
+        await layer.acquire(claim)
+    assert time.monotonic() - begun < held.timeout_seconds + 0.15
+    assert isinstance(failed.value.__cause__, TimeoutError)
+    held.go.set()
+    await called(held, "release")
+    assert held.calls == ["acquire", "release"]
+
+
+async def test_a_cancelled_acquire_that_found_a_record_releases_nothing(held):
+    claim = a_claim()
+    held._layer.acquire(claim)
+    layer = ThreadedPersistenceLayer(held)
+    task = asyncio.create_task(layer.acquire(rival(claim)))
+    await asyncio.to_thread(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    held.go.set()
+    await called(held, "acquire")
+    await asyncio.sleep(0.05)
+    assert held.calls == ["acquire"]
+    assert isinstance(await layer.acquire(rival(claim)), Existing)
+
+
+async def test_a_cancelled_acquire_that_failed_releases_nothing(held):
+    held.fail_before("acquire")
+    layer = ThreadedPersistenceLayer(held)
+    task = asyncio.create_task(layer.acquire(a_claim()))
+    await asyncio.to_thread(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    held.go.set()
+    await called(held, "acquire")
+    await asyncio.sleep(0.05)
+    assert held.calls == ["acquire"]
+
+
+async def test_an_acquire_that_never_began_is_not_released(held):
+    layer = ThreadedPersistenceLayer(held, threads=1)
+    first = asyncio.create_task(layer.acquire(a_claim()))
+    await asyncio.to_thread(held.begun.wait)
+    second = asyncio.create_task(layer.acquire(a_claim()))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    held.go.set()
+    assert await first == Acquired(1)
+    assert held.calls == ["acquire"]
+
+
+async def test_a_release_that_fails_leaves_the_claim_to_its_lease(held):
+    held.fail_before("release")
+    layer = ThreadedPersistenceLayer(held)
+    task = asyncio.create_task(layer.acquire(a_claim()))
+    await asyncio.to_thread(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    held.go.set()
+    await called(held, "release")
+
+
+async def test_the_layers_own_error_comes_before_that_of_the_deadline():
+    failing = FailingPersistenceLayer(MemoryPersistenceLayer())
+    failing.fail_before("extend", IdempotencyPersistenceLayerError("its own"))
+    with pytest.raises(IdempotencyPersistenceLayerError, match="its own"):
+        await ThreadedPersistenceLayer(failing).extend(a_claim())
+
+
+async def test_the_threads_are_its_own():
+    names = []
+
+    class Layer(FailingPersistenceLayer):
+        def extend(self, claim):
+            names.append(threading.current_thread().name)
+            return super().extend(claim)
+
+    await ThreadedPersistenceLayer(Layer(MemoryPersistenceLayer())).extend(a_claim())
+    assert names[0].startswith("idempotency_mw")

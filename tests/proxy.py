@@ -1,0 +1,172 @@
+"""A TCP proxy on loopback that loses, delays, cuts or hangs a chosen message.
+
+    with Proxy(server.port) as proxy:
+        proxy.when(b"EVALSHA", "cut reply")             # the next one is done, its reply is lost
+        proxy.when(b"EVALSHA", "drop request", times=2) # the next two never arrive, the connection stays
+        proxy.when(b"", "hang request", times=None)     # whatever comes: from now on it never answers
+        … a client on proxy.port …
+        proxy.requests                                  # every message of a client that came, as bytes
+
+A message is what one side sends at once: one command, or one pipeline, as redis-py writes it. A reply is the first
+that comes after the request that matched. The first plan that fits is used, once or `times` times.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+__all__ = ["Proxy"]
+
+Action = Literal[
+    "drop request",  # swallowed; the connection goes on
+    "cut request",  # swallowed, and the connection is closed
+    "hang request",  # swallowed, and nothing passes on this connection any more
+    "delay request",
+    "drop reply",  # the server did it; the connection goes on
+    "cut reply",
+    "hang reply",
+    "delay reply",
+]
+LARGEST = 4 << 20
+
+
+@dataclass
+class _Plan:
+    match: bytes
+    action: Action
+    times: int | None
+    seconds: float
+
+
+@dataclass
+class _Link:
+    """One client's connection and its counterpart to the server."""
+
+    client: socket.socket
+    server: socket.socket
+    hangs: bool = False
+    on_reply: list[_Plan] = field(default_factory=list)
+
+    def close(self) -> None:
+        for side in (self.client, self.server):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+            side.close()
+
+
+class Proxy:
+    """Stands in front of one port. Threaded, so that blocking tests can use it too."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.requests: list[bytes] = []
+        self._plans: list[_Plan] = []
+        self._links: list[_Link] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def when(self, match: bytes, action: Action, *, times: int | None = 1, seconds: float = 0.1) -> None:
+        """Plan the action for the next requests that contain `match`; `seconds` is the delay of a delayed one."""
+        with self._lock:
+            if times == 0:
+                return
+            self._plans.append(_Plan(match, action, times, seconds))
+
+    def pass_all(self) -> None:
+        """Forget every plan; what hangs already goes on hanging."""
+        with self._lock:
+            self._plans.clear()
+
+    def count(self, *words: bytes) -> int:
+        """Return how many requests contained one of the words."""
+        return sum(any(word in request for word in words) for request in list(self.requests))
+
+    def cut_all(self) -> None:
+        """Close every connection that stands now."""
+        with self._lock:
+            links, self._links = self._links, []
+        for link in links:
+            link.close()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A listener that is only closed goes on in the thread that waits at it.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_all()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target_port))
+            except OSError:
+                client.close()
+                continue
+            for side in (client, server):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = _Link(client, server)
+            with self._lock:
+                self._links.append(link)
+            threading.Thread(target=self._pump, args=(link, self._on_request, client, server), daemon=True).start()
+            threading.Thread(target=self._pump, args=(link, self._on_reply, server, client), daemon=True).start()
+
+    def _pump(self, link, ask, source, target) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(LARGEST):
+                what, plan = ask(link, data)
+                if what == "cut":
+                    break
+                if what == "hang":
+                    link.hangs = True
+                if what == "delay":
+                    time.sleep(plan.seconds)
+                if what in ("pass", "delay") and not link.hangs:
+                    target.sendall(data)
+        link.close()
+
+    def _on_request(self, link, data):
+        self.requests.append(data)
+        plan = self._take(data)
+        if plan is None:
+            return "pass", None
+        what, side = plan.action.split()
+        if side == "reply":
+            link.on_reply.append(plan)
+            return "pass", None
+        return what, plan
+
+    def _on_reply(self, link, data):
+        if not link.on_reply:
+            return "pass", None
+        plan = link.on_reply.pop(0)
+        return plan.action.split()[0], plan
+
+    def _take(self, data: bytes) -> _Plan | None:
+        with self._lock:
+            for plan in self._plans:
+                if plan.match in data:
+                    if plan.times is not None:
+                        plan.times -= 1
+                    if plan.times == 0:
+                        self._plans.remove(plan)
+                    return plan
+        return None

@@ -1,0 +1,318 @@
+"""Leases that are extended while apps run: by a timer of the loop, and by one thread for all blocking claims."""
+
+import asyncio
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from idempotency_mw import IdempotencyConfig, heartbeat
+from idempotency_mw.core.record import Claim, Operation
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError
+from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+
+CLAIM = Claim(Operation("5" * 64, "f" * 64), "a" * 32, 30, 1000)
+FAST = IdempotencyConfig(lease_seconds=0.03)
+
+
+class Store:
+    """Extends as it is told: each answer is a bool, or an exception to raise; the last one for ever."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers) or [True]
+        self.extended: list[str] = []
+        self.threads: set[int] = set()
+        self.gate: threading.Event | None = None
+
+    def extend(self, claim: Claim) -> bool:
+        self.extended.append(claim.storage_key)
+        self.threads.add(threading.get_ident())
+        if self.gate is not None:
+            self.gate.wait(5)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class AsyncStore(Store):
+    async def extend(self, claim: Claim) -> bool:
+        return super().extend(claim)
+
+
+@pytest.fixture
+def pulse(monkeypatch):
+    """A pulse of the test's own."""
+    fresh = heartbeat._Pulse()
+    monkeypatch.setattr(heartbeat, "_pulse", fresh)
+    return fresh
+
+
+def eventually(condition, within=5.0):
+    ends = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.002)
+
+
+async def beat(kind, store, config=FAST, before=None):
+    """Beat once, as both kinds do, and return when the next one is due."""
+    beating = kind(store, CLAIM, config)
+    if before is not None:
+        before(beating)
+    due = beating.beat()
+    return await due if asyncio.iscoroutine(due) else due
+
+
+KINDS = pytest.mark.parametrize(
+    ("kind", "store_kind"), [(Heartbeat, Store), (AsyncHeartbeat, AsyncStore)], ids=["blocking", "async"]
+)
+
+
+def begun(beating):
+    beating._ends = time.monotonic() + 1000
+
+
+@KINDS
+async def test_a_beat_extends_and_the_next_is_due_after_a_third_of_the_lease(kind, store_kind):
+    store = store_kind()
+    assert await beat(kind, store, IdempotencyConfig(lease_seconds=30), begun) == 10
+    assert store.extended == [CLAIM.storage_key]
+
+
+@KINDS
+async def test_a_store_that_fails_is_reported_and_tried_again(kind, store_kind, caplog):
+    store = store_kind(IdempotencyPersistenceConnectionError("no route"), True)
+    assert await beat(kind, store, before=begun) == pytest.approx(0.01)
+    assert "not extended" in caplog.text
+    assert "no route" in caplog.text
+
+
+@KINDS
+async def test_an_error_that_no_layer_should_raise_is_reported_by_its_name_alone(kind, store_kind, caplog):
+    store = store_kind(KeyError("what it quotes may be a secret"))
+    assert await beat(kind, store, before=begun) == pytest.approx(0.01)
+    assert "KeyError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@KINDS
+async def test_a_lost_claim_is_reported_and_beats_no_more(kind, store_kind, caplog):
+    assert await beat(kind, store_kind(False), before=begun) is None
+    assert "the claim was lost while the app runs" in caplog.text
+
+
+@KINDS
+async def test_after_the_longest_execution_it_beats_no_more(kind, store_kind, caplog):
+    store = store_kind()
+    assert await beat(kind, store) is None  # its end is long past
+    assert store.extended == []
+    assert "max_execution_seconds" in caplog.text
+
+
+@KINDS
+async def test_once_stopped_it_does_nothing(kind, store_kind):
+    store = store_kind()
+
+    def stopped(beating):
+        begun(beating)
+        beating.stop()
+        beating.stop()
+
+    assert await beat(kind, store, before=stopped) is None
+    assert store.extended == []
+
+
+@KINDS
+async def test_stopped_while_it_extends_a_refusal_is_no_loss(kind, store_kind, caplog):
+    """The claim was settled meanwhile: that it no longer stands is as it should be."""
+    store = store_kind(False)
+    beating = kind(store, CLAIM, FAST)
+    begun(beating)
+    plain = Store.extend
+
+    def extend(claim):
+        beating.stop()
+        return plain(store, claim)
+
+    async def aextend(claim):
+        return extend(claim)
+
+    store.extend = aextend if store_kind is AsyncStore else extend
+    due = beating.beat()
+    if asyncio.iscoroutine(due):
+        await due
+    assert caplog.text == ""
+
+
+@KINDS
+async def test_switched_off_it_never_beats(kind, store_kind, pulse):
+    store = store_kind()
+    beating = kind(store, CLAIM, IdempotencyConfig(lease_seconds=0.001, heartbeat=False))
+    beating.start()
+    await asyncio.sleep(0.02)
+    beating.stop()
+    assert store.extended == []
+    assert pulse._thread is None
+
+
+# The blocking one.
+
+
+def test_one_thread_beats_for_all_claims(pulse):
+    store = Store()
+    before = threading.active_count()
+    beating = [Heartbeat(store, Claim(Operation(f"{n:064}", "f" * 64), "a" * 32, 30, 1), FAST) for n in range(20)]
+    for each in beating:
+        each.start()
+    eventually(lambda: len(set(store.extended)) == 20 and len(store.extended) > 60)
+    assert threading.active_count() == before + 1
+    assert len(store.threads) == 1
+    for each in beating:
+        each.stop()
+    eventually(lambda: not pulse._due)
+    time.sleep(0.03)
+    extended = len(store.extended)
+    time.sleep(0.03)
+    assert len(store.extended) == extended
+    assert pulse._thread.daemon
+
+
+def test_a_claim_that_is_due_sooner_than_all_others_is_not_made_to_wait(pulse):
+    store = Store()
+    late = Heartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=3000))
+    late.start()
+    soon = Heartbeat(store, CLAIM, FAST)
+    soon.start()
+    eventually(lambda: store.extended)
+    soon.stop()
+    late.stop()
+
+
+def test_a_layer_with_a_fault_of_its_own_does_not_end_the_beats_of_the_others(pulse, caplog):
+    faulty = Heartbeat(Store(KeyError("a bug")), CLAIM, FAST)
+    sound_store = Store()
+    sound = Heartbeat(sound_store, CLAIM, FAST)
+    faulty.start()
+    eventually(lambda: "KeyError" in caplog.text)
+    sound.start()
+    eventually(lambda: len(sound_store.extended) > 2)
+    faulty.stop()
+    sound.stop()
+
+
+def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(pulse, monkeypatch):
+    store = Store()
+    beating = Heartbeat(store, CLAIM, FAST)
+    with monkeypatch.context() as patched:
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            beating.start()
+    beating.start()
+    eventually(lambda: store.extended)
+    beating.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_a_forked_child_starts_a_thread_of_its_own():
+    parents = Store()
+    of_parent = Heartbeat(parents, CLAIM, FAST)
+    of_parent.start()
+    eventually(lambda: parents.extended)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            store = Store()
+            inherited = len(parents.extended)
+            Heartbeat(store, CLAIM, FAST).start()
+            eventually(lambda: len(store.extended) > 2)
+            code = 0 if len(parents.extended) == inherited else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    extended = len(parents.extended)
+    eventually(lambda: len(parents.extended) > extended)
+    of_parent.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
+def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child(pulse):
+    with pulse._condition:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                store = Store()
+                Heartbeat(store, CLAIM, FAST).start()
+                eventually(lambda: store.extended, within=2)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# The async one.
+
+
+async def test_no_task_exists_until_the_timer_fires():
+    store = AsyncStore()
+    before = asyncio.all_tasks()
+    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating.start()
+    assert asyncio.all_tasks() == before
+    while not store.extended:
+        await asyncio.sleep(0.002)
+    assert asyncio.all_tasks() == before
+    beating.stop()
+
+
+async def test_it_beats_until_it_is_stopped():
+    store = AsyncStore(IdempotencyPersistenceConnectionError("once"), True)
+    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating.start()
+    while len(store.extended) < 3:
+        await asyncio.sleep(0.002)
+    beating.stop()
+    extended = len(store.extended)
+    await asyncio.sleep(0.03)
+    assert len(store.extended) == extended
+
+
+async def test_a_lost_claim_sets_no_further_timer(caplog):
+    store = AsyncStore(False)
+    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating.start()
+    await asyncio.sleep(0.05)
+    assert len(store.extended) == 1
+    assert caplog.text.count("lost") == 1
+
+
+async def test_stopped_while_an_extension_is_under_way_it_ends_with_that_one():
+    class Slow(AsyncStore):
+        async def extend(self, claim):
+            self.extended.append(claim.storage_key)
+            await gate.wait()
+            return True
+
+    gate, store = asyncio.Event(), Slow()
+    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating.start()
+    while not store.extended:
+        await asyncio.sleep(0.002)
+    beating.stop()
+    gate.set()
+    await asyncio.sleep(0.03)
+    assert len(store.extended) == 1
+
+
+async def test_stopped_before_it_began_it_is_no_trouble():
+    AsyncHeartbeat(AsyncStore(), CLAIM, FAST).stop()

@@ -1,0 +1,42 @@
+"""Every report is a warning on one logger, and says nothing but the beginning of a storage key."""
+
+import inspect
+import logging
+
+import pytest
+
+from idempotency_mw import report
+from idempotency_mw.core.machine import Abandon, Complete, Kept, Release
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError
+
+STORAGE_KEY = "0123456789abcdef" * 4
+ERROR = IdempotencyPersistenceConnectionError("connection refused")
+
+
+@pytest.mark.parametrize("name", report.__all__)
+def test_each_report_is_one_warning_with_the_beginning_of_the_storage_key(name, caplog):
+    function = getattr(report, name)
+    given = {"storage_key": STORAGE_KEY, "error": ERROR, "ended": Complete(Kept.ANSWER)}
+    function(*(given[parameter] for parameter in inspect.signature(function).parameters))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.name == "idempotency_mw"
+    message = record.getMessage()
+    assert message.startswith("0123456789ab: ")
+    assert STORAGE_KEY[:13] not in message
+    has_error = "error" in inspect.signature(function).parameters
+    assert ("IdempotencyPersistenceConnectionError: connection refused" in message) is has_error
+
+
+@pytest.mark.parametrize(
+    ("ended", "verb"), [(Complete(Kept.NOTHING), "complete"), (Release(), "release"), (Abandon(), "abandon")]
+)
+def test_what_could_not_be_settled_is_named(ended, verb, caplog):
+    report.claim_not_settled(STORAGE_KEY, ended, ERROR)
+    assert f"{verb} failed" in caplog.text
+
+
+def test_no_two_reports_say_the_same():
+    source = inspect.getsource(report)
+    messages = [line for line in source.splitlines() if line.strip().startswith("_warn(storage_key")]
+    assert len(messages) == len(set(messages)) == len(report.__all__)

@@ -1,0 +1,35 @@
+"""What type checkers say about `usage.py`: nothing, but for what is marked as an error there.
+
+`pyrightconfig.json` holds pyright to its own marks, and to needing each of them.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def check(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_mypy_agrees_with_every_mark() -> None:
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    said = check(sys.executable, "-m", "mypy", "--strict", "--warn-unused-ignores", str(HERE / "usage.py"))
+    assert "no issues found in 1 source file" in said
+
+
+@pytest.mark.timeout(180)  # the first run on a machine may fetch what pyright runs on
+def test_pyright_agrees_with_every_mark() -> None:
+    if shutil.which("pyright") is None:
+        pytest.skip("pyright is not installed")
+    said = check("pyright", "--project", str(HERE), "--pythonpath", sys.executable, "--outputjson")
+    assert json.loads(said)["summary"]["filesAnalyzed"] == 1
