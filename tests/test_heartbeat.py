@@ -46,7 +46,7 @@ class AsyncStore(Store):
 def pulse(monkeypatch):
     """A pulse of the test's own."""
     fresh = heartbeat._Pulse()
-    monkeypatch.setattr(heartbeat, "_pulse", fresh)
+    monkeypatch.setattr(heartbeat, "_pulses", {os.getpid(): fresh})
     return fresh
 
 
@@ -189,6 +189,19 @@ def test_a_claim_that_is_due_sooner_than_all_others_is_not_made_to_wait(pulse):
     eventually(lambda: store.extended)
     soon.stop()
     late.stop()
+
+
+def test_runs_that_end_before_their_first_beat_is_due_do_not_wake_the_thread(pulse):
+    waits = []
+    wait = pulse._condition.wait
+    pulse._condition.wait = lambda seconds: waits.append(seconds) or wait(seconds)
+    long = IdempotencyConfig(lease_seconds=0.3)
+    for _ in range(50):
+        beating = Heartbeat(Store(), CLAIM, long)
+        beating.start()
+        beating.stop()
+    eventually(lambda: not pulse._due)
+    assert len(waits) < 10
 
 
 def test_a_layer_with_a_fault_of_its_own_does_not_end_the_beats_of_the_others(pulse, caplog):
