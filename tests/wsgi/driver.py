@@ -94,7 +94,7 @@ def environ_of(
         "SCRIPT_NAME": script,
         "PATH_INFO": path,
         "QUERY_STRING": query,
-        "CONTENT_TYPE": "application/json",
+        "CONTENT_TYPE": more.pop("CONTENT_TYPE", "application/json"),
         "CONTENT_LENGTH": str(len(body)),
         "SERVER_NAME": "localhost",
         "SERVER_PORT": "80",
