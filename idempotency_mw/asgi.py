@@ -5,9 +5,8 @@ of one request lives in a `_Conversation`, and in a `Run` once its app runs.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache, partial
 from inspect import isawaitable
 from typing import Any, assert_never
 
@@ -21,18 +20,15 @@ from idempotency_mw.handler import AsyncIdempotencyHandler, Decision
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Request, Response
-from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
+from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
+from idempotency_mw.surface import Hook, Rules, check_layer
 
 __all__ = ["IdempotencyMiddleware"]
 
-Hook = Callable[[Any], Any]
 Resolver = Callable[[Any], HTTPConfig | Awaitable[HTTPConfig | None] | None]
 Ask = Callable[[Hook, Scope], Awaitable[object]]
-
-# Those of them that are not protected pass at the cost of one look-up; any other is asked about.
-_METHODS = frozenset[str](("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"))
 
 
 class IdempotencyMiddleware:
@@ -52,45 +48,45 @@ class IdempotencyMiddleware:
         config: IdempotencyConfig | None = None,
         http: HTTPConfig | Resolver | None = None,
     ) -> None:
-        config = IdempotencyConfig() if config is None else config
-        http = HTTPConfig() if http is None else http
-        _check(persistence_store, config, http)
+        check_layer(persistence_store)
         self.app = app
-        self._handler = AsyncIdempotencyHandler(_layer(persistence_store, config), config)
-        self._exchange_of = lru_cache(maxsize=128)(partial(Exchange, config))
-        if isinstance(http, HTTPConfig):
-            self._exchange: Exchange | None = self._exchange_of(http)
-            self._resolve: Resolver | None = None
-            self._ask = None if http.caller is None else _asking_with_starlette()
-            self._passing = _METHODS.difference(http.methods)
-        else:
-            self._exchange = None
-            self._resolve = http
-            self._ask = _asking_with_starlette()
-            self._passing = frozenset[str]()
+        self._rules = Rules(config, http)
+        self._handler = AsyncIdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
+        self._ask = _asking_with_starlette() if self._rules.ask_the_framework else None
+        self._passing = self._rules.passing_methods
+        self._sought = self._rules.sought_header
+        self._sought_length = len(self._sought or b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; what is not a protected request passes, untouched."""
-        if scope["type"] != "http" or scope["method"] in self._passing:
-            await self.app(scope, receive, send)
-            return
-        exchange = self._exchange if self._resolve is None else await self._resolved(self._resolve, scope)
-        if exchange is None or not exchange.concerns(scope["method"], scope["headers"]):
-            await self.app(scope, receive, send)
-            return
-        if isinstance(scope.get(SCOPE_KEY), Execution):  # mounted twice
+        if (
+            scope["type"] != "http"
+            or scope["method"] in self._passing
+            or self._is_unkeyed(scope["headers"])
+            or (exchange := await self._exchange_for(scope)) is None
+        ):
             await self.app(scope, receive, send)
             return
         await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
 
-    async def _resolved(self, resolve: Resolver, scope: Scope) -> Exchange | None:
-        assert self._ask is not None  # noqa: S101 - for the type checker
-        http = await self._ask(resolve, scope)
-        if http is None:
-            return None
-        if not isinstance(http, HTTPConfig):
-            raise IdempotencyConfigurationError(f"http must return HTTPConfig or None, not {type(http).__name__}")
-        return self._exchange_of(http)
+    def _is_unkeyed(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        # A plain loop, the length first: half the instructions of any(), on each request of the app. Names come in
+        # any case: Hypercorn hands them on as they were sent, with h11_pass_raw_headers.
+        if self._sought is None:
+            return False
+        for name, _ in headers:  # noqa: SIM110
+            if len(name) == self._sought_length and name.lower() == self._sought:
+                return False
+        return True
+
+    async def _exchange_for(self, scope: Scope) -> Exchange | None:
+        """Return the rules of a request that may be ours."""
+        if isinstance(scope.get(SCOPE_KEY), Execution):
+            return None  # mounted twice
+        exchange = self._rules.exchange
+        if self._rules.resolver is not None and self._ask is not None:
+            exchange = self._rules.resolved(await self._ask(self._rules.resolver, scope))
+        return exchange if exchange is not None and exchange.protects(scope["method"]) else None
 
 
 class _Conversation:
@@ -247,17 +243,6 @@ def _layer(
 ) -> AsyncPersistenceLayer:
     layer = as_async(persistence_store)
     return AsyncLocalCache(layer, config.local_cache_max_items) if config.use_local_cache else layer
-
-
-def _check(persistence_store: Any, config: Any, http: Any) -> None:
-    if not all(callable(verb) for verb in verbs_of(persistence_store)):
-        raise IdempotencyConfigurationError(
-            f"persistence_store must be a persistence layer, not {type(persistence_store).__name__}"
-        )
-    if not isinstance(config, IdempotencyConfig):
-        raise IdempotencyConfigurationError(f"config must be IdempotencyConfig, not {type(config).__name__}")
-    if not isinstance(http, HTTPConfig) and not callable(http):
-        raise IdempotencyConfigurationError(f"http must be HTTPConfig or callable, not {type(http).__name__}")
 
 
 def _check_asyncio() -> None:

@@ -148,6 +148,8 @@ class Run:
         elif is_last and not self._capture.has_length:
             self._pending.append(message)
             self._begin_hold()
+        elif self._capture.is_bodiless:
+            self._pending.append(message)  # its head alone is a whole answer to the client
         else:
             await self._flush(message)
 
@@ -221,7 +223,7 @@ class Run:
                 await self._settle_and_flush()
 
     async def _end_late(self) -> None:
-        """See its write done, if we are cancelled while it goes on; but not its sending, which may take for ever."""
+        """Cancelled while it settles, see its write done; but not its sending, which may take for ever."""
         if self._late is not None and not self._late.done():
             self._late.cancel()
             await until_done(self._late)

@@ -174,5 +174,5 @@ def _pulse() -> _Pulse:
     return _pulses.get(process) or _pulses.setdefault(process, _Pulse())
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_pulses.clear)

@@ -16,6 +16,9 @@ Hook = Callable[[Any], Any]
 """What gets the framework's own request: `caller`, and `http` as a resolver."""
 
 
+_USUAL_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"))
+
+
 class Rules:
     """Which exchange a request goes by: always the same, or the one that a resolver names.
 
@@ -31,6 +34,16 @@ class Rules:
         self._exchange_of = lru_cache(maxsize=128)(partial(Exchange, self.config))
         self.resolver = None if isinstance(http, HTTPConfig) else http
         self.exchange = self._exchange_of(http) if isinstance(http, HTTPConfig) else None
+
+    @property
+    def passing_methods(self) -> frozenset[str]:
+        """The usual methods that pass, whatever else a request has."""
+        return frozenset() if self.exchange is None else _USUAL_METHODS.difference(self.exchange.http.methods)
+
+    @property
+    def sought_header(self) -> bytes | None:
+        """The header without which a request passes; None where that takes a closer look."""
+        return None if self.exchange is None else self.exchange.sought_header
 
     @property
     def ask_the_framework(self) -> bool:

@@ -57,22 +57,24 @@ class IdempotencyMiddleware:
         self._rules = Rules(config, http)
         self._handler = IdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
-        self._decisive = _decisive_key(self._rules.exchange)
+        sought = self._rules.sought_header
+        self._sought = None if sought is None else _environ_key(sought)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; what is not protected passes, untouched."""
-        if self._decisive is not None and self._decisive not in environ:
-            return self.app(environ, start_response)
-        exchange = None if isinstance(environ.get(ENVIRON_KEY), Execution) else self._exchange(environ)
-        if exchange is None or not exchange.concerns(environ["REQUEST_METHOD"], _names(environ)):
+        is_unkeyed = self._sought is not None and self._sought not in environ
+        if is_unkeyed or (exchange := self._exchange_for(environ)) is None:
             return self.app(environ, start_response)
         return _Conversation(self.app, self._handler, exchange, self._ask).serve(environ, start_response)
 
-    def _exchange(self, environ: Environ) -> Exchange | None:
-        resolver = self._rules.resolver
-        if resolver is None or self._ask is None:
-            return self._rules.exchange
-        return self._rules.resolved(self._ask(resolver, environ))
+    def _exchange_for(self, environ: Environ) -> Exchange | None:
+        """Return the rules of a request that may be ours."""
+        if isinstance(environ.get(ENVIRON_KEY), Execution):
+            return None  # mounted twice
+        exchange = self._rules.exchange
+        if self._rules.resolver is not None and self._ask is not None:
+            exchange = self._rules.resolved(self._ask(self._rules.resolver, environ))
+        return exchange if exchange is not None and exchange.protects(environ["REQUEST_METHOD"]) else None
 
 
 class _Conversation:
@@ -202,7 +204,7 @@ _OF_THE_BODY = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-len
 
 def _headers(environ: Environ) -> Headers:
     headers = [
-        (_header_name(key), value.encode("latin-1"))
+        (key[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
         for key, value in environ.items()
         if key.startswith("HTTP_") and key[5:] not in _OF_THE_BODY
     ]
@@ -210,19 +212,8 @@ def _headers(environ: Environ) -> Headers:
     return tuple(headers)
 
 
-def _names(environ: Environ) -> Iterable[tuple[bytes, bytes]]:
-    return ((_header_name(key), b"") for key in environ if key.startswith("HTTP_"))
-
-
-def _header_name(key: str) -> bytes:
-    return key[5:].replace("_", "-").lower().encode("latin-1")
-
-
-def _decisive_key(exchange: Exchange | None) -> str | None:
-    """Return what a request must have in its environ to be ours; None if that depends on more."""
-    if exchange is None or exchange.http.header is None or not exchange.is_known_by_header:
-        return None
-    return "HTTP_" + exchange.http.header.upper().replace("-", "_")
+def _environ_key(name: bytes) -> str:
+    return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
 
 
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:

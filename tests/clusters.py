@@ -120,3 +120,7 @@ class RedisSentinel(RedisServer):
             )
         )
         self._command = [str(binary), str(config), "--sentinel"]
+
+    def start(self, within: float = 10.0) -> None:
+        super().start(within)
+        until(lambda: bool(_tell(self, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)))

@@ -232,6 +232,13 @@ def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(p
     beating.stop()
 
 
+def test_what_begins_anew_has_neither_thread_nor_claims(pulse):
+    pulse.add(Heartbeat(Store(), CLAIM, FAST), 1000)
+    heartbeat._begin_anew()
+    assert heartbeat._pulse is not pulse
+    assert (heartbeat._pulse._thread, heartbeat._pulse._due) == (None, [])
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 def test_a_forked_child_starts_a_thread_of_its_own():

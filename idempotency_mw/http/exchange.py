@@ -11,9 +11,8 @@ In two steps, because the body and the caller lie between them, and only the sur
 and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, assert_never
 
 from idempotency_mw.core.config import IdempotencyConfig
@@ -44,8 +43,6 @@ from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
-
-_first = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,6 @@ class Exchange:
         self._methods = frozenset(http.methods)
         self._header = http.header.lower().encode("ascii") if http.header else None
         self._replay_header = http.replay_header.lower().encode("ascii")
-        self._is_keyless_ours = http.required or config.event_key_jmespath is not None
         self._event_key = _selection(config.event_key_jmespath, config)
         self._validation = _selection(config.payload_validation_jmespath, config)
         self._bound = tuple(name.encode("ascii") for name in http.bound_headers)
@@ -96,16 +92,15 @@ class Exchange:
 
     # What the request is.
 
-    def concerns(self, method: str, headers: Iterable[Sequence[bytes]]) -> bool:
-        """Tell, as cheaply as can be, whether a request may be ours; most are not. Names are in lower case."""
-        if method not in self._methods and method.upper() not in self._methods:
-            return False
-        return self._is_keyless_ours or self._header in map(_first, headers)
+    def protects(self, method: str) -> bool:
+        """Tell whether requests of this method may be ours."""
+        return method.upper() in self._methods
 
     @property
-    def is_known_by_header(self) -> bool:
-        """Whether a request without the key's header surely passes."""
-        return not self._is_keyless_ours
+    def sought_header(self) -> bytes | None:
+        """The header, in lower case, without which a request passes; None if it may be ours even so."""
+        is_sought = not self.http.required and self._event_key is None
+        return self._header if is_sought else None
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""

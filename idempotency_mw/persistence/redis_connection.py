@@ -257,8 +257,8 @@ def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, 
 
 def closers(client: Any) -> list[Callable[[], Any]]:
     """Return what closes the client, and the clients with which it asks Sentinels."""
-    # aclose() came with redis-py 5.0.1.
-    own = [getattr(each, "aclose", each.close) for each in with_sentinels(client)]
-    # A blocking cluster's client does not close the pools that were made by a class of ours.
-    pools = getattr(client, "disconnect_connection_pools", None)
-    return own if pools is None else [pools, *own]
+    clients = with_sentinels(client)
+    # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
+    pools = [each.connection_pool.disconnect for each in clients if hasattr(each, "connection_pool")]
+    nodes = [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else []
+    return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]

@@ -159,7 +159,7 @@ class Server:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/ready", timeout=10, trust_env=False).status_code == 204
+            return httpx.get(f"{self.url}/ready", timeout=10, trust_env=False, verify=False).status_code == 204
         except httpx.TransportError:
             return False
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig
+from idempotency_mw import HTTPConfig, IdempotencyConfig, asgi_run
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.asgi_run import HOLD_SECONDS, HOLD_TURNS
 from tests.asgi.driver import (
@@ -236,11 +236,37 @@ async def test_a_declared_length_settles_at_the_chunk_that_reaches_it(memory):
     assert (await conversation.end()).ok().body == b"done"
 
 
+@pytest.mark.row(66, 79)
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize(("status", "method"), [(204, "POST"), (304, "POST"), (200, "HEAD")])
+async def test_the_head_of_a_bodiless_answer_is_whole_and_waits_for_its_record(memory, status, method, fails):
+    layer = AroundLayer(memory)
+
+    async def app(scope, receive, send):
+        await send({**started(), "status": status})
+        await send(part(b""))
+        assert conversation.answer.messages == []
+        if fails:
+            raise BROKEN
+        await send(last())
+        assert layer.calls == ["acquire", "complete"]
+
+    service = surface_of(app, layer, http=HTTPConfig(methods=[method]))
+    conversation = service.conversation(method=method)
+    answer = await conversation.run()
+    if fails:
+        assert (answer.raised, answer.messages, layer.calls) == (BROKEN, [], ["acquire", "release"])
+    else:
+        assert answer.ok().types == ["http.response.start", "http.response.body", "http.response.body"]
+        assert (await service.request(method=method)).replayed
+
+
 # The hold of a last message.
 
 
 @pytest.mark.row(45, 82)
-async def test_a_held_end_goes_out_when_the_app_returns(memory):
+async def test_a_held_end_goes_out_when_the_app_returns(memory, monkeypatch):
+    monkeypatch.setattr(asgi_run, "HOLD_SECONDS", 60)
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
@@ -250,9 +276,7 @@ async def test_a_held_end_goes_out_when_the_app_returns(memory):
         await turns(3)
         assert layer.calls == ["acquire"]
 
-    began = time.monotonic()
     assert (await surface_of(app, layer).request()).ok().body == b"done"
-    assert time.monotonic() - began < HOLD_SECONDS
     assert layer.calls == ["acquire", "complete"]
 
 
@@ -294,9 +318,10 @@ async def test_a_false_end_is_released_although_the_loop_was_blocked_longer_than
 
 
 @pytest.mark.row(45)
-async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once(memory):
+@pytest.mark.parametrize("before", [5, HOLD_TURNS + 20], ids=["quick", "slow"])
+async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once(memory, before):
     """The timer has fired, its task exists, and has not run yet."""
-    layer = SlowLayer(memory)
+    layer = SlowLayer(memory, before=before)
 
     async def app(scope, receive, send):
         await send(started())
@@ -350,7 +375,7 @@ async def test_a_client_does_not_wait_for_a_background_task_and_a_retry_replays(
     began = time.monotonic()
     conversation = service.conversation().start()
     await until(lambda: conversation.answer.ended)
-    assert HOLD_SECONDS <= time.monotonic() - began < 10 * HOLD_SECONDS
+    assert time.monotonic() - began >= HOLD_SECONDS
     assert (await service.request()).replayed
     gate.set()
     assert (await conversation.end()).raised is error

@@ -77,31 +77,37 @@ def key_of(ours: Exchange, asked: Request, body: bytes = b"") -> str:
 
 
 @pytest.mark.row(2, 4, 5, 7)
+@pytest.mark.row(2, 7)
 @pytest.mark.parametrize(
-    ("http", "event_key", "method", "has_key", "concerned"),
+    ("http", "method", "protected"),
     [
-        (HTTPConfig(), None, "POST", True, True),
-        (HTTPConfig(), None, "post", True, True),
-        (HTTPConfig(), None, "PATCH", True, True),
-        (HTTPConfig(), None, "POST", False, False),
-        *(
-            (HTTPConfig(), None, method, True, False)
-            for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "X")
-        ),
-        (HTTPConfig(methods=["delete"]), None, "DELETE", True, True),
-        (HTTPConfig(methods=["delete"]), None, "POST", True, False),
-        (HTTPConfig(required=True), None, "POST", False, True),
-        (HTTPConfig(required=True), None, "GET", False, False),
-        (HTTPConfig(), "id", "POST", False, True),
-        (HTTPConfig(header=None), "id", "POST", False, True),
-        (HTTPConfig(header="X-Key"), None, "POST", True, False),
+        (HTTPConfig(), "POST", True),
+        (HTTPConfig(), "post", True),
+        (HTTPConfig(), "PATCH", True),
+        *((HTTPConfig(), method, False) for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "X")),
+        (HTTPConfig(methods=["delete"]), "DELETE", True),
+        (HTTPConfig(methods=["delete"]), "POST", False),
     ],
 )
-def test_which_requests_concern_us(
-    http: HTTPConfig, event_key: str | None, method: str, has_key: bool, concerned: bool
+def test_which_methods_are_protected(http: HTTPConfig, method: str, protected: bool) -> None:
+    assert exchange(http).protects(method) is protected
+
+
+@pytest.mark.row(4)
+@pytest.mark.parametrize(
+    ("http", "event_key", "sought"),
+    [
+        (HTTPConfig(), None, b"idempotency-key"),
+        (HTTPConfig(header="X-Key"), None, b"x-key"),
+        (HTTPConfig(required=True), None, None),
+        (HTTPConfig(), "id", None),
+        (HTTPConfig(header=None), "id", None),
+    ],
+)
+def test_the_header_without_which_a_request_passes(
+    http: HTTPConfig, event_key: str | None, sought: bytes | None
 ) -> None:
-    headers = [(b"accept", b"*/*"), *([(b"Idempotency-KEY", b"")] if has_key else [])]
-    assert exchange(http, event_key_jmespath=event_key).concerns(method, headers) is concerned
+    assert exchange(http, event_key_jmespath=event_key).sought_header == sought
 
 
 def test_a_key_has_to_be_somewhere() -> None:

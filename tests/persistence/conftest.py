@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
+from tests.clusters import RedisCluster, RedisSentinel
 from tests.servers import binaries
 
 pytest.register_assert_rewrite("idempotency_mw.testing")
@@ -28,6 +28,4 @@ def cluster(any_binary):
 def sentinel(any_server, any_binary):
     """A Sentinel that watches `any_server`."""
     with RedisSentinel(any_binary, any_server) as started:
-        with started.client() as client:
-            until(lambda: client.sentinel_master(SERVICE)["role-reported"] == "master")
         yield started

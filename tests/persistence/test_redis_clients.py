@@ -16,6 +16,8 @@ from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
+from idempotency_mw.persistence.redis_connection import closers
+from idempotency_mw.persistence.redis_dropping import drop
 from tests.clusters import SERVICE, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 from tests.proxy import Proxy
@@ -196,7 +198,7 @@ async def test_an_async_client_that_is_brought_along_is_not_closed(any_server):
     async with AsyncRedisPersistenceLayer(client) as layer:
         await layer.acquire(a_claim())
     assert client.connection_pool._available_connections[0].is_connected
-    await client.aclose()
+    await closers(client)[0]()
 
 
 def connections(server, cluster, sentinel):
@@ -441,3 +443,32 @@ def test_other_keys_are_out_of_reach_for_the_least_privileged(kind, restricted):
 def test_the_check_warns_where_the_acl_lets_it_see(kind, restricted):
     with driven(kind.from_url(restricted(f"{LEAST_PRIVILEGE} {CONNECTING} {CHECKING}"))) as layer:
         layer.check()
+
+
+def test_a_connection_that_is_not_open_opens_to_send(any_server):
+    with RedisPersistenceLayer.from_url(any_server.url) as layer:
+        layer.check()
+        connection = layer._own.connection_pool.make_connection()
+        connection.send_packed_command(connection.pack_command("PING"))
+        assert connection.read_response() in (b"PONG", "PONG")
+        connection.disconnect()
+
+
+def test_a_transport_that_shows_no_socket_is_left_to_the_collector():
+    class Writer:
+        transport = object()  # as uvloop's and TLS's are
+
+        def close(self):
+            raise RuntimeError("Event loop is closed")
+
+    class Connection:
+        _writer = _reader = Writer()
+
+    class Pool:
+        _available_connections = (Connection(),)
+
+    class Client:
+        connection_pool = Pool()
+
+    drop(Client())
+    assert Pool._available_connections[0]._writer is None

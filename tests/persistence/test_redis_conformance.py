@@ -5,7 +5,7 @@ import redis
 import redis.asyncio
 
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
+from idempotency_mw.persistence.redis_connection import closers
 from idempotency_mw.testing import PersistenceConformance
 from tests.clusters import SERVICE
 
@@ -54,11 +54,6 @@ class OnOneServer(PersistenceConformance):
         self.server = any_server
 
 
-class TestBlockingInThreads(OnOneServer):
-    def make_layer(self):
-        return ThreadedPersistenceLayer(RedisPersistenceLayer.from_url(self.server.url, timeout_seconds=PATIENCE))
-
-
 class TestGivenClientThatDecodes(OnOneServer):
     def make_layer(self):
         self.given = redis.Redis(port=self.server.port, decode_responses=True, **WAITS)
@@ -75,7 +70,7 @@ class TestGivenAsyncClientThatDecodes(OnOneServer):
         return AsyncRedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
 
     def teardown_method(self):
-        self._runner.run(self.given.aclose())
+        self._runner.run(closers(self.given)[0]())
         super().teardown_method()
 
 

@@ -20,7 +20,7 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
-from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer, _until
 from idempotency_mw.testing import ManualClock
 from idempotency_mw.testing.bench import a_claim, rival
 
@@ -334,3 +334,33 @@ def test_killed_writers_lose_no_completion_that_was_acknowledged(path, durabilit
         kept = dict(file.execute("SELECT storage_key, substr(record, 120) FROM idempotency_records"))
         assert file.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     assert {key: kept.get(key) for key in acknowledged} == {k: token.encode() for k, token in acknowledged.items()}
+
+
+def test_a_change_to_wal_that_is_refused_at_once_is_tried_again():
+    refusals = [refusal(sqlite3.SQLITE_BUSY), refusal(sqlite3.SQLITE_LOCKED)]
+
+    def action():
+        if refusals:
+            raise refusals.pop()
+
+    _until(time.monotonic() + 5, action)
+    assert refusals == []
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(sqlite3.SQLITE_IOERR, 5), (sqlite3.SQLITE_BUSY, -1)])
+def test_a_change_to_wal_that_fails_otherwise_or_too_late_is_not(code, seconds):
+    tried = []
+
+    def action():
+        tried.append(code)
+        raise refusal(code)
+
+    with pytest.raises(sqlite3.OperationalError):
+        _until(time.monotonic() + seconds, action)
+    assert len(tried) == 1
+
+
+def refusal(code):
+    error = sqlite3.OperationalError("refused")
+    error.sqlite_errorcode = code
+    return error

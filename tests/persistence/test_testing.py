@@ -191,6 +191,23 @@ def test_the_suite_finds_no_mistake_where_there_is_none():
     assert failures(Suite) == []
 
 
+def test_the_suite_finds_a_layer_that_takes_noise_for_free():
+    class Suite(PersistenceConformance):
+        def make_layer(self):
+            return MemoryPersistenceLayer()
+
+        def plant(self, storage_key, data):
+            pass
+
+        def peek(self, storage_key):
+            return b"noise"
+
+    case = Suite()
+    with pytest.raises(AssertionError, match="IdempotencyRecordError"):
+        case.test_what_is_no_record_is_an_error_and_stays_as_it_is()
+    case.teardown_method()
+
+
 def failures(suite):
     failed = []
     for name in [name for name in dir(suite) if name.startswith("test_")]:
