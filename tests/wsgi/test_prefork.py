@@ -1,7 +1,7 @@
 """gunicorn with four workers that were forked from a process whose store was in use: herds, deaths, long runs.
 
-The app and its store are made before the fork (`--preload`), so that each test here also shows that a layer works in
-every child.
+The app and its store are made before the fork (`--preload`), so that each test here also shows that a layer works
+in every child.
 """
 
 import asyncio
