@@ -191,6 +191,14 @@ def test_a_claim_that_is_due_sooner_than_all_others_is_not_made_to_wait(pulse):
     late.stop()
 
 
+def test_a_lost_claim_is_beaten_for_no_more(pulse, caplog):
+    store = Store(False)
+    Heartbeat(store, CLAIM, FAST).start()
+    eventually(lambda: "the claim was lost" in caplog.text and not pulse._due)
+    time.sleep(0.03)
+    assert len(store.extended) == 1
+
+
 def test_runs_that_end_before_their_first_beat_is_due_do_not_wake_the_thread(pulse):
     waits = []
     wait = pulse._condition.wait
