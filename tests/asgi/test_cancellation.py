@@ -166,14 +166,14 @@ async def test_cancelled_at_each_turn_of_a_whole_request_nothing_is_half_done(me
 @pytest.mark.parametrize("name", ["declared", "stream", "tombstone", "error", "exception"])
 async def test_an_anyio_scope_that_cancels_at_each_turn_does_not_stop_the_write(store, name):
     play, status = PLAYS[name]
-    layer = SlowLayer(store, verbs=("complete", "release"))
+    layer = GatedLayer(store, "complete", "release")
     service = ASGISurface(layer, play, http=HTTPConfig(max_response_body=50))
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
             conversation = service.conversation()
             group.start_soon(conversation.run)
-            await settling(layer)
-            await turns(2)
+            await layer.reached.wait()
+            asyncio.get_running_loop().call_later(0.02, layer.gate.set)
             scope.cancel()
     assert scope.cancelled_caught
     assert isinstance(conversation.answer.raised, asyncio.CancelledError)
