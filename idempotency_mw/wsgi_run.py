@@ -2,9 +2,9 @@
 
 Nothing that would let a client see a whole response goes out before its record is completed:
 
-    the chunk that reaches the Content-Length, or the only one of a list
+    the chunk that reaches the Content-Length
         settle, then hand it out
-    any other chunk of an answer without a declared length
+    a chunk of an answer without a declared length
         hold it until the next one is there, so that it is known not to be the last; at the end settle, then hand
         out the last
 
@@ -154,9 +154,8 @@ class Run:
             self._heartbeat.stop()
 
     def _answer(self) -> Generator[bytes]:
-        is_only = isinstance(self._iterable, list | tuple) and len(self._iterable) == 1
         for chunk in self._iterable:
-            yield self._take(chunk, is_last=is_only)
+            yield self._take(chunk)
         self._capture.finish()
         if not self._is_settled:
             self._settle_as_answered()
@@ -164,7 +163,7 @@ class Run:
             self._started()
         yield self._let_go()
 
-    def _take(self, chunk: Any, *, is_last: bool = False) -> bytes:
+    def _take(self, chunk: Any) -> bytes:
         """Take some of the app's answer, and return what may go out now."""
         if not isinstance(chunk, bytes):
             raise TypeError(f"a chunk must be bytes, not {type(chunk).__name__}")
@@ -174,8 +173,6 @@ class Run:
         if not chunk or self._is_replaced or self._capture.is_bodiless:
             return b""
         self._held.append(chunk)
-        if is_last:
-            self._capture.finish()
         if self._capture.is_whole and not self._is_settled:
             self._settle_as_answered()
         is_surely_not_last = self._is_settled or self._capture.has_length
@@ -205,7 +202,6 @@ class Run:
 
     def _fail(self) -> None:
         if not self._is_settled:
-            self._held.clear()
             self._settle(Discarded() if self._execution.discarded else Failed())
 
     def _settle(self, ending: Ending) -> None:

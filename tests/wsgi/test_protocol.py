@@ -1,9 +1,14 @@
 """Rows 89 to 99: PEP 3333 on both sides, and when the record is completed."""
 
+import contextlib
+import gc
 import io
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
@@ -13,9 +18,10 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution, wsgi_run
 from idempotency_mw.core.record import Status
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.testing import FailingPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
-from tests.wsgi.driver import TEXT, Body, ProtocolError, Service, serve
+from tests.wsgi.driver import TEXT, Body, Noting, ProtocolError, Service, environ_of, serve
 
 BROKEN = RuntimeError("the app broke")
 STORE_ERRORS = IdempotencyConfig(on_error="store")
@@ -631,11 +637,11 @@ def test_what_does_not_end_in_time_is_left_to_lapse(memory, clock, caplog, monke
     monkeypatch.setattr(wsgi_run, "DRAIN_SECONDS", 0.02)
     events: list[Any] = []
 
-    def endless(environ, start_response):
+    def silent(environ, start_response):
         start_response("200 OK", [TEXT])
         return Body(iter(partial(bytes, 0), None), events)
 
-    service = Service(endless, memory)
+    service = Service(silent, memory)
     service.request(stop_after=0, events=events).ok()
     assert events[-1] == "closed"
     assert memory.calls == ["acquire"]
@@ -691,8 +697,6 @@ def test_an_app_that_writes_while_it_is_drained_writes_to_nobody(memory):
 
 
 def _server_with(write: Callable[[bytes], object]) -> Any:
-    from tests.wsgi.driver import environ_of
-
     return environ_of(), lambda status, headers, exc_info=None: write
 
 
@@ -818,13 +822,84 @@ def test_a_store_that_fails_at_the_end_changes_nothing_for_the_client(memory, ap
     assert ("the lease has to lapse" in caplog.text) is expected
 
 
-def test_an_error_that_no_layer_should_raise_goes_on_and_the_heartbeat_ends(memory):
-    class Odd:
-        acquire, extend, release = memory.acquire, memory.extend, memory.release
+# The heartbeat.
 
-        def complete(self, claim, result):
-            raise ZeroDivisionError
 
-    service = Service(a_list, Odd())
-    assert isinstance(service.request().raised, ZeroDivisionError)
-    assert service.request().slug == "in-progress"
+class Odd(Noting):
+    """A layer with a bug."""
+
+    def complete(self, claim: Any, result: Any) -> Any:
+        raise ZeroDivisionError
+
+
+def ending_in(environ, start_response):
+    """Be settled by the declared length, and go on a little."""
+    start_response("200 OK", [TEXT, ("Content-Length", "4")])
+    yield b"done"
+    time.sleep(0.05)
+
+
+def interrupted(environ, start_response):
+    raise KeyboardInterrupt
+
+
+def endless(environ, start_response):
+    start_response("200 OK", [TEXT])
+    return iter(partial(bytes, 1), None)
+
+
+@pytest.mark.row(51, 77, 94)
+@pytest.mark.parametrize(
+    ("app", "layer"),
+    [(ending_in, Noting), (interrupted, Noting), (endless, Noting), (a_list, Odd), (raising, Noting)],
+    **NAMED,
+)
+def test_however_a_run_ends_its_heartbeat_ends_too(app, layer, caplog):
+    store = layer(MemoryPersistenceLayer())
+    config = IdempotencyConfig(lease_seconds=0.03, expires_after_seconds=0.1)
+    middleware = IdempotencyMiddleware(app, persistence_store=store, config=config, http=SMALL)
+    body = None
+    with contextlib.suppress(KeyboardInterrupt, ZeroDivisionError, RuntimeError):
+        body = middleware(environ_of(), lambda *_: None)
+        for _ in islice(body, 4):
+            pass
+    if body is not None:
+        with contextlib.suppress(ZeroDivisionError):
+            body.close()
+    beats = store.calls.count("extend")
+    time.sleep(0.05)
+    assert store.calls.count("extend") == beats
+    assert "claim was lost" not in caplog.text
+
+
+def test_an_error_that_goes_back_to_the_app_is_kept_by_no_cycle(memory):
+    class OneError(Exception):
+        pass
+
+    def noted() -> Any:
+        error = OneError()
+        seen.append(weakref.ref(error))
+        return OneError, error, None
+
+    def app(environ, start_response):
+        start_response("200 OK", [TEXT])(b"part")
+        start_response("500 Broken", [TEXT], noted())
+
+    seen: list[Any] = []
+    middleware = Service(app, memory).middleware
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(OneError):
+            middleware(environ_of(), lambda *_: None)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_a_server_that_closes_at_once_is_told_nothing(memory):
+    started = []
+    service = Service(nothing, memory)
+    service.middleware(environ_of(), lambda *arguments: started.append(arguments)).close()
+    assert started == []
+    assert service.request().replayed

@@ -13,7 +13,9 @@ from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.testing import AsyncFailingPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests.asgi.driver import ASGISurface
 from tests.wsgi.driver import TEXT, Answer, OneRead, Service, environ_of, serve
+from tests.wsgi.surface import WSGISurface
 
 
 def echo(environ, start_response):
@@ -216,6 +218,7 @@ def test_the_app_reads_the_full_body_however_it_asks_for_it(memory):
         service.request(key=name, body=body).ok()
         assert way(seen[-1]["wsgi.input"]) == body
         assert seen[-1]["CONTENT_LENGTH"] == "9"
+        assert seen[-1]["wsgi.input_terminated"] is True
 
 
 class Trickling(io.BytesIO):
@@ -229,10 +232,11 @@ class Trickling(io.BytesIO):
 def test_a_chunked_body_is_read_to_its_end_where_the_server_says_that_it_ends(memory):
     service = Service(echo, memory)
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
-    for body in (b"0123456789", b"0123456789", b"another"):
-        answer = service.request(**chunked, **{"wsgi.input": Trickling(body)})
-    assert (answer.slug, service.runs) == ("key-reused", 1)
-    assert service.executions[0].key == "k-1"
+    bodies = (b"0123456789", b"0123456789", b"another")
+    first, retry, other = (service.request(**chunked, **{"wsgi.input": Trickling(body)}) for body in bodies)
+    assert first.ok().body == b"0123456789"
+    assert retry.replayed
+    assert (other.slug, service.runs) == ("key-reused", 1)
 
 
 @pytest.mark.row(96)
@@ -313,11 +317,22 @@ def test_the_full_path_and_the_method_are_the_operation(memory, one, other, same
     assert service.request(**other).ok().replayed is same
 
 
-def test_a_path_in_utf8_is_the_same_operation_as_over_asgi(memory):
-    seen = []
-    service = Service(echo, memory, http=HTTPConfig(caller=lambda request: seen.append(request.path) or "a"))
-    service.request(path="/caf\u00c3\u00a9")
-    assert seen == ["/caf\u00e9"]
+@pytest.mark.row(83, 84)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"path": "/caf\u00e9"},
+        {"query": b"b=%C3%A9&a=1"},
+        {"headers": [("Content-Type", "Text/Plain; charset=x")]},
+    ],
+    ids=str,
+)
+async def test_a_request_is_the_same_operation_over_asgi(options):
+    store = MemoryPersistenceLayer()
+    first = await ASGISurface(store).request(**options)
+    retry = await WSGISurface(store).request(**options)
+    assert (retry.ok().brief(), retry.replayed) == (first.ok().brief(), True)
 
 
 @pytest.mark.row(57)
