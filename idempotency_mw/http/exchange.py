@@ -118,6 +118,10 @@ class Exchange:
         limit = self.http.max_request_body
         return Refuse(Refusal(Problem.BODY_TOO_LARGE, f"The body exceeds {limit} bytes."))
 
+    def body_cut_short(self) -> Refuse:
+        """Refuse a body that ended before its declared length."""
+        return _invalid_body("It is shorter than its Content-Length.")
+
     def keyed(self, request: Request, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
         try:
