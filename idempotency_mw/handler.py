@@ -15,8 +15,9 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from secrets import token_hex
-from typing import assert_never
+from typing import Self, assert_never
 
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
@@ -49,16 +50,39 @@ Decision = Execute | Replay | Reject | Unprotected
 Encode = Callable[[Kept], bytes | None]
 """Returns the result to keep, or None where it can't be kept. Asked only after the machine chose to keep one."""
 
+Left = Callable[[], float]
+"""Tells the seconds that are left of a process's life. Asked for each claim: waiting has used some of them."""
+
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+
+SHORTEST_LEASE_MS = 1000
+LONGEST_FINISH = 5.0
+WAITED_SHARE = 0.9
+"""Of the time that is left. Who waits to the last moment is killed before it can answer."""
 
 
 class IdempotencyHandler:
     """For blocking code and blocking layers. Immutable, and shared by all threads."""
 
-    def __init__(self, persistence_store: PersistenceLayer, config: IdempotencyConfig) -> None:
+    def __init__(
+        self, persistence_store: PersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+    ) -> None:
         self.store = persistence_store
         self.config = config
+        self._left = left
+
+    def within(self, left: Left) -> Self:
+        """Return a handler for a process that dies when `left()` seconds are over.
+
+        What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
+        waiting does not exceed it.
+        """
+        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+
+    def waitable(self, seconds: float) -> float:
+        """Return how much of so many seconds may be spent waiting."""
+        return _waitable(seconds, self._left)
 
     def begin(
         self,
@@ -72,7 +96,8 @@ class IdempotencyHandler:
         `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = self._try(operation)
-        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+        longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
+        for seconds in _pauses(self.waitable(longest)):
             if not may_wait(decision):
                 break
             pause(seconds)
@@ -103,7 +128,7 @@ class IdempotencyHandler:
             return _unsettled(claim, ended, error)
 
     def _try(self, operation: Operation) -> Decision:
-        claim = _claim(operation, self.config)
+        claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
@@ -119,9 +144,24 @@ class IdempotencyHandler:
 class AsyncIdempotencyHandler:
     """For asyncio code and async layers. Immutable, and shared by all tasks."""
 
-    def __init__(self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig) -> None:
+    def __init__(
+        self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+    ) -> None:
         self.store = persistence_store
         self.config = config
+        self._left = left
+
+    def within(self, left: Left) -> Self:
+        """Return a handler for a process that dies when `left()` seconds are over.
+
+        What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
+        waiting does not exceed it.
+        """
+        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+
+    def waitable(self, seconds: float) -> float:
+        """Return how much of so many seconds may be spent waiting."""
+        return _waitable(seconds, self._left)
 
     async def begin(
         self,
@@ -135,7 +175,8 @@ class AsyncIdempotencyHandler:
         `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = await self._try(operation)
-        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+        longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
+        for seconds in _pauses(self.waitable(longest)):
             if not may_wait(decision):
                 break
             await pause(seconds)
@@ -170,8 +211,17 @@ class AsyncIdempotencyHandler:
         except IdempotencyPersistenceLayerError as error:
             return _unsettled(claim, ended, error)
 
+    async def finish(self) -> None:
+        """Wait for releases that the store still has under way, as long as this process may; then stop them.
+
+        For a process that is frozen when its call is over: nothing of ours may go on in the next one.
+        """
+        until_released = getattr(self.store, "until_released", None)
+        if until_released is not None:
+            await until_released(self.waitable(LONGEST_FINISH))
+
     async def _try(self, operation: Operation) -> Decision:
-        claim = _claim(operation, self.config)
+        claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, await self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
@@ -188,14 +238,18 @@ class AsyncIdempotencyHandler:
         return on_completed(claim, outcome, sent=sent)
 
 
-def _claim(operation: Operation, config: IdempotencyConfig) -> Claim:
+def _claim(operation: Operation, config: IdempotencyConfig, left: Left | None) -> Claim:
     return Claim(
         operation=operation,
         token=token_hex(16),
-        lease_ms=config.lease_ms,
+        lease_ms=config.lease_ms if left is None else max(round(left() * 1000), SHORTEST_LEASE_MS),
         retention_ms=config.retention_ms,
         may_take_over=config.after_crash == "retry",
     )
+
+
+def _waitable(seconds: float, left: Left | None) -> float:
+    return seconds if left is None else min(seconds, left() * WAITED_SHARE)
 
 
 def _pauses(wait_seconds: float) -> Iterator[float]:

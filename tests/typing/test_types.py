@@ -29,5 +29,7 @@ def test_mypy_agrees_with_every_mark() -> None:
 @pytest.mark.timeout(180)  # the first run on a machine may fetch what pyright runs on
 def test_pyright_agrees_with_every_mark() -> None:
     pytest.importorskip("pyright", reason="pyright is not installed")
-    said = check(sys.executable, "-m", "pyright", "--project", str(HERE), "--pythonpath", sys.executable, "--outputjson")
+    said = check(
+        sys.executable, "-m", "pyright", "--project", str(HERE), "--pythonpath", sys.executable, "--outputjson"
+    )
     assert json.loads(said)["summary"]["filesAnalyzed"] == 1
