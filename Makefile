@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo run-lambda test check lint conformance format bench-unkeyed clean
+.PHONY: help venv run run-flask run-django run-lambda demo test check lint conformance format bench-unkeyed clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -24,6 +24,12 @@ venv: $(VENV)/.test $(VENV)/.lint ## Make .venv with everything that development
 run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000; REDIS_URL=... for Redis)
 	@sed 's/PORT/$(PORT)/' examples/curl.txt
 	@$(BIN)/python -m uvicorn fastapi_app:app --app-dir examples --port $(PORT)
+
+run-flask: $(VENV)/.test ## Serve examples/flask_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
+	@$(BIN)/python -m gunicorn flask_app:app --chdir examples --workers 2 --bind localhost:$(PORT)
+
+run-django: $(VENV)/.test ## Serve examples/django_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
+	@$(BIN)/python -m gunicorn django_app:application --chdir examples --workers 2 --bind localhost:$(PORT)
 
 demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on a Valkey)
 	@$(BIN)/python tools/demo.py $(if $(REDIS),--redis)

@@ -7,8 +7,8 @@ mind: cancellation.
     if it is Execute:
         heartbeat = handler.heartbeat(decision.claim); heartbeat.start()
         … run the app …
-        reply = handler.settle(decision.claim, ending, encode, sent=…)
         heartbeat.stop()
+        reply = handler.settle(decision.claim, ending, encode, sent=…)
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from idempotency_mw.core.machine import (
     on_ended,
     on_store_failure,
 )
-from idempotency_mw.core.record import Claim, Lost, Operation
+from idempotency_mw.core.record import Claim, Lost, Operation, Settled
 from idempotency_mw.errors import IdempotencyPersistenceLayerError, IdempotencyRecordError
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
@@ -111,21 +111,20 @@ class IdempotencyHandler:
     def settle(
         self, claim: Claim, ending: Ending, encode: Encode, *, sent: bool = False
     ) -> Deliver | Replay | Reject:
-        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out."""
+        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out.
+
+        Whatever the layer raises is reported: the effect has happened, and its answer must not be lost with it.
+        """
         ended = on_ended(ending, self.config.on_error)
-        try:
-            match ended:
-                case Complete(kept):
-                    return self._complete(claim, _result(kept, encode, claim), sent=sent)
-                case Release():
-                    self.store.release(claim)
-                    return Deliver()
-                case Abandon():
-                    return Deliver()
-                case _:
-                    assert_never(ended)
-        except IdempotencyPersistenceLayerError as error:
-            return _unsettled(claim, ended, error)
+        match ended:
+            case Complete(kept):
+                return self._complete(claim, ended, _result(kept, encode, claim), sent=sent)
+            case Release():
+                return self._release(claim, ended)
+            case Abandon():
+                return Deliver()
+            case _:
+                assert_never(ended)
 
     def _try(self, operation: Operation) -> Decision:
         claim = _claim(operation, self.config, self._left)
@@ -134,11 +133,21 @@ class IdempotencyHandler:
         except IdempotencyPersistenceLayerError as error:
             return _without_store(claim, self.config, error)
 
-    def _complete(self, claim: Claim, result: bytes | None, *, sent: bool) -> Deliver | Replay | Reject:
-        outcome = self.store.complete(claim, result)
-        if isinstance(outcome, Lost):
-            report.completion_lost(claim.storage_key)
-        return on_completed(claim, outcome, sent=sent)
+    def _complete(
+        self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
+    ) -> Deliver | Replay | Reject:
+        try:
+            outcome = self.store.complete(claim, result)
+        except Exception as error:  # noqa: BLE001 - a layer of the user's own raises what it likes
+            return _unsettled(claim, ended, error)
+        return _completed(claim, outcome, sent=sent)
+
+    def _release(self, claim: Claim, ended: Release) -> Deliver:
+        try:
+            self.store.release(claim)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unsettled(claim, ended, error)
+        return Deliver()
 
 
 class AsyncIdempotencyHandler:
@@ -192,24 +201,20 @@ class AsyncIdempotencyHandler:
     ) -> Deliver | Replay | Reject:
         """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out.
 
-        Cancelled, it still writes, and the cancellation goes on after that.
+        Whatever the layer raises is reported: the effect has happened, and its answer must not be lost with it.
+        Cancelled, it still writes and reports, and the cancellation goes on after that.
         """
         ended = on_ended(ending, self.config.on_error)
-        try:
-            match ended:
-                case Complete(kept):
-                    return await self._complete(claim, ended, _result(kept, encode, claim), sent=sent)
-                case Release():
-                    await to_its_end(
-                        lambda: self.store.release(claim), lambda error: _unsettled(claim, ended, error)
-                    )
-                    return Deliver()
-                case Abandon():
-                    return Deliver()
-                case _:
-                    assert_never(ended)
-        except IdempotencyPersistenceLayerError as error:
-            return _unsettled(claim, ended, error)
+        match ended:
+            case Complete(kept):
+                result = _result(kept, encode, claim)
+                return await to_its_end(lambda: self._complete(claim, ended, result, sent=sent))
+            case Release():
+                return await to_its_end(lambda: self._release(claim, ended))
+            case Abandon():
+                return Deliver()
+            case _:
+                assert_never(ended)
 
     async def finish(self) -> None:
         """Wait for releases that the store still has under way, as long as this process may; then stop them.
@@ -230,12 +235,18 @@ class AsyncIdempotencyHandler:
     async def _complete(
         self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
     ) -> Deliver | Replay | Reject:
-        outcome = await to_its_end(
-            lambda: self.store.complete(claim, result), lambda error: _unsettled(claim, ended, error)
-        )
-        if isinstance(outcome, Lost):
-            report.completion_lost(claim.storage_key)
-        return on_completed(claim, outcome, sent=sent)
+        try:
+            outcome = await self.store.complete(claim, result)
+        except Exception as error:  # noqa: BLE001 - a layer of the user's own raises what it likes
+            return _unsettled(claim, ended, error)
+        return _completed(claim, outcome, sent=sent)
+
+    async def _release(self, claim: Claim, ended: Release) -> Deliver:
+        try:
+            await self.store.release(claim)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unsettled(claim, ended, error)
+        return Deliver()
 
 
 def _claim(operation: Operation, config: IdempotencyConfig, left: Left | None) -> Claim:
@@ -283,8 +294,12 @@ def _result(kept: Kept, encode: Encode, claim: Claim) -> bytes | None:
     return result
 
 
-def _unsettled(
-    claim: Claim, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
-) -> Deliver:
+def _completed(claim: Claim, outcome: Settled | Lost, *, sent: bool) -> Deliver | Replay | Reject:
+    if isinstance(outcome, Lost):
+        report.completion_lost(claim.storage_key)
+    return on_completed(claim, outcome, sent=sent)
+
+
+def _unsettled(claim: Claim, ended: Complete | Release, error: Exception) -> Deliver:
     report.claim_not_settled(claim.storage_key, ended, error)
     return Deliver()

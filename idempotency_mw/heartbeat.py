@@ -36,11 +36,16 @@ class Heartbeat:
         """Begin; nothing is sent before a third of the lease has passed."""
         self._ends = monotonic() + self._longest
         if self._enabled:
-            _pulse.add(self, self._interval)
+            _pulse().add(self, self._interval)
 
     def stop(self) -> None:
         """End; may be called at any time, and again."""
         self._stopped = True
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
 
     def beat(self) -> float | None:
         """Extend the lease once, and return the seconds until the next time, or None for never."""
@@ -124,13 +129,15 @@ class _Pulse:
 
     def add(self, heartbeat: Heartbeat, seconds: float) -> None:
         """Have it beat after so many seconds."""
+        due = (monotonic() + seconds, next(self._order), heartbeat)
         with self._condition:
-            heapq.heappush(self._due, (monotonic() + seconds, next(self._order), heartbeat))
+            heapq.heappush(self._due, due)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="idempotency_mw heartbeat", daemon=True)
                 thread.start()
                 self._thread = thread
-            self._condition.notify()
+            if self._due[0] is due:  # otherwise it wakes in time by itself
+                self._condition.notify()
 
     def _run(self) -> None:
         while True:
@@ -142,20 +149,30 @@ class _Pulse:
     def _next(self) -> Heartbeat:
         with self._condition:
             while True:
+                self._drop_stopped()
                 wait = self._due[0][0] - monotonic() if self._due else None
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._due)[2]
                 self._condition.wait(wait)
 
+    def _drop_stopped(self) -> None:
+        # Most runs end before their first beat is due: those cost no waking of their own.
+        while self._due and self._due[0][2].is_stopped:
+            heapq.heappop(self._due)
 
-_pulse = _Pulse()
+
+_pulses: dict[int, _Pulse] = {}
 
 
-def _begin_anew() -> None:
-    # A forked child inherits neither the thread nor the claims, and perhaps a lock that nobody will release.
-    global _pulse  # noqa: PLW0603 - the one permitted global
-    _pulse = _Pulse()
+def _pulse() -> _Pulse:
+    """Return this process's pulse.
+
+    It is made with the first claim, and not before: gevent may have replaced the locks since the import. A forked
+    child makes its own: it inherits neither the thread nor the claims, and perhaps a lock that nobody releases.
+    """
+    process = os.getpid()
+    return _pulses.get(process) or _pulses.setdefault(process, _Pulse())
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_pulses.clear)

@@ -6,10 +6,11 @@ ever written here.
 
 import logging
 
-from idempotency_mw.core.machine import Abandon, Complete, Release
+from idempotency_mw.core.machine import Complete, Release
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 
 __all__ = [
+    "answer_cut_off",
     "answer_not_kept",
     "answer_not_storable",
     "claim_not_settled",
@@ -34,9 +35,7 @@ def store_passed_by(storage_key: str, error: IdempotencyPersistenceLayerError) -
     _warn(storage_key, "the app runs unprotected: the store failed", error)
 
 
-def claim_not_settled(
-    storage_key: str, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
-) -> None:
+def claim_not_settled(storage_key: str, ended: Complete | Release, error: Exception) -> None:
     """The store failed at the end of a run: the record stays in progress until its lease lapses."""
     _warn(storage_key, f"{type(ended).__name__.lower()} failed; the lease has to lapse", error)
 
@@ -59,6 +58,11 @@ def lease_not_extended(storage_key: str, error: Exception) -> None:
 def execution_too_long(storage_key: str) -> None:
     """The app has run for `max_execution_seconds`; its lease is not extended any more."""
     _warn(storage_key, "the app exceeds max_execution_seconds; its lease is no longer extended")
+
+
+def answer_cut_off(storage_key: str) -> None:
+    """The client went away, and the rest of the answer took too long: the record stays in progress."""
+    _warn(storage_key, "the client has gone, and the answer did not end in time; the lease has to lapse")
 
 
 def answer_not_kept(storage_key: str) -> None:

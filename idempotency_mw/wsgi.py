@@ -1,11 +1,12 @@
 """The middleware for WSGI apps: Flask, Django, Werkzeug, and whatever else follows PEP 3333.
 
-The constructor computes what can be computed; the middleware is immutable after that, and everything of one request
-that runs lives in its `Run`.
+The constructor computes what can be computed; the middleware is immutable after that, and everything of one
+request lives in a `_Conversation`, and in a `Run` once its app runs.
 """
 
 import io
 from collections.abc import Callable, Iterable
+from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
 from idempotency_mw.core.config import IdempotencyConfig
@@ -13,9 +14,11 @@ from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
 from idempotency_mw.handler import IdempotencyHandler
+from idempotency_mw.http.body import declared_length
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Headers, Request, Response
+from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
 from idempotency_mw.surface import Hook, Rules, check_layer
@@ -25,6 +28,8 @@ __all__ = ["IdempotencyMiddleware"]
 
 Resolver = Callable[[Any], HTTPConfig | None]
 Ask = Callable[[Hook, Environ], object]
+
+READ_SIZE = 65536
 
 
 class IdempotencyMiddleware:
@@ -52,17 +57,24 @@ class IdempotencyMiddleware:
         self._rules = Rules(config, http)
         self._handler = IdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
+        sought = self._rules.sought_header
+        self._sought = None if sought is None else _environ_key(sought)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; what is not protected passes, untouched."""
-        if ENVIRON_KEY in environ:
+        is_unkeyed = self._sought is not None and self._sought not in environ
+        if is_unkeyed or (exchange := self._exchange_for(environ)) is None:
             return self.app(environ, start_response)
+        return _Conversation(self.app, self._handler, exchange, self._ask).serve(environ, start_response)
+
+    def _exchange_for(self, environ: Environ) -> Exchange | None:
+        """Return the rules of a request that may be ours."""
+        if isinstance(environ.get(ENVIRON_KEY), Execution):
+            return None  # mounted twice
         exchange = self._rules.exchange
         if self._rules.resolver is not None and self._ask is not None:
             exchange = self._rules.resolved(self._ask(self._rules.resolver, environ))
-        if exchange is None or not exchange.concerns(environ["REQUEST_METHOD"], _names(environ)):
-            return self.app(environ, start_response)
-        return _Conversation(self.app, self._handler, exchange, self._ask).serve(environ, start_response)
+        return exchange if exchange is not None and exchange.protects(environ["REQUEST_METHOD"]) else None
 
 
 class _Conversation:
@@ -84,44 +96,39 @@ class _Conversation:
             case Pass():
                 return self._app(environ, start_response)
             case Refuse(refusal):
-                return self._answer(self._exchange.refusal(self._request, refusal))
+                return self._refuse(refusal)
             case Wanted():
                 return self._serve_wanted(wanted)
             case _:
                 assert_never(wanted)
 
     def _serve_wanted(self, wanted: Wanted) -> Iterable[bytes]:
-        body = _read(self._environ, self._exchange.http.max_request_body)
-        if isinstance(body, _Incomplete):
-            keyed: Pass | Refuse | Keyed = self._exchange.body_cut_short()
-            body = b""
-        elif body is None:
-            keyed, body = self._exchange.body_too_large(), b""
-        else:
-            keyed = self._exchange.keyed(self._request, wanted, body)
+        body = self._body()
+        if isinstance(body, Refuse):
+            return self._refuse(body.refusal)
+        keyed = self._exchange.keyed(self._request, wanted, body)
         match keyed:
             case Pass():
                 return self._app(_giving(self._environ, body), self._start_response)
             case Refuse(refusal):
-                return self._answer(self._exchange.refusal(self._request, refusal))
+                return self._refuse(refusal)
             case Keyed():
                 return self._serve_keyed(keyed, body)
             case _:
                 assert_never(keyed)
 
     def _serve_keyed(self, keyed: Keyed, body: bytes) -> Iterable[bytes]:
-        caller = self._exchange.http.caller
-        who = self._ask(caller, self._environ) if caller is not None and self._ask is not None else None
-        operation = self._exchange.operation(self._request, keyed, who)
+        operation = self._exchange.operation(self._request, keyed, self._caller())
         if isinstance(operation, Refuse):
-            return self._answer(self._exchange.refusal(self._request, operation.refusal))
+            return self._refuse(operation.refusal)
         waited = self._exchange.wait(self._request)
         decision = self._handler.begin(operation, wait_seconds=waited)
         match decision:
             case Execute(_, attempt):
                 execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
-                run = Run(self._handler, self._exchange, self._request, decision, execution, self._start_response)
-                return run.begin(self._app, _giving(self._environ, body) | {ENVIRON_KEY: execution})
+                environ = _giving(self._environ, body) | {ENVIRON_KEY: execution}
+                run = Run(self._handler, self._exchange, self._request, decision, execution)
+                return run.begin(self._app, environ, self._start_response)
             case Unprotected():
                 return self._app(_giving(self._environ, body), self._start_response)
             case Replay(record):
@@ -131,38 +138,39 @@ class _Conversation:
             case _:
                 assert_never(decision)
 
+    def _body(self) -> bytes | Refuse:
+        """Return the whole body.
+
+        Without a length there is none, unless the server says that its input ends by itself: a read would wait
+        for bytes that never come.
+        """
+        stream = self._environ["wsgi.input"]
+        if self._environ.get("CONTENT_LENGTH"):
+            length = declared_length(self._request.headers)
+            body = _read(stream, length or 0)
+            return body if len(body) == length else self._exchange.body_cut_short()
+        if not self._environ.get("wsgi.input_terminated"):
+            return b""
+        limit = self._exchange.http.max_request_body
+        body = _read(stream, limit + 1)
+        return body if len(body) <= limit else self._exchange.body_too_large()
+
+    def _caller(self) -> object:
+        caller = self._exchange.http.caller
+        return None if caller is None or self._ask is None else self._ask(caller, self._environ)
+
+    def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
+        return self._answer(self._exchange.refusal(self._request, refusal))
+
     def _answer(self, response: Response) -> Iterable[bytes]:
         return respond(response, self._start_response)
 
 
-class _Incomplete:
-    """The body ended before its declared length."""
-
-
-def _read(environ: Environ, limit: int) -> bytes | _Incomplete | None:
-    """Return the whole body, or None where it exceeds the limit.
-
-    Without a length there is no body, unless the server says that its input ends by itself: a read would wait
-    for bytes that never come.
-    """
-    stream = environ["wsgi.input"]
-    declared = environ.get("CONTENT_LENGTH") or ""
-    if declared.isdigit():
-        length = int(declared)
-        if length > limit:
-            return None
-        body = _read_up_to(stream, length)
-        return body if len(body) == length else _Incomplete()
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    body = _read_up_to(stream, limit + 1)
-    return None if len(body) > limit else body
-
-
-def _read_up_to(stream: Any, length: int) -> bytes:
+def _read(stream: Any, length: int) -> bytes:
+    """Return so many bytes, or fewer if the stream ends before."""
     chunks: list[bytes] = []
     while length > 0:
-        chunk: bytes = stream.read(min(length, 65536))
+        chunk: bytes = stream.read(min(length, READ_SIZE))
         if not chunk:
             break
         chunks.append(chunk)
@@ -179,13 +187,6 @@ def _giving(environ: Environ, body: bytes) -> Environ:
     }
 
 
-def _names(environ: Environ) -> Iterable[tuple[bytes, bytes]]:
-    """Yield the names of the request's own headers."""
-    return (
-        (key[5:].replace("_", "-").lower().encode("latin-1"), b"") for key in environ if key.startswith("HTTP_")
-    )
-
-
 def _request(environ: Environ) -> Request:
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query: str = environ.get("QUERY_STRING", "")
@@ -198,26 +199,27 @@ def _request(environ: Environ) -> Request:
     )
 
 
+_OF_THE_BODY = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
+
+
 def _headers(environ: Environ) -> Headers:
     headers = [
         (key[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
         for key, value in environ.items()
-        if key.startswith("HTTP_") and key not in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH")
+        if key.startswith("HTTP_") and key[5:] not in _OF_THE_BODY
     ]
-    headers += [
-        (name, environ[key].encode("latin-1"))
-        for key, name in (("CONTENT_TYPE", b"content-type"), ("CONTENT_LENGTH", b"content-length"))
-        if environ.get(key)
-    ]
+    headers += [(name, environ[key].encode("latin-1")) for key, name in _OF_THE_BODY.items() if environ.get(key)]
     return tuple(headers)
 
 
+def _environ_key(name: bytes) -> str:
+    return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+
+
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:
-    return (
-        LocalCache(persistence_store, config.local_cache_max_items)
-        if config.use_local_cache
-        else persistence_store
-    )
+    if not config.use_local_cache:
+        return persistence_store
+    return LocalCache(persistence_store, config.local_cache_max_items)
 
 
 def _asking_with_werkzeug() -> Ask:
@@ -230,7 +232,9 @@ def _asking_with_werkzeug() -> Ask:
         ) from error
 
     def ask(hook: Hook, environ: Environ) -> object:
+        if iscoroutinefunction(hook):
+            raise IdempotencyConfigurationError(f"{hook!r} is async, and WSGI asks blocking hooks only")
         # A copy, because Werkzeug leaves its request in the environ that it is given; and no body to read.
-        return hook(WerkzeugRequest(environ | {"wsgi.input": io.BytesIO()}))
+        return hook(WerkzeugRequest(environ | {"wsgi.input": io.BytesIO(), "wsgi.input_terminated": True}))
 
     return ask

@@ -46,7 +46,7 @@ class AsyncStore(Store):
 def pulse(monkeypatch):
     """A pulse of the test's own."""
     fresh = heartbeat._Pulse()
-    monkeypatch.setattr(heartbeat, "_pulse", fresh)
+    monkeypatch.setattr(heartbeat, "_pulses", {os.getpid(): fresh})
     return fresh
 
 
@@ -191,6 +191,27 @@ def test_a_claim_that_is_due_sooner_than_all_others_is_not_made_to_wait(pulse):
     late.stop()
 
 
+def test_a_lost_claim_is_beaten_for_no_more(pulse, caplog):
+    store = Store(False)
+    Heartbeat(store, CLAIM, FAST).start()
+    eventually(lambda: "the claim was lost" in caplog.text and not pulse._due)
+    time.sleep(0.03)
+    assert len(store.extended) == 1
+
+
+def test_runs_that_end_before_their_first_beat_is_due_do_not_wake_the_thread(pulse):
+    waits = []
+    wait = pulse._condition.wait
+    pulse._condition.wait = lambda seconds: waits.append(seconds) or wait(seconds)
+    long = IdempotencyConfig(lease_seconds=0.3)
+    for _ in range(50):
+        beating = Heartbeat(Store(), CLAIM, long)
+        beating.start()
+        beating.stop()
+    eventually(lambda: not pulse._due)
+    assert len(waits) < 10
+
+
 def test_a_layer_with_a_fault_of_its_own_does_not_end_the_beats_of_the_others(pulse, caplog):
     faulty = Heartbeat(Store(KeyError("a bug")), CLAIM, FAST)
     sound_store = Store()
@@ -221,9 +242,9 @@ def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(p
 
 def test_what_begins_anew_has_neither_thread_nor_claims(pulse):
     pulse.add(Heartbeat(Store(), CLAIM, FAST), 1000)
-    heartbeat._begin_anew()
-    assert heartbeat._pulse is not pulse
-    assert (heartbeat._pulse._thread, heartbeat._pulse._due) == (None, [])
+    assert heartbeat._pulse() is pulse
+    heartbeat._pulses.clear()  # as a forked child does
+    assert (heartbeat._pulse()._thread, heartbeat._pulse()._due) == (None, [])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

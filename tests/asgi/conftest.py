@@ -12,6 +12,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from tests.asgi.driver import ASGISurface, ManualClock
 from tests.asgi.layers import AroundLayer
+from tests.wsgi.surface import WSGISurface
 
 
 @pytest.fixture
@@ -39,7 +40,13 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield AroundLayer(layer)
 
 
+@pytest.fixture(params=["asgi", "wsgi"])
+async def surface(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """What the scenarios speak to: each surface in turn."""
+    return {"asgi": ASGISurface, "wsgi": WSGISurface}[request.param]
+
+
 @pytest.fixture
-def surface() -> Callable[..., Any]:
-    """What the scenarios speak to. Another surface of the same shape can stand here."""
+def asgi_surface() -> type[ASGISurface]:
+    """The one surface, for scenarios that are about ASGI."""
     return ASGISurface

@@ -288,6 +288,11 @@ class ASGISurface:
         keyed = [] if key is None else [("Idempotency-Key", key)]
         return Conversation(self.app, body=body, headers=[*keyed, *headers], **options)
 
+    @staticmethod
+    def broken_off_after_one(play: Play) -> tuple[int | None, bytes]:
+        """Return what the client sees of an answer that fails in the second chunk's place."""
+        return play.status, play.chunks[0]
+
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.runs += 1
         body = await whole_body(receive)

@@ -108,6 +108,8 @@ def _end_with_parent() -> None:
 class Server:
     """One server with its workers. Used as a context manager."""
 
+    commands = COMMANDS
+
     def __init__(
         self,
         kind: str,
@@ -126,7 +128,7 @@ class Server:
         self.marks = marks or Marks(folder / "marks")
         self._log = folder / f"{kind}-{self.port}.log"
         self._read = 0
-        self._command = COMMANDS[kind].format(app=app, port=self.port, workers=workers).split()
+        self._command = self.commands[kind].format(app=app, port=self.port, workers=workers).split()
         self._environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, (os.fspath(ROOT), os.environ.get("PYTHONPATH")))),

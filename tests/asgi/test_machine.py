@@ -267,7 +267,7 @@ async def test_an_exception_in_mid_body_never_keeps_a_part(surface, store, play)
     service = surface(store, play)
     answer = await service.request()
     assert answer.raised is BROKEN
-    assert answer.brief() == (200, play.chunks[0])
+    assert answer.brief() == surface.broken_off_after_one(play)
     assert not answer.ended
     assert await arecord_of(store) is None
 
@@ -276,7 +276,7 @@ async def test_an_exception_in_mid_body_never_keeps_a_part(surface, store, play)
 @pytest.mark.parametrize("play", PARTS, ids=["undeclared", "declared", "declared, empty"])
 async def test_an_exception_in_mid_body_is_a_stored_failure_where_errors_are_stored(surface, store, play):
     service = surface(store, play, config=STORE_ERRORS)
-    assert (await service.request()).brief() == (200, play.chunks[0])
+    assert (await service.request()).brief() == surface.broken_off_after_one(play)
     retry = (await service.request()).ok()
     assert (retry.status, retry.slug, retry.replayed, service.runs) == (500, "execution-failed", True, 1)
 
@@ -300,8 +300,8 @@ def returning(chunks: tuple[bytes, ...], headers: tuple[tuple[bytes, bytes], ...
 @pytest.mark.parametrize(
     ("chunks", "headers"), [((b"do",), ()), ((b"do",), ((b"content-length", b"4"),)), ((), ())], ids=str
 )
-async def test_a_return_in_mid_body_never_keeps_a_part(surface, store, chunks, headers, on_error):
-    service = surface(store, config=IdempotencyConfig(on_error=on_error))
+async def test_a_return_in_mid_body_never_keeps_a_part(asgi_surface, store, chunks, headers, on_error):
+    service = asgi_surface(store, config=IdempotencyConfig(on_error=on_error))
     service.app.app = returning(chunks, headers)
     answer = await service.request()
     assert (answer.status, answer.body, answer.ended) == (200, b"".join(chunks), False)
@@ -313,28 +313,28 @@ async def test_a_return_in_mid_body_never_keeps_a_part(surface, store, chunks, h
 
 
 @pytest.mark.row(44, 45)
-async def test_a_last_message_short_of_the_declared_length_is_not_whole(surface, store):
-    service = surface(store, Play(200, ((b"content-length", b"9"),), (b"do", b"ne")))
+async def test_a_last_message_short_of_the_declared_length_is_not_whole(asgi_surface, store):
+    service = asgi_surface(store, Play(200, ((b"content-length", b"9"),), (b"do", b"ne")))
     answer = await service.request()
     assert "less body" in str(answer.raised)
     assert await arecord_of(store) is None
 
 
 @pytest.mark.row(44)
-async def test_more_body_than_declared_is_not_whole(surface, store):
-    service = surface(store, Play(200, ((b"content-length", b"3"),), (b"done",)))
+async def test_more_body_than_declared_is_not_whole(asgi_surface, store):
+    service = asgi_surface(store, Play(200, ((b"content-length", b"3"),), (b"done",)))
     assert "more body" in str((await service.request()).raised)
     assert await arecord_of(store) is None
 
 
 @pytest.mark.row(46)
 @pytest.mark.parametrize("on_error", ["release", "store"])
-async def test_a_return_without_a_response_is_a_failure(surface, store, on_error):
+async def test_a_return_without_a_response_is_a_failure(asgi_surface, store, on_error):
     async def silent(scope, receive, send):
         silent.runs += 1
 
     silent.runs = 0
-    service = surface(store, config=IdempotencyConfig(on_error=on_error))
+    service = asgi_surface(store, config=IdempotencyConfig(on_error=on_error))
     service.app.app = silent
     answer = await service.request()
     assert (answer.raised, answer.messages) == (None, [])
@@ -548,7 +548,7 @@ async def test_a_late_owner_that_failed_gets_the_winners_replay_where_errors_are
 @pytest.mark.row(50)
 @pytest.mark.parametrize("tail", [(b"1", b"2"), (b"1", b"2", b"")], ids=["last with content", "last empty"])
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(surface, memory, clock, tail, declared):
+async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(asgi_surface, memory, clock, tail, declared):
     gate, sent_one = asyncio.Event(), asyncio.Event()
     headers = [(b"content-length", b"2")] if declared else []
 
@@ -563,7 +563,7 @@ async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(surface, m
                 sent_one.set()
                 await gate.wait()
 
-    service = surface(memory, config=NO_HEARTBEAT)
+    service = asgi_surface(memory, config=NO_HEARTBEAT)
     service.app.app = app
     owner = service.conversation().start()
     await sent_one.wait()
@@ -576,7 +576,7 @@ async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(surface, m
 
 
 @pytest.mark.row(50, 74)
-async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends(surface, memory, clock):
+async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends(asgi_surface, memory, clock):
     gates = [asyncio.Event(), asyncio.Event()]
     told = []
 
@@ -590,7 +590,7 @@ async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends
         await send({"type": "http.response.body", "body": b""})
         told.append((number, (await receive())["type"]))
 
-    service = surface(memory, config=NO_HEARTBEAT)
+    service = asgi_surface(memory, config=NO_HEARTBEAT)
     service.app.app = app
     owner, _ = await late(service, clock, gates, finish=True)
     gates[0].set()
@@ -768,14 +768,14 @@ async def test_a_discarded_answer_is_delivered_and_the_key_released(surface, sto
 
 
 @pytest.mark.row(54)
-async def test_discarding_after_the_settling_says_that_it_is_too_late(surface, store):
+async def test_discarding_after_the_settling_says_that_it_is_too_late(asgi_surface, store):
     said = []
 
     async def app(scope, receive, send):
         await perform(send, Play(200, ((b"content-length", b"4"),)))
         said.append(current_execution().discard())
 
-    service = surface(store)
+    service = asgi_surface(store)
     service.app.app = app
     await service.request()
     assert said == [False]
@@ -816,14 +816,14 @@ async def test_the_same_key_under_another_method_or_path_is_another_operation(su
 # What the app can ask.
 
 
-async def test_the_app_sees_its_execution_and_nobody_else_does(surface, store):
+async def test_the_app_sees_its_execution_and_nobody_else_does(asgi_surface, store):
     seen = []
 
     async def app(scope, receive, send):
         seen.append((scope.get("idempotency"), current_execution()))
         await perform(send, Play())
 
-    service = surface(store)
+    service = asgi_surface(store)
     service.app.app = app
     await service.request(key='"quoted key"')
     await service.request(key=None)
@@ -837,11 +837,11 @@ async def test_the_app_sees_its_execution_and_nobody_else_does(surface, store):
 
 
 @pytest.mark.row(34)
-async def test_the_record_is_completed_before_the_last_byte_goes_out(surface, memory):
+async def test_the_record_is_completed_before_the_last_byte_goes_out(asgi_surface, memory):
     """Whatever the form of the answer: a client that saw it whole finds it in the store."""
     for play in STORABLE:
         layer = GatedLayer(memory, "complete")
-        service = surface(layer, play)
+        service = asgi_surface(layer, play)
         conversation = service.conversation(key=f"k-{id(layer)}").start()
         await layer.reached.wait()
         answer = conversation.answer
