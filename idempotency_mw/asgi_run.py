@@ -148,9 +148,7 @@ class Run:
         elif is_last and not self._capture.has_length:
             self._pending.append(message)
             self._begin_hold()
-        elif self._capture.is_bodiless:
-            self._pending.append(message)  # its head alone is a whole answer to the client
-        else:
+        elif not self._capture.is_bodiless:  # its head alone is a whole answer, and no client gets this part
             await self._flush(message)
 
     def _is_known_whole(self) -> bool:
