@@ -1,8 +1,7 @@
 """What is collected of a response, and when it is whole."""
 
-from itertools import pairwise
-
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
