@@ -171,7 +171,7 @@ class _Conversation:
             case Unprotected():
                 await self._pass(body)
             case Replay(record):
-                await self._answer(self._exchange.replay(self._request, record, waited=waited))
+                await self._answer(self._exchange.replay(self._request, operation, record, waited=waited))
             case Reject():
                 await self._answer(self._exchange.rejection(self._request, decision, waited=waited))
             case _:

@@ -193,7 +193,7 @@ class Run:
         self._is_replaced = True
         self._pending.clear()
         if isinstance(reply, Replay):
-            response = self._exchange.replay(self._request, reply.record)
+            response = self._exchange.replay(self._request, self._claim.operation, reply.record)
         else:
             response = self._exchange.rejection(self._request, reply)
         await send_response(self._forward, response)
