@@ -110,6 +110,6 @@ class MemoryPersistenceLayer:
                 del self._records[storage_key]
 
     def _forget_old_expiries(self) -> None:
-        """Keep one entry a record: those of releases and of extended leases would stay until the retention ends."""
+        """Keep one entry a record: those of releases and extended leases would stay until the retention ends."""
         self._expiries = [(held.expires_ms, storage_key) for storage_key, held in self._records.items()]
         heapq.heapify(self._expiries)
