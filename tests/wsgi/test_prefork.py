@@ -32,13 +32,11 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return url
 
 
-@pytest.fixture(scope="module", params=["gunicorn-sync", "gunicorn-gthread"])
-def server(
-    request: pytest.FixtureRequest, store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WSGIServer]:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WSGIServer]:
+    kind = "gunicorn-sync" if store.startswith("redis:") else "gunicorn-gthread"
     options = {"app": "tests.wsgi.apps:app", "workers": 4, "config": {"lease_seconds": LEASE}}
-    with WSGIServer(request.param, folder, store=store, **options) as server:
+    with WSGIServer(kind, tmp_path_factory.mktemp(kind), store=store, **options) as server:
         yield server
 
 
