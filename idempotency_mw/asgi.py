@@ -11,12 +11,13 @@ from inspect import isawaitable
 from typing import Any, assert_never
 
 from idempotency_mw.asgi_run import SCOPE_KEY, ASGIApp, Message, Receive, Run, Scope, Send, send_response
+from idempotency_mw.aws import lifetime, viewer_headers
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
-from idempotency_mw.handler import AsyncIdempotencyHandler, Decision
+from idempotency_mw.handler import AsyncIdempotencyHandler, Decision, Left
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Request, Response
@@ -67,7 +68,21 @@ class IdempotencyMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
+        left = lifetime(scope.get("aws.context"))
+        if left is None:
+            await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
+        else:
+            await self._serve_within(left, exchange, scope, receive, send)
+
+    async def _serve_within(
+        self, left: Left, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a Lambda invocation: it is frozen, or killed, when its time is over."""
+        handler = self._handler.within(left)
+        try:
+            await _Conversation(self.app, handler, exchange, self._ask).serve(scope, receive, send)
+        finally:
+            await handler.finish()
 
     def _is_unkeyed(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         # A plain loop, the length first: half the instructions of any(), on each request of the app. Names come in
@@ -142,6 +157,8 @@ class _Conversation:
             await self._answer(self._exchange.refusal(self._request, operation.refusal))
             return
         waited = self._exchange.wait(self._request)
+        if waited is not None:
+            waited = int(self._handler.waitable(waited))
         decision = await _begin(self._handler, operation, waited, self._receive)
         match decision:
             case Execute(_, attempt):
@@ -227,6 +244,7 @@ async def _begin(
 
 def _request(scope: Scope) -> Request:
     path, root = scope["path"], scope.get("root_path", "")
+    headers = viewer_headers(scope.get("aws.event")) or scope["headers"]
     # Servers differ: with some the path has the prefix of the mount, with others it does not.
     if root and path != root and not path.startswith(root.rstrip("/") + "/"):
         path = root.rstrip("/") + path
@@ -234,7 +252,7 @@ def _request(scope: Scope) -> Request:
         method=scope["method"].upper(),
         path=path,
         query=scope.get("query_string", b""),
-        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in scope["headers"]),
+        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in headers),
     )
 
 

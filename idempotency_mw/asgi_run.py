@@ -182,13 +182,14 @@ class Run:
         """Settle once; where the claim was lost and nothing is out yet, answer as the record says now."""
         self._is_settled = True
         self._execution.close()
+        # A beat that came after the settling would find no claim, and report it as lost.
+        self._heartbeat.stop()
         reply = await self._handler.settle(
             self._claim,
             ending,
             lambda kept: self._exchange.encode(kept, self._capture),
             sent=self._is_sent,
         )
-        self._heartbeat.stop()
         if isinstance(reply, Deliver):
             return
         self._is_replaced = True

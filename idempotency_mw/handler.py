@@ -7,16 +7,17 @@ mind: cancellation.
     if it is Execute:
         heartbeat = handler.heartbeat(decision.claim); heartbeat.start()
         … run the app …
-        reply = handler.settle(decision.claim, ending, encode, sent=…)
         heartbeat.stop()
+        reply = handler.settle(decision.claim, ending, encode, sent=…)
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from secrets import token_hex
-from typing import assert_never
+from typing import Self, assert_never
 
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
@@ -37,7 +38,7 @@ from idempotency_mw.core.machine import (
     on_ended,
     on_store_failure,
 )
-from idempotency_mw.core.record import Claim, Lost, Operation
+from idempotency_mw.core.record import Claim, Lost, Operation, Settled
 from idempotency_mw.errors import IdempotencyPersistenceLayerError, IdempotencyRecordError
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
@@ -49,16 +50,39 @@ Decision = Execute | Replay | Reject | Unprotected
 Encode = Callable[[Kept], bytes | None]
 """Returns the result to keep, or None where it can't be kept. Asked only after the machine chose to keep one."""
 
+Left = Callable[[], float]
+"""Tells the seconds that are left of a process's life. Asked for each claim: waiting has used some of them."""
+
 SHORTEST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+
+SHORTEST_LEASE_MS = 1000
+LONGEST_FINISH = 5.0
+WAITED_SHARE = 0.9
+"""Of the time that is left. Who waits to the last moment is killed before it can answer."""
 
 
 class IdempotencyHandler:
     """For blocking code and blocking layers. Immutable, and shared by all threads."""
 
-    def __init__(self, persistence_store: PersistenceLayer, config: IdempotencyConfig) -> None:
+    def __init__(
+        self, persistence_store: PersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+    ) -> None:
         self.store = persistence_store
         self.config = config
+        self._left = left
+
+    def within(self, left: Left) -> Self:
+        """Return a handler for a process that dies when `left()` seconds are over.
+
+        What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
+        waiting does not exceed it.
+        """
+        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+
+    def waitable(self, seconds: float) -> float:
+        """Return how much of so many seconds may be spent waiting."""
+        return _waitable(seconds, self._left)
 
     def begin(
         self,
@@ -72,7 +96,8 @@ class IdempotencyHandler:
         `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = self._try(operation)
-        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+        longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
+        for seconds in _pauses(self.waitable(longest)):
             if not may_wait(decision):
                 break
             pause(seconds)
@@ -86,42 +111,66 @@ class IdempotencyHandler:
     def settle(
         self, claim: Claim, ending: Ending, encode: Encode, *, sent: bool = False
     ) -> Deliver | Replay | Reject:
-        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out."""
+        """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out.
+
+        Whatever the layer raises is reported: the effect has happened, and its answer must not be lost with it.
+        """
         ended = on_ended(ending, self.config.on_error)
-        try:
-            match ended:
-                case Complete(kept):
-                    return self._complete(claim, _result(kept, encode, claim), sent=sent)
-                case Release():
-                    self.store.release(claim)
-                    return Deliver()
-                case Abandon():
-                    return Deliver()
-                case _:
-                    assert_never(ended)
-        except IdempotencyPersistenceLayerError as error:
-            return _unsettled(claim, ended, error)
+        match ended:
+            case Complete(kept):
+                return self._complete(claim, ended, _result(kept, encode, claim), sent=sent)
+            case Release():
+                return self._release(claim, ended)
+            case Abandon():
+                return Deliver()
+            case _:
+                assert_never(ended)
 
     def _try(self, operation: Operation) -> Decision:
-        claim = _claim(operation, self.config)
+        claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
             return _without_store(claim, self.config, error)
 
-    def _complete(self, claim: Claim, result: bytes | None, *, sent: bool) -> Deliver | Replay | Reject:
-        outcome = self.store.complete(claim, result)
-        if isinstance(outcome, Lost):
-            report.completion_lost(claim.storage_key)
-        return on_completed(claim, outcome, sent=sent)
+    def _complete(
+        self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
+    ) -> Deliver | Replay | Reject:
+        try:
+            outcome = self.store.complete(claim, result)
+        except Exception as error:  # noqa: BLE001 - a layer of the user's own raises what it likes
+            return _unsettled(claim, ended, error)
+        return _completed(claim, outcome, sent=sent)
+
+    def _release(self, claim: Claim, ended: Release) -> Deliver:
+        try:
+            self.store.release(claim)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unsettled(claim, ended, error)
+        return Deliver()
 
 
 class AsyncIdempotencyHandler:
     """For asyncio code and async layers. Immutable, and shared by all tasks."""
 
-    def __init__(self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig) -> None:
+    def __init__(
+        self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+    ) -> None:
         self.store = persistence_store
         self.config = config
+        self._left = left
+
+    def within(self, left: Left) -> Self:
+        """Return a handler for a process that dies when `left()` seconds are over.
+
+        What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
+        waiting does not exceed it.
+        """
+        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+
+    def waitable(self, seconds: float) -> float:
+        """Return how much of so many seconds may be spent waiting."""
+        return _waitable(seconds, self._left)
 
     async def begin(
         self,
@@ -135,7 +184,8 @@ class AsyncIdempotencyHandler:
         `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = await self._try(operation)
-        for seconds in _pauses(self.config.wait_seconds if wait_seconds is None else wait_seconds):
+        longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
+        for seconds in _pauses(self.waitable(longest)):
             if not may_wait(decision):
                 break
             await pause(seconds)
@@ -151,27 +201,32 @@ class AsyncIdempotencyHandler:
     ) -> Deliver | Replay | Reject:
         """End the claim as its run ended, and decide what its client gets. `sent`: part of an answer is out.
 
-        Cancelled, it still writes, and the cancellation goes on after that.
+        Whatever the layer raises is reported: the effect has happened, and its answer must not be lost with it.
+        Cancelled, it still writes and reports, and the cancellation goes on after that.
         """
         ended = on_ended(ending, self.config.on_error)
-        try:
-            match ended:
-                case Complete(kept):
-                    return await self._complete(claim, ended, _result(kept, encode, claim), sent=sent)
-                case Release():
-                    await to_its_end(
-                        lambda: self.store.release(claim), lambda error: _unsettled(claim, ended, error)
-                    )
-                    return Deliver()
-                case Abandon():
-                    return Deliver()
-                case _:
-                    assert_never(ended)
-        except IdempotencyPersistenceLayerError as error:
-            return _unsettled(claim, ended, error)
+        match ended:
+            case Complete(kept):
+                result = _result(kept, encode, claim)
+                return await to_its_end(lambda: self._complete(claim, ended, result, sent=sent))
+            case Release():
+                return await to_its_end(lambda: self._release(claim, ended))
+            case Abandon():
+                return Deliver()
+            case _:
+                assert_never(ended)
+
+    async def finish(self) -> None:
+        """Wait for releases that the store still has under way, as long as this process may; then stop them.
+
+        For a process that is frozen when its call is over: nothing of ours may go on in the next one.
+        """
+        until_released = getattr(self.store, "until_released", None)
+        if until_released is not None:
+            await until_released(self.waitable(LONGEST_FINISH))
 
     async def _try(self, operation: Operation) -> Decision:
-        claim = _claim(operation, self.config)
+        claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, await self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
@@ -180,22 +235,32 @@ class AsyncIdempotencyHandler:
     async def _complete(
         self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
     ) -> Deliver | Replay | Reject:
-        outcome = await to_its_end(
-            lambda: self.store.complete(claim, result), lambda error: _unsettled(claim, ended, error)
-        )
-        if isinstance(outcome, Lost):
-            report.completion_lost(claim.storage_key)
-        return on_completed(claim, outcome, sent=sent)
+        try:
+            outcome = await self.store.complete(claim, result)
+        except Exception as error:  # noqa: BLE001 - a layer of the user's own raises what it likes
+            return _unsettled(claim, ended, error)
+        return _completed(claim, outcome, sent=sent)
+
+    async def _release(self, claim: Claim, ended: Release) -> Deliver:
+        try:
+            await self.store.release(claim)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _unsettled(claim, ended, error)
+        return Deliver()
 
 
-def _claim(operation: Operation, config: IdempotencyConfig) -> Claim:
+def _claim(operation: Operation, config: IdempotencyConfig, left: Left | None) -> Claim:
     return Claim(
         operation=operation,
         token=token_hex(16),
-        lease_ms=config.lease_ms,
+        lease_ms=config.lease_ms if left is None else max(round(left() * 1000), SHORTEST_LEASE_MS),
         retention_ms=config.retention_ms,
         may_take_over=config.after_crash == "retry",
     )
+
+
+def _waitable(seconds: float, left: Left | None) -> float:
+    return seconds if left is None else min(seconds, left() * WAITED_SHARE)
 
 
 def _pauses(wait_seconds: float) -> Iterator[float]:
@@ -229,8 +294,12 @@ def _result(kept: Kept, encode: Encode, claim: Claim) -> bytes | None:
     return result
 
 
-def _unsettled(
-    claim: Claim, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
-) -> Deliver:
+def _completed(claim: Claim, outcome: Settled | Lost, *, sent: bool) -> Deliver | Replay | Reject:
+    if isinstance(outcome, Lost):
+        report.completion_lost(claim.storage_key)
+    return on_completed(claim, outcome, sent=sent)
+
+
+def _unsettled(claim: Claim, ended: Complete | Release, error: Exception) -> Deliver:
     report.claim_not_settled(claim.storage_key, ended, error)
     return Deliver()

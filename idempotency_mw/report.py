@@ -6,7 +6,7 @@ ever written here.
 
 import logging
 
-from idempotency_mw.core.machine import Abandon, Complete, Release
+from idempotency_mw.core.machine import Complete, Release
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 
 __all__ = [
@@ -35,9 +35,7 @@ def store_passed_by(storage_key: str, error: IdempotencyPersistenceLayerError) -
     _warn(storage_key, "the app runs unprotected: the store failed", error)
 
 
-def claim_not_settled(
-    storage_key: str, ended: Complete | Release | Abandon, error: IdempotencyPersistenceLayerError
-) -> None:
+def claim_not_settled(storage_key: str, ended: Complete | Release, error: Exception) -> None:
     """The store failed at the end of a run: the record stays in progress until its lease lapses."""
     _warn(storage_key, f"{type(ended).__name__.lower()} failed; the lease has to lapse", error)
 

@@ -5,29 +5,22 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
-from idempotency_mw.errors import IdempotencyPersistenceLayerError
-
 __all__ = ["to_its_end", "until_done"]
 
 Answer = TypeVar("Answer")
 
 
-async def to_its_end(
-    verb: Callable[[], Awaitable[Answer]], on_failure: Callable[[IdempotencyPersistenceLayerError], object]
-) -> Answer:
-    """Await a verb that settles; cancelled, see it done first, and then let the cancellation go on.
+async def to_its_end(step: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Await a step that settles; cancelled, see it done first, and then let the cancellation go on.
 
-    The verb that was cancelled may have reached the store or not, and is simply said again: repeated, it changes
-    nothing. So no task is needed unless somebody cancels. Only then is a failure handed to `on_failure`.
+    The step that was cancelled may have reached the store or not, and is simply taken again: repeated, it changes
+    nothing. So no task is needed unless somebody cancels. What the second one returns nobody hears: it reports for
+    itself what has to be known.
     """
     try:
-        return await verb()
+        return await step()
     except asyncio.CancelledError:
-        again = asyncio.ensure_future(verb())
-        await until_done(again)
-        error = again.exception()
-        if isinstance(error, IdempotencyPersistenceLayerError):
-            on_failure(error)
+        await until_done(asyncio.ensure_future(step()))
         raise
 
 

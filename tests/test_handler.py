@@ -347,9 +347,24 @@ async def test_a_store_that_fails_at_the_end_is_reported_and_the_answer_delivere
     assert "no route" in caplog.text
 
 
-async def test_an_error_at_the_end_that_is_not_a_stores_goes_on(either):
+@pytest.mark.row(104)
+@pytest.mark.parametrize(("ending", "verb"), [(WHOLE, "complete"), (Failed(), "release")])
+async def test_an_error_that_no_layer_should_raise_at_the_end_costs_nobody_the_answer(
+    either, caplog, ending, verb
+):
+    assert await either.over(**{verb: [KeyError("what it quotes may be a secret")]}).settle(ending) == Deliver()
+    assert f"{verb} failed" in caplog.text
+    assert "KeyError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_an_answer_that_can_not_be_encoded_is_a_bug_and_goes_on(either):
+    def broken(kept):
+        raise KeyError("a bug")
+
     with pytest.raises(KeyError):
-        await either.over(complete=[KeyError("a bug")]).settle(WHOLE)
+        await either.over().settle(WHOLE, encode=broken)
+    assert either.store.calls == []
 
 
 async def test_a_heartbeat_is_of_the_handlers_kind_and_not_started(either):
@@ -363,9 +378,17 @@ async def test_a_heartbeat_is_of_the_handlers_kind_and_not_started(either):
 
 
 @pytest.mark.row(78)
-@pytest.mark.parametrize(("ending", "verb"), [(WHOLE, "complete"), (Failed(), "release")])
-@pytest.mark.parametrize("fails", [False, True])
-async def test_cancelled_while_it_settles_the_verb_is_said_again(caplog, ending, verb, fails):
+@pytest.mark.parametrize(
+    ("ending", "verb", "answer", "told"),
+    [
+        (WHOLE, "complete", Settled(), ""),
+        (WHOLE, "complete", DOWN, "complete failed"),
+        (WHOLE, "complete", Lost(None), "claim was lost"),
+        (Failed(), "release", True, ""),
+        (Failed(), "release", DOWN, "release failed"),
+    ],
+)
+async def test_cancelled_while_it_settles_the_verb_is_said_again_and_reported(caplog, ending, verb, answer, told):
     class Slow(AsyncStore):
         async def complete(self, claim, result):
             await asyncio.sleep(0)
@@ -375,7 +398,7 @@ async def test_cancelled_while_it_settles_the_verb_is_said_again(caplog, ending,
             await asyncio.sleep(0)
             return self._answer("release", claim)
 
-    store = Slow(**({verb: [DOWN]} if fails else {}))
+    store = Slow(**{verb: [answer]})
     settling = AsyncIdempotencyHandler(store, IdempotencyConfig()).settle(
         Claim(OPERATION, "a" * 32, 30000, 1000), ending, lambda kept: b"result"
     )
@@ -385,4 +408,5 @@ async def test_cancelled_while_it_settles_the_verb_is_said_again(caplog, ending,
     with pytest.raises(asyncio.CancelledError):
         await task
     assert store.verbs == [verb]
-    assert (f"{verb} failed" in caplog.text) is fails
+    assert told in caplog.text
+    assert bool(caplog.text) is bool(told)

@@ -119,3 +119,9 @@ class AsyncLocalCache:
     async def release(self, claim: Claim) -> bool:
         """As `PersistenceLayer.release`."""
         return await self._layer.release(claim)
+
+    async def until_released(self, seconds: float) -> None:
+        """As the layer's own, where it has one."""
+        until_released = getattr(self._layer, "until_released", None)
+        if until_released is not None:
+            await until_released(seconds)

@@ -256,7 +256,8 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
-        self._own: dict[asyncio.AbstractEventLoop, RedisClientProtocol] = {}
+        self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -298,15 +299,26 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
             raise commands.translated(error) from error
 
     async def aclose(self) -> None:
-        """Wait for releases that are still under way, and close this loop's client, if this layer built it."""
+        """Wait for releases that are still under way, and close this loop's client, if this layer built it.
+
+        Clients of loops that are over go too.
+        """
+        await self.until_released(self.timeout_seconds)
+        self._drop_what_is_over()
+        own = self._own.pop(asyncio.get_running_loop(), None)
+        if own is not None:
+            for close in closers(own[0]):
+                await close()
+
+    async def until_released(self, seconds: float) -> None:
+        """Wait for this loop's releases that are still under way; stop them after so many seconds."""
         loop = asyncio.get_running_loop()
         under_way = [task for task in self._in_doubt if task.get_loop() is loop]
         if under_way:
+            _, late = await asyncio.wait(under_way, timeout=seconds)
+            for task in late:
+                task.cancel()
             await asyncio.wait(under_way)
-        own = self._own.pop(loop, None)
-        if own is not None:
-            for close in closers(own):
-                await close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -320,16 +332,20 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
         if not isinstance(self._source, RedisConnection):
             return self._source
         loop = asyncio.get_running_loop()
-        client = self._own.get(loop)
-        if client is None:
+        own = self._own.get(loop)
+        if own is None:
             self._drop_what_is_over()
-            client = self._own[loop] = async_client(self._source, self.timeout_seconds, **self._client_options)
-        return client
+            client = async_client(self._source, self.timeout_seconds, **self._client_options)
+            own = self._own[loop] = client, threading.get_ident()
+        return own[0]
 
     def _drop_what_is_over(self) -> None:
-        """Drop the clients of loops that were closed before `aclose` was called on them, as `asyncio.run` does."""
-        for loop in [loop for loop in self._own if loop.is_closed()]:
-            drop(self._own.pop(loop))
+        """Drop the clients of loops on which `aclose` can't be called any more."""
+        with self._dropping:  # one thread at a time
+            for loop, (client, thread) in tuple(self._own.items()):
+                if _is_over(loop, thread):
+                    del self._own[loop]
+                    drop(client, loop)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         try:
@@ -370,3 +386,11 @@ class AsyncRedisPersistenceLayer(_RedisLayer):
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:
         return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")
+
+
+def _is_over(loop: asyncio.AbstractEventLoop, thread: int) -> bool:
+    """Tell whether the loop is closed, as `asyncio.run` leaves it, or another one runs in its thread.
+
+    Should it run again nevertheless, it gets a new client.
+    """
+    return loop.is_closed() or (thread == threading.get_ident() and not loop.is_running())

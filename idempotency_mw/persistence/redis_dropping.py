@@ -1,4 +1,4 @@
-"""Lets go of async clients whose event loop is closed, where nothing can be awaited any more.
+"""Lets go of async clients whose event loop is over: closed, or replaced by another. Nothing can be awaited then.
 
 Left to themselves their sockets would stay open for as long as the client lives, and redis-py and asyncio would
 complain when it no longer does. Nobody offers a way, so this reaches for names that redis-py has had from 5.0 to
@@ -7,19 +7,21 @@ complain when it no longer does. Nobody offers a way, so this reaches for names 
 
 # ruff: noqa: SLF001
 
-from collections.abc import Iterator
-from contextlib import suppress
+import asyncio
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["drop", "with_sentinels"]
 
 
-def drop(client: Any) -> None:
-    """Close the client's sockets, in silence."""
-    for each in with_sentinels(client):
-        each._initialize = True  # what a cluster's client looks like once it is closed
-        for connection in _connections(each):
-            _drop_connection(connection)
+def drop(client: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the sockets that the client opened on this loop, in silence."""
+    with _called_in_its_stead(loop):
+        for each in with_sentinels(client):
+            each._initialize = True  # what a cluster's client looks like once it is closed
+            for connection in _connections(each):
+                _drop_connection(connection)
 
 
 def with_sentinels(client: Any) -> list[Any]:
@@ -39,11 +41,26 @@ def _connections(client: Any) -> Iterator[Any]:
 
 def _drop_connection(connection: Any) -> None:
     writer, connection._writer, connection._reader = getattr(connection, "_writer", None), None, None
-    if writer is None:
-        return
-    with suppress(RuntimeError):  # "Event loop is closed", raised after the transport was marked as closing
-        writer.close()
-    sock = getattr(writer.transport, "_sock", None)
-    if sock is not None:
-        writer.transport._sock = None
-        sock.close()
+    if writer is not None:
+        with suppress(RuntimeError):  # a loop other than asyncio's own may insist that it is closed
+            writer.transport.abort()
+
+
+@contextmanager
+def _called_in_its_stead(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Call at once what a loop that does not run is asked to call, where it concerns a connection.
+
+    Whoever waited for that connection is woken when the loop runs again, or never.
+    """
+    usual = loop.call_soon
+
+    def call_soon(callback: Callable[..., object], *arguments: Any, context: Any = None) -> object:
+        if isinstance(getattr(callback, "__self__", None), asyncio.BaseTransport | asyncio.BaseProtocol):
+            return callback(*arguments)
+        return None if loop.is_closed() else usual(callback, *arguments, context=context)
+
+    loop.call_soon = call_soon  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del loop.call_soon

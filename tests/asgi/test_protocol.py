@@ -811,3 +811,21 @@ async def test_the_answer_of_the_driver_itself_is_checked():
 
     assert isinstance((await ask(twice)).raised, ProtocolError)
     assert isinstance((await Conversation(twice, method="HEAD").run()).raised, AssertionError)
+
+
+# While the store is slow to settle.
+
+
+@pytest.mark.row(51)
+async def test_a_beat_that_is_due_while_the_record_is_completed_reports_no_lost_claim(memory, caplog):
+    class SlowToSettle(AroundLayer):
+        async def _call(self, verb, *arguments):
+            answer = await super()._call(verb, *arguments)
+            if verb == "complete":
+                await asyncio.sleep(0.05)  # five beats
+            return answer
+
+    layer = SlowToSettle(memory)
+    service = ASGISurface(layer, config=IdempotencyConfig(lease_seconds=0.03))
+    assert (await service.request()).ok().status == 200
+    assert (layer.calls, caplog.text) == (["acquire", "complete"], "")

@@ -454,12 +454,13 @@ def test_a_connection_that_is_not_open_opens_to_send(any_server):
         connection.disconnect()
 
 
-def test_a_transport_that_shows_no_socket_is_left_to_the_collector():
-    class Writer:
-        transport = object()  # as uvloop's and TLS's are
-
-        def close(self):
+def test_a_transport_that_can_not_be_aborted_is_left_to_the_collector():
+    class Transport:
+        def abort(self):
             raise RuntimeError("Event loop is closed")
+
+    class Writer:
+        transport = Transport()
 
     class Connection:
         _writer = _reader = Writer()
@@ -470,5 +471,7 @@ def test_a_transport_that_shows_no_socket_is_left_to_the_collector():
     class Client:
         connection_pool = Pool()
 
-    drop(Client())
+    loop = asyncio.new_event_loop()
+    loop.close()
+    drop(Client(), loop)
     assert Pool._available_connections[0]._writer is None

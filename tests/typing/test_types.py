@@ -4,7 +4,6 @@
 """
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,8 @@ def test_mypy_agrees_with_every_mark() -> None:
 
 @pytest.mark.timeout(180)  # the first run on a machine may fetch what pyright runs on
 def test_pyright_agrees_with_every_mark() -> None:
-    if shutil.which("pyright") is None:
-        pytest.skip("pyright is not installed")
-    said = check("pyright", "--project", str(HERE), "--pythonpath", sys.executable, "--outputjson")
+    pytest.importorskip("pyright", reason="pyright is not installed")
+    said = check(
+        sys.executable, "-m", "pyright", "--project", str(HERE), "--pythonpath", sys.executable, "--outputjson"
+    )
     assert json.loads(said)["summary"]["filesAnalyzed"] == 1
