@@ -37,6 +37,9 @@ class IdempotencyMiddleware:
 
         app.wsgi_app = IdempotencyMiddleware(app.wsgi_app, persistence_store=...)
 
+    What authenticates belongs outside of it, or replays are handed out unauthenticated. One thread a process
+    extends the leases; under uWSGI that takes `enable-threads`.
+
     `persistence_store` is a blocking layer. `http` is one configuration, or a callable that gets Werkzeug's
     `Request`, without a body, and returns the configuration of that request, or None to let it pass. Raises
     `IdempotencyConfigurationError` when an option can't be meant.
