@@ -1,11 +1,9 @@
-"""A cluster and a Sentinel for this folder; the suite's own assertions are shown in detail when they fail."""
+"""A cluster and a Sentinel for this folder."""
 
 import pytest
 
 from tests.clusters import RedisCluster, RedisSentinel
 from tests.servers import binaries
-
-pytest.register_assert_rewrite("idempotency_mw.testing")
 
 
 @pytest.fixture(scope="session")
