@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
+from idempotency_mw.aws import lifetime
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
@@ -30,6 +31,9 @@ Resolver = Callable[[Any], HTTPConfig | None]
 Ask = Callable[[Hook, Environ], object]
 
 READ_SIZE = 65536
+
+# Where the adapters for Lambda leave the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
+_LAMBDA_CONTEXTS = ("serverless.context", "apig_wsgi.context", "awsgi.context")
 
 
 class IdempotencyMiddleware:
@@ -68,7 +72,8 @@ class IdempotencyMiddleware:
         is_unkeyed = self._sought is not None and self._sought not in environ
         if is_unkeyed or (exchange := self._exchange_for(environ)) is None:
             return self.app(environ, start_response)
-        return _Conversation(self.app, self._handler, exchange, self._ask).serve(environ, start_response)
+        handler = self._handler_for(environ)
+        return _Conversation(self.app, handler, exchange, self._ask).serve(environ, start_response)
 
     def _exchange_for(self, environ: Environ) -> Exchange | None:
         """Return the rules of a request that may be ours."""
@@ -78,6 +83,14 @@ class IdempotencyMiddleware:
         if self._rules.resolver is not None and self._ask is not None:
             exchange = self._rules.resolved(self._ask(self._rules.resolver, environ))
         return exchange if exchange is not None and exchange.protects(environ["REQUEST_METHOD"]) else None
+
+    def _handler_for(self, environ: Environ) -> IdempotencyHandler:
+        """Return the handler; within a Lambda invocation, one that minds its end."""
+        for name in _LAMBDA_CONTEXTS:
+            left = lifetime(environ.get(name))
+            if left is not None:
+                return self._handler.within(left)
+        return self._handler
 
 
 class _Conversation:
