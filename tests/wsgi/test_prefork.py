@@ -21,6 +21,8 @@ import pytest
 from tests.asgi.serving import complaints, is_replay, post, slug
 from tests.wsgi.serving import WSGIServer
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
 LEASE = 0.6
 
 
@@ -220,5 +222,4 @@ assert serve(middleware, key="k-1").replayed
 
 @pytest.mark.parametrize("patched", ["early", "late"])
 def test_under_gevent_leases_are_extended_and_the_process_ends(patched):
-    pytest.importorskip("gevent")
     run_python(UNDER_GEVENT, patched)
