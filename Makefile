@@ -26,10 +26,10 @@ run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000; REDIS_URL=... fo
 	@$(BIN)/python -m uvicorn fastapi_app:app --app-dir examples --port $(PORT)
 
 run-flask: $(VENV)/.test ## Serve examples/flask_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
-	@$(BIN)/python -m gunicorn flask_app:app --chdir examples --workers 2 --bind localhost:$(PORT)
+	@$(BIN)/python -m gunicorn flask_app:app --pythonpath examples --workers 2 --bind localhost:$(PORT)
 
 run-django: $(VENV)/.test ## Serve examples/django_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
-	@$(BIN)/python -m gunicorn django_app:application --chdir examples --workers 2 --bind localhost:$(PORT)
+	@$(BIN)/python -m gunicorn django_app:application --pythonpath examples --workers 2 --bind localhost:$(PORT)
 
 demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on a Valkey)
 	@$(BIN)/python tools/demo.py $(if $(REDIS),--redis)

@@ -5,7 +5,7 @@
 
 Run it with `make run-django`, or with as many workers as you like:
 
-    gunicorn django_app:application --chdir examples --workers 2
+    gunicorn django_app:application --pythonpath examples --workers 2
 
     curl -i localhost:8000/webhooks --json '{"id": "evt_1", "delivery": 1, "data": {"order": "order-1"}}'
 

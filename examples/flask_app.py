@@ -7,7 +7,7 @@
 Each agency has an API key, and keys of its own: no agency gets another one's answer. Run it with `make run-flask`,
 or with as many workers as you like:
 
-    gunicorn flask_app:app --chdir examples --workers 2
+    gunicorn flask_app:app --pythonpath examples --workers 2
 
     curl -i localhost:8000/bookings -H 'X-API-Key: secret-of-north' -H 'Idempotency-Key: "b1"' \\
          --json '{"seat": "A1"}'

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
+from idempotency_mw.aws import lifetime
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
@@ -31,11 +32,17 @@ Ask = Callable[[Hook, Environ], object]
 
 READ_SIZE = 65536
 
+# Where the adapters for Lambda leave the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
+_LAMBDA_CONTEXTS = ("serverless.context", "apig_wsgi.context", "awsgi.context")
+
 
 class IdempotencyMiddleware:
     """Runs the app once per idempotency key, and replays its answer to every duplicate.
 
         app.wsgi_app = IdempotencyMiddleware(app.wsgi_app, persistence_store=...)
+
+    What authenticates belongs outside of it, or replays are handed out unauthenticated. One thread a process
+    extends the leases; under uWSGI that takes `enable-threads`.
 
     `persistence_store` is a blocking layer. `http` is one configuration, or a callable that gets Werkzeug's
     `Request`, without a body, and returns the configuration of that request, or None to let it pass. Raises
@@ -65,7 +72,8 @@ class IdempotencyMiddleware:
         is_unkeyed = self._sought is not None and self._sought not in environ
         if is_unkeyed or (exchange := self._exchange_for(environ)) is None:
             return self.app(environ, start_response)
-        return _Conversation(self.app, self._handler, exchange, self._ask).serve(environ, start_response)
+        handler = self._handler_for(environ)
+        return _Conversation(self.app, handler, exchange, self._ask).serve(environ, start_response)
 
     def _exchange_for(self, environ: Environ) -> Exchange | None:
         """Return the rules of a request that may be ours."""
@@ -75,6 +83,14 @@ class IdempotencyMiddleware:
         if self._rules.resolver is not None and self._ask is not None:
             exchange = self._rules.resolved(self._ask(self._rules.resolver, environ))
         return exchange if exchange is not None and exchange.protects(environ["REQUEST_METHOD"]) else None
+
+    def _handler_for(self, environ: Environ) -> IdempotencyHandler:
+        """Return the handler; within a Lambda invocation, one that minds its end."""
+        for name in _LAMBDA_CONTEXTS:
+            left = lifetime(environ.get(name))
+            if left is not None:
+                return self._handler.within(left)
+        return self._handler
 
 
 class _Conversation:

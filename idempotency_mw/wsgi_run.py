@@ -12,8 +12,8 @@ So chunk i is out before chunk i + 2 is asked for. The server learns of status a
 that is not empty: on an empty one it would send them, and an answer that may yet be replaced would have begun.
 This departs from the block rule of PEP 3333, which has every chunk out before the next one is asked for.
 
-A server that stops early and closes has lost its client. The rest is drained then, within bounds, so that the
-retry finds a whole answer.
+A server that stops early and closes has lost its client. The rest is drained then, so that the retry finds a whole
+answer: up to `max_response_body`, and for so long as is checked between two chunks.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -147,7 +147,7 @@ class Run:
             if self._is_replaced:
                 # What a late owner's client gets instead. The call of the app was a step too.
                 yield b""
-                yield self._let_go()
+                yield self._last()
             raise
         finally:
             # Interrupted, the claim is left as it is: what the app started may still go on.
@@ -159,9 +159,7 @@ class Run:
         self._capture.finish()
         if not self._is_settled:
             self._settle_as_answered()
-        if self._status_line and not self._is_client_gone:
-            self._started()
-        yield self._let_go()
+        yield self._last()
 
     def _take(self, chunk: Any) -> bytes:
         """Take some of the app's answer, and return what may go out now."""
@@ -175,8 +173,14 @@ class Run:
         self._held.append(chunk)
         if self._capture.is_whole and not self._is_settled:
             self._settle_as_answered()
-        is_surely_not_last = self._is_settled or self._capture.has_length
-        return self._let_go(but=0 if is_surely_not_last else 1)
+        may_be_the_last = not self._is_settled and not self._capture.has_length
+        return self._let_go(but=1 if may_be_the_last else 0)
+
+    def _last(self) -> bytes:
+        """Return what is left; the server learns of status and headers even if that is nothing."""
+        if self._status_line and not self._is_client_gone:
+            self._started()
+        return self._let_go()
 
     def _let_go(self, but: int = 0) -> bytes:
         """Return what is held, but so many of the last chunks."""

@@ -1,6 +1,7 @@
 """The WSGI examples run, each on gunicorn with two workers that were forked from one process."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +12,14 @@ import pytest
 
 from tests.asgi.serving import Server, complaints, is_replay, slug
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="gunicorn needs fork")
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 class Gunicorn(Server):
     commands: ClassVar = {
-        "gunicorn": f"gunicorn {{app}} --chdir {EXAMPLES} --bind 127.0.0.1:{{port}} --workers {{workers}}",
+        "gunicorn": f"gunicorn {{app}} --pythonpath {EXAMPLES} --bind 127.0.0.1:{{port}} --workers {{workers}}",
     }
     ready: ClassVar = {"flask_app:app": "/bookings", "django_app:application": "/shipments"}
 

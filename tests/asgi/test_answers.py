@@ -47,9 +47,9 @@ async def test_a_caller_may_be_asked_asynchronously_and_gets_the_frameworks_requ
 
 
 @pytest.mark.row(56)
-async def test_a_caller_is_not_asked_for_an_unkeyed_request_nor_before_the_key_is_known_to_be_fit(memory):
+async def test_a_caller_is_not_asked_for_an_unkeyed_request_nor_before_the_key_is_known_to_be_fit(surface, memory):
     asked = []
-    service = ASGISurface(memory, http=HTTPConfig(caller=asked.append))
+    service = surface(memory, http=HTTPConfig(caller=asked.append))
     await service.request(key=None)
     await service.request(key='"broken')
     assert asked == []
@@ -85,17 +85,17 @@ async def test_a_missing_caller_is_refused_and_never_a_shared_bucket(surface, st
 
 
 @pytest.mark.row(58)
-async def test_an_exception_of_the_caller_hook_goes_on(memory):
+async def test_an_exception_of_the_caller_hook_goes_on(surface, memory):
     store = AroundLayer(memory)
-    service = ASGISurface(store, http=HTTPConfig(caller=lambda request: request.headers["absent"]))
+    service = surface(store, http=HTTPConfig(caller=lambda request: request.headers["absent"]))
     answer = await service.request()
     assert isinstance(answer.raised, KeyError)
     assert (service.runs, store.calls) == (0, [])
 
 
 @pytest.mark.row(58)
-async def test_a_caller_that_is_no_text_is_a_configuration_error(memory):
-    service = ASGISurface(memory, http=HTTPConfig(caller=lambda request: 7))
+async def test_a_caller_that_is_no_text_is_a_configuration_error(surface, memory):
+    service = surface(memory, http=HTTPConfig(caller=lambda request: 7))
     assert isinstance((await service.request()).raised, IdempotencyConfigurationError)
     assert service.runs == 0
 
@@ -269,9 +269,9 @@ async def test_a_stored_header_that_no_server_could_send_is_refused(surface, mem
 
 
 @pytest.mark.row(72)
-async def test_an_answer_with_such_a_header_is_not_stored_but_leaves_a_tombstone(memory, caplog):
+async def test_an_answer_with_such_a_header_is_not_stored_but_leaves_a_tombstone(surface, memory, caplog):
     layer = AroundLayer(memory)
-    service = ASGISurface(layer, Play(200, ((b"x-a", b"1\x0b\r2"),)))
+    service = surface(layer, Play(200, ((b"x-a", b"1\x0b\r2"),)))
     await service.request()
     assert "can't be stored" in caplog.text
     assert (await service.request()).slug == "response-not-kept"
@@ -294,7 +294,7 @@ async def test_a_response_hook_changes_replays_only(surface, store):
     assert seen == [1]
 
 
-async def test_a_response_hook_that_returns_something_else_is_a_configuration_error(memory):
-    service = ASGISurface(memory, config=IdempotencyConfig(response_hook=lambda response, record: None))
+async def test_a_response_hook_that_returns_something_else_is_a_configuration_error(surface, memory):
+    service = surface(memory, config=IdempotencyConfig(response_hook=lambda response, record: None))
     await service.request()
     assert isinstance((await service.request()).raised, IdempotencyConfigurationError)

@@ -167,9 +167,9 @@ async def test_what_the_app_does_to_its_scope_does_not_reach_the_outer_one(memor
         ("x" * 255, "x" * 255),
     ],
 )
-async def test_the_key_that_the_app_sees(memory, sent, key):
+async def test_the_key_that_the_app_sees(surface, memory, sent, key):
     seen = []
-    service = ASGISurface(memory, Play(seen=lambda _: seen.append(current_execution().key)))
+    service = surface(memory, Play(seen=lambda _: seen.append(current_execution().key)))
     (await service.request(key=sent)).ok()
     assert seen == [key]
 
@@ -260,8 +260,8 @@ async def test_an_opaque_key_is_taken_as_it_came_but_for_a_comma(memory):
 
 
 @pytest.mark.row(23)
-async def test_a_key_under_the_minimum_is_told_the_rule(memory):
-    service = ASGISurface(memory, http=HTTPConfig(min_key_length=16))
+async def test_a_key_under_the_minimum_is_told_the_rule(surface, memory):
+    service = surface(memory, http=HTTPConfig(min_key_length=16))
     answer = (await service.request(key="x" * 15)).ok()
     assert (answer.status, answer.slug, service.runs) == (400, "key-invalid", 0)
     assert "16 to 255" in json.loads(answer.body)["detail"]

@@ -44,13 +44,13 @@ async def request(service, *, key=KEY, body=BODY, headers=HEADERS):
     return await service.request(body, key=key, headers=headers, query=b"q=canary-query-1")
 
 
-async def flows(layer, **http):
+async def flows(surface, layer, **http):
     """Make requests of every kind, and yield each answer of ours."""
     config = IdempotencyConfig(event_key_jmespath="key")
     http = HTTPConfig(max_response_body=20, max_request_body=100, max_key_length=60, **http)
     gate = asyncio.Event()
     seen = []
-    service = ASGISurface(
+    service = surface(
         layer, Play(waits_for=gate, seen=lambda _: seen.append(current_execution())), config=config, http=http
     )
     first = service.conversation(BODY, key=KEY, headers=HEADERS, query=b"q=canary-query-1").start()
@@ -69,18 +69,16 @@ async def flows(layer, **http):
     service.play = Play(chunks=(b"x" * 30,))
     await request(service, key=None, body=large)
     yield await request(service, key=None, body=large)
-    failing = ASGISurface(FailingLayer(layer, "acquire"), config=config, http=http)
+    failing = surface(FailingLayer(layer, "acquire"), config=config, http=http)
     yield await request(failing)
-    passing = ASGISurface(
-        FailingLayer(layer, "acquire"), config=IdempotencyConfig(on_store_failure="pass"), http=http
-    )
+    passing = surface(FailingLayer(layer, "acquire"), config=IdempotencyConfig(on_store_failure="pass"), http=http)
     await request(passing)
     for verb, play in (("complete", Play()), ("release", Play(500))):
-        broken = ASGISurface(FailingLayer(layer, verb), play, config=config, http=http)
+        broken = surface(FailingLayer(layer, verb), play, config=config, http=http)
         await request(broken, key=None, body=BODY.replace(b"key-71f3", b"key-" + verb.encode()))
     quick = IdempotencyConfig(event_key_jmespath="key", lease_seconds=0.03)
     pausing = Play(seen=lambda _: asyncio.sleep(0.02))
-    beating = ASGISurface(FailingLayer(layer, "extend"), pausing, config=quick, http=http)
+    beating = surface(FailingLayer(layer, "extend"), pausing, config=quick, http=http)
     await request(beating, key=None, body=BODY.replace(b"key-71f3", b"key-beat"))
     for each in (*seen, service.app, layer, *getattr(layer, "claims", ())):
         clean(repr(each))
@@ -88,10 +86,10 @@ async def flows(layer, **http):
 
 @pytest.mark.row(59)
 @pytest.mark.parametrize("has_callers", [True, False])
-async def test_no_canary_is_in_an_answer_a_log_or_a_repr(memory, caplog, has_callers):
+async def test_no_canary_is_in_an_answer_a_log_or_a_repr(surface, memory, caplog, has_callers):
     caplog.set_level(logging.DEBUG)
     http = {"caller": lambda request: request.headers["x-caller"]} if has_callers else {}
-    answers = [answer async for answer in flows(AroundLayer(memory), **http)]
+    answers = [answer async for answer in flows(surface, AroundLayer(memory), **http)]
     statuses = [answer.status for answer in answers]
     assert set(statuses) >= {400, 409, 413, 422, 503}
     for answer in answers:
@@ -108,7 +106,7 @@ async def test_no_canary_is_in_an_answer_a_log_or_a_repr(memory, caplog, has_cal
 async def test_no_canary_is_in_what_redis_holds(any_server):
     prefix = f"{uuid4().hex}:"
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
-        async for _ in flows(AroundLayer(layer)):
+        async for _ in flows(ASGISurface, AroundLayer(layer)):
             pass
         with any_server.client() as client:
             names = client.keys(prefix + "*")
@@ -124,7 +122,7 @@ async def test_no_canary_is_in_what_redis_holds(any_server):
 async def test_no_canary_is_in_a_sqlite_file(tmp_path):
     path = tmp_path / "records.db"
     with SQLitePersistenceLayer(path) as layer:
-        async for _ in flows(AroundLayer(layer)):
+        async for _ in flows(ASGISurface, AroundLayer(layer)):
             pass
         clean(repr(layer))
         for file in (path, path.with_name("records.db-wal")):
@@ -136,7 +134,7 @@ async def test_no_canary_is_in_the_trace_of_an_error_on_our_side(memory, caplog)
     """What a server logs of an exception that is ours: its text, its causes, the reprs of our objects."""
     import traceback
 
-    layer = FailingLayer(memory, "complete", error=lambda: KeyError("a bug"))
+    layer = FailingLayer(memory, "acquire", error=lambda: KeyError("a bug"))
     answer = await request(ASGISurface(layer))
     lines = traceback.TracebackException.from_exception(answer.raised, capture_locals=False).format()
     clean("".join(lines))

@@ -11,7 +11,7 @@ from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_commands import _ACQUIRE, _COMPLETE
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from tests.asgi.driver import ASGISurface, Play, until
+from tests.asgi.driver import Play, until
 from tests.asgi.layers import AroundLayer, FailingLayer
 from tests.asgi.relay import relay_to
 from tests.asgi.test_machine import arecord_of
@@ -45,8 +45,8 @@ async def redis_layer(request, own_server):
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 @pytest.mark.parametrize("warm", [True, False])
-async def test_a_store_that_is_down_or_hangs_refuses_in_time(own_server, redis_layer, how, warm, caplog):
-    service = ASGISurface(redis_layer)
+async def test_a_store_that_is_down_or_hangs_refuses_in_time(surface, own_server, redis_layer, how, warm, caplog):
+    service = surface(redis_layer)
     if warm:
         assert (await service.request(key="before")).ok().status == 200
     own_server.kill() if how == "killed" else own_server.freeze()
@@ -71,11 +71,11 @@ async def test_a_store_that_is_down_or_hangs_refuses_in_time(own_server, redis_l
 
 @pytest.mark.row(103)
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-async def test_a_store_that_is_down_is_passed_by_where_that_was_chosen(own_server, redis_layer, how, caplog):
+async def test_a_store_that_is_down_is_passed_by_where_that_was_chosen(
+    surface, own_server, redis_layer, how, caplog
+):
     seen = []
-    service = ASGISurface(
-        redis_layer, Play(seen=lambda body: seen.append((body, current_execution()))), config=PASS
-    )
+    service = surface(redis_layer, Play(seen=lambda body: seen.append((body, current_execution()))), config=PASS)
     own_server.kill() if how == "killed" else own_server.freeze()
     answer = (await service.request(b"the body")).ok()
     assert answer.brief() == (200, b"done")
@@ -92,12 +92,12 @@ async def test_a_store_that_is_down_is_passed_by_where_that_was_chosen(own_serve
     "play", [Play(), Play(chunks=(b"do", b"ne")), Play(500)], ids=["whole", "stream", "error"]
 )
 async def test_a_store_that_is_down_at_the_end_costs_the_client_nothing(
-    own_server, redis_layer, how, play, caplog
+    surface, own_server, redis_layer, how, play, caplog
 ):
     def fail(_):
         own_server.kill() if how == "killed" else own_server.freeze()
 
-    service = ASGISurface(
+    service = surface(
         redis_layer,
         Play(play.status, play.headers, play.chunks, seen=fail),
         config=IdempotencyConfig(lease_seconds=0.3),
@@ -112,9 +112,9 @@ async def test_a_store_that_is_down_at_the_end_costs_the_client_nothing(
 
 
 @pytest.mark.row(104)
-async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(memory, clock):
+async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(surface, memory, clock):
     layer = FailingLayer(memory, "complete")
-    service = ASGISurface(layer, config=IdempotencyConfig(lease_seconds=30))
+    service = surface(layer, config=IdempotencyConfig(lease_seconds=30))
     assert (await service.request()).ok().status == 200
     assert (await arecord_of(layer)).status is Status.IN_PROGRESS
     assert (await service.request()).slug == "in-progress"
@@ -124,19 +124,19 @@ async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(m
 
 
 @pytest.mark.row(104)
-async def test_a_completion_is_retried_within_the_deadline(any_server):
+async def test_a_completion_is_retried_within_the_deadline(surface, any_server):
     """The way to the server is cut during the run, and is there again soon after."""
     async with relay_to(any_server.port) as relay:
         url = f"redis://127.0.0.1:{relay.port}/0"
         async with AsyncRedisPersistenceLayer.from_url(url, key_prefix=f"{uuid4().hex}:") as layer:
             real = relay.upstream
 
-            def cut(_):
+            async def cut(_):
                 relay.upstream = 1
                 relay.losing = _COMPLETE.sha.encode()
                 asyncio.get_running_loop().call_later(0.2, setattr, relay, "upstream", real)
 
-            service = ASGISurface(layer, Play(seen=cut))
+            service = surface(layer, Play(seen=cut))
             assert (await service.request()).ok().brief() == (200, b"done")
             assert (await service.request()).replayed
             assert service.runs == 1
@@ -146,11 +146,11 @@ async def test_a_completion_is_retried_within_the_deadline(any_server):
 @pytest.mark.fault(2, 14)
 @pytest.mark.parametrize("kind", [AsyncRedisPersistenceLayer, RedisPersistenceLayer])
 @pytest.mark.parametrize("script", [_ACQUIRE, _COMPLETE], ids=["acquire", "complete"])
-async def test_a_lost_reply_is_asked_for_again_and_the_client_sees_nothing(any_server, kind, script):
+async def test_a_lost_reply_is_asked_for_again_and_the_client_sees_nothing(surface, any_server, kind, script):
     async with relay_to(any_server.port) as relay:
         layer = kind.from_url(f"redis://127.0.0.1:{relay.port}/0", key_prefix=f"{uuid4().hex}:")
         seen = []
-        service = ASGISurface(layer, Play(seen=lambda _: seen.append(current_execution().attempt)))
+        service = surface(layer, Play(seen=lambda _: seen.append(current_execution().attempt)))
         await service.request(key="warm")
         relay.losing = script.sha.encode()
         assert (await service.request()).ok().brief() == (200, b"done")
@@ -166,7 +166,7 @@ async def test_a_lost_reply_is_asked_for_again_and_the_client_sees_nothing(any_s
 @pytest.mark.row(106)
 @pytest.mark.fault(20)
 @pytest.mark.parametrize("loss", ["flushall", "delete"])
-async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(any_server, loss, caplog):
+async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(surface, any_server, loss, caplog):
     prefix = f"{uuid4().hex}:"
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
         with any_server.client() as client:
@@ -176,7 +176,7 @@ async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(any_ser
                 assert len(names) == 1
                 client.flushall() if loss == "flushall" else client.delete(*names)
 
-            service = ASGISurface(layer, Play(seen=lose))
+            service = surface(layer, Play(seen=lose))
             assert (await service.request()).ok().brief() == (200, b"done")
             assert client.keys(prefix + "*") == []
         assert "claim was lost" in caplog.text
@@ -186,7 +186,7 @@ async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(any_ser
 
 @pytest.mark.row(107)
 @pytest.mark.fault(5, 16)
-async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(own_server):
+async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         around = AroundLayer(layer)
         gate = asyncio.Event()
@@ -194,7 +194,7 @@ async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(own_server
         def play(body):
             return Play(500 if body == b"fail" else 200, waits_for=gate if body == b"wait" else None)
 
-        service = ASGISurface(around, play, config=IdempotencyConfig(lease_seconds=0.6))
+        service = surface(around, play, config=IdempotencyConfig(lease_seconds=0.6))
         await service.request(key="done")
         kept = service.conversation(b"wait", key="kept").start()
         await until(lambda: service.runs == 2)
@@ -228,10 +228,10 @@ async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(own_server
 
 @pytest.mark.row(108)
 @pytest.mark.fault(6)
-async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(own_server):
+async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         with own_server.client() as client:
-            service = ASGISurface(
+            service = surface(
                 layer, Play(seen=lambda _: client.script_flush()), config=IdempotencyConfig(lease_seconds=30)
             )
             client.script_flush()
@@ -245,9 +245,9 @@ async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(own_server)
 
 
 @pytest.mark.row(108)
-async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(own_server):
+async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
-        service = ASGISurface(layer)
+        service = surface(layer)
         assert (await service.request()).ok().status == 200
         own_server.kill()
         own_server.start()
@@ -256,11 +256,11 @@ async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(ow
 
 @pytest.mark.row(102)
 @pytest.mark.fault(25)
-async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(tmp_path):
+async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(surface, tmp_path):
     import sqlite3
 
     with SQLitePersistenceLayer(tmp_path / "records.db", timeout_seconds=0.2) as layer:
-        service = ASGISurface(layer)
+        service = surface(layer)
         await service.request(key="before")
         other = sqlite3.connect(tmp_path / "records.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -275,9 +275,9 @@ async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(tmp_path):
 
 @pytest.mark.row(102)
 @pytest.mark.fault(4)
-async def test_an_acquire_whose_reply_is_lost_for_good_leaves_the_lease_to_end_it(memory, clock):
+async def test_an_acquire_whose_reply_is_lost_for_good_leaves_the_lease_to_end_it(surface, memory, clock):
     layer = FailingLayer(memory, "acquire", applied=True)
-    service = ASGISurface(layer, config=IdempotencyConfig(lease_seconds=30))
+    service = surface(layer, config=IdempotencyConfig(lease_seconds=30))
     assert (await service.request()).slug == "store-unavailable"
     layer.verbs = ()
     assert (await service.request()).slug == "in-progress"

@@ -308,7 +308,7 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing(memory):
 # How refusals look.
 
 
-async def refusals(memory, method: str) -> dict:
+async def refusals(surface, memory, method: str) -> dict:
     """Return one answer of every kind that is refused."""
     gate = asyncio.Event()
     http = HTTPConfig(
@@ -323,7 +323,7 @@ async def refusals(memory, method: str) -> dict:
     def play(body):
         return Play(chunks=(b"" if method == "HEAD" else b"x" * 60,)) if b"large" in body else Play(waits_for=gate)
 
-    service = ASGISurface(memory, play, http=http, config=config)
+    service = surface(memory, play, http=http, config=config)
 
     async def ask(body=b"{}", service=service, **options):
         return (await service.request(body, method=method, **options)).ok()
@@ -345,14 +345,14 @@ async def refusals(memory, method: str) -> dict:
     if method != "HEAD":
         await ask(b"large", key="large")
         found["response-not-kept"] = await ask(b"large", key="large")
-    down = ASGISurface(FailingLayer(memory, "acquire"), http=http)
+    down = surface(FailingLayer(memory, "acquire"), http=http)
     found["store-unavailable"] = await ask(service=down)
     return found
 
 
 @pytest.mark.row(119)
-async def test_every_refusal_is_a_problem(memory):
-    found = await refusals(memory, "POST")
+async def test_every_refusal_is_a_problem(surface, memory):
+    found = await refusals(surface, memory, "POST")
     types = set()
     for slug, answer in found.items():
         assert answer.slug == slug
@@ -370,8 +370,8 @@ async def test_every_refusal_is_a_problem(memory):
 
 
 @pytest.mark.row(119, 71)
-async def test_a_refused_head_has_no_body(memory):
-    for slug, answer in (await refusals(memory, "HEAD")).items():
+async def test_a_refused_head_has_no_body(surface, memory):
+    for slug, answer in (await refusals(surface, memory, "HEAD")).items():
         assert answer.body == b"", slug
         assert int(answer.one("content-length")) > 0
         assert answer.one("content-type") == "application/problem+json"

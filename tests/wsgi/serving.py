@@ -1,6 +1,7 @@
 """Real WSGI servers as processes. Run as a module, it is those of them that have no command of their own."""
 
-import importlib.util
+import importlib
+import os
 import sys
 from socketserver import ThreadingMixIn
 from typing import Any, ClassVar
@@ -18,14 +19,13 @@ _PLAIN = "tests.wsgi.serving {app} {port} "
 class WSGIServer(Server):
     """One server with its workers; those that fork import the app before."""
 
-    commands: ClassVar = {
-        "gunicorn-sync": _GUNICORN + "sync",
-        "gunicorn-gthread": _GUNICORN + "gthread --threads 16",
-        "werkzeug": _PLAIN + "werkzeug",
-        "wsgiref": _PLAIN + "wsgiref",
-    }
-    if importlib.util.find_spec("gevent") is not None:
-        commands["gunicorn-gevent"] = _GUNICORN + "gevent"
+    commands: ClassVar = {"werkzeug": _PLAIN + "werkzeug", "wsgiref": _PLAIN + "wsgiref"}
+    if hasattr(os, "fork"):
+        commands |= {
+            "gunicorn-gevent": _GUNICORN + "gevent",
+            "gunicorn-gthread": _GUNICORN + "gthread --threads 16",
+            "gunicorn-sync": _GUNICORN + "sync",
+        }
 
 
 KINDS = sorted(WSGIServer.commands)

@@ -34,7 +34,7 @@ class WSGISurface:
         self.app = IdempotencyMiddleware(self._app, persistence_store=layer, config=config, http=http)
 
     async def request(self, body: bytes = b"{}", **options: Any) -> Answer:
-        return await self.conversation(body, **options).start().end()
+        return await self.conversation(body, **options).run()
 
     def conversation(
         self, body: bytes = b"{}", *, key: str | None = "k-1", headers: Headers = (), **options: Any
@@ -124,6 +124,9 @@ class Conversation:
     def start(self) -> "Conversation":
         self.task = asyncio.get_running_loop().run_in_executor(_threads, self._run)
         return self
+
+    async def run(self) -> Answer:
+        return await self.start().end()
 
     async def end(self) -> Answer:
         return await asyncio.wait_for(self.task, 10)

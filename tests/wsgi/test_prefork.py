@@ -21,6 +21,8 @@ import pytest
 from tests.asgi.serving import complaints, is_replay, post, slug
 from tests.wsgi.serving import WSGIServer
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
 LEASE = 0.6
 
 
@@ -32,13 +34,11 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return url
 
 
-@pytest.fixture(scope="module", params=["gunicorn-sync", "gunicorn-gthread"])
-def server(
-    request: pytest.FixtureRequest, store: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[WSGIServer]:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WSGIServer]:
+    kind = "gunicorn-sync" if store.startswith("redis:") else "gunicorn-gthread"
     options = {"app": "tests.wsgi.apps:app", "workers": 4, "config": {"lease_seconds": LEASE}}
-    with WSGIServer(request.param, folder, store=store, **options) as server:
+    with WSGIServer(kind, tmp_path_factory.mktemp(kind), store=store, **options) as server:
         yield server
 
 
@@ -222,5 +222,4 @@ assert serve(middleware, key="k-1").replayed
 
 @pytest.mark.parametrize("patched", ["early", "late"])
 def test_under_gevent_leases_are_extended_and_the_process_ends(patched):
-    pytest.importorskip("gevent")
     run_python(UNDER_GEVENT, patched)

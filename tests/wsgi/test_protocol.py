@@ -806,6 +806,22 @@ def test_a_late_owner_that_failed_gets_the_winners_replay_and_then_the_exception
     assert (answer.brief(), answer.replayed) == ((200, b"theirs"), True)
 
 
+@pytest.mark.row(50)
+def test_a_late_owner_that_failed_gets_the_winners_empty_answer_too(memory, clock):
+    def app(environ, start_response):
+        if service.runs > 1:
+            return no_content(environ, start_response)
+        clock.advance(31)
+        service.request()
+        raise BROKEN
+
+    started = []
+    service = Service(app, memory, config=IdempotencyConfig(heartbeat=False, on_error="store"))
+    with pytest.raises(RuntimeError):
+        list(service.middleware(environ_of(), lambda *arguments: started.append(arguments)))
+    assert started[0][0] == "204 No Content"
+
+
 # Where the store fails.
 
 

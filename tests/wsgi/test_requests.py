@@ -443,6 +443,30 @@ def test_an_option_that_can_not_be_meant_is_told_at_construction(memory, options
         IdempotencyMiddleware(echo, **{"persistence_store": memory, **options})
 
 
+# On Lambda.
+
+
+class Invocation:
+    """A context as Lambda gives it."""
+
+    def __init__(self, left_ms: int) -> None:
+        self.get_remaining_time_in_millis = lambda: left_ms
+
+
+@pytest.mark.row(111)
+@pytest.mark.parametrize("adapter", ["serverless.context", "apig_wsgi.context", "awsgi.context"])
+@pytest.mark.parametrize(("left_ms", "lease_ms"), [(2999, 2999), (0, 1000)])
+def test_on_lambda_the_lease_is_what_the_invocation_has_left_and_nobody_extends_it(
+    memory, adapter, left_ms, lease_ms, monkeypatch
+):
+    monkeypatch.setattr("idempotency_mw.heartbeat._pulses", pulses := {})
+    service = Service(echo, memory)
+    assert service.request(**{adapter: Invocation(left_ms)}).ok().body == b"{}"
+    assert memory.claim.lease_ms == lease_ms
+    assert pulses == {}
+    assert service.request(**{adapter: None}).replayed
+
+
 # What comes of the store.
 
 
