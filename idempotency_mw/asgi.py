@@ -133,7 +133,7 @@ class _Conversation:
                 except ClientGoneError:
                     return
                 finally:
-                    self._incoming.close()
+                    await self._incoming.close()
             case _:
                 assert_never(wanted)
 

@@ -66,7 +66,8 @@ class Incoming:
         # Not a message to expect here; but it must not make us ask the store without a pause.
         await asyncio.sleep(seconds)
 
-    def close(self) -> None:
-        """Leave nothing behind."""
+    async def close(self) -> None:
+        """Leave no task behind: on Lambda the loop stands still after the call."""
         if self._begun is not None:
             self._begun.cancel()
+            await asyncio.wait([self._begun], timeout=1)
