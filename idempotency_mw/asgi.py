@@ -6,18 +6,17 @@ of one request lives in a `_Conversation`, and in a `Run` once its app runs.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, assert_never
 
-from idempotency_mw.asgi_run import SCOPE_KEY, ASGIApp, Message, Receive, Run, Scope, Send, send_response
+from idempotency_mw.asgi_incoming import ClientGoneError, Incoming
+from idempotency_mw.asgi_run import SCOPE_KEY, ASGIApp, Receive, Run, Scope, Send, send_response
 from idempotency_mw.aws import lifetime, viewer_headers
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
-from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
-from idempotency_mw.handler import AsyncIdempotencyHandler, Decision, Left
+from idempotency_mw.handler import AsyncIdempotencyHandler, Left
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Request, Response
@@ -119,7 +118,7 @@ class _Conversation:
         """Answer the request, or let it pass."""
         _check_asyncio()
         self._scope = scope
-        self._receive = receive
+        self._incoming = Incoming(receive)
         self._send = send
         self._request = _request(scope)
         wanted = self._exchange.head(self._request)
@@ -129,13 +128,17 @@ class _Conversation:
             case Refuse(refusal):
                 await self._answer(self._exchange.refusal(self._request, refusal))
             case Wanted():
-                with suppress(_ClientGoneError):
+                try:
                     await self._serve_wanted(wanted)
+                except ClientGoneError:
+                    return
+                finally:
+                    self._incoming.close()
             case _:
                 assert_never(wanted)
 
     async def _serve_wanted(self, wanted: Wanted) -> None:
-        body = await _read(self._receive, self._exchange.http.max_request_body)
+        body = await self._incoming.body(self._exchange.http.max_request_body)
         if body is None:
             keyed: Pass | Refuse | Keyed = self._exchange.body_too_large()
             body = b""
@@ -143,7 +146,7 @@ class _Conversation:
             keyed = self._exchange.keyed(self._request, wanted, body)
         match keyed:
             case Pass():
-                await self._app(self._scope, _giving(body, self._receive), self._send)
+                await self._pass(body)
             case Refuse(refusal):
                 await self._answer(self._exchange.refusal(self._request, refusal))
             case Keyed():
@@ -159,20 +162,24 @@ class _Conversation:
         waited = self._exchange.wait(self._request)
         if waited is not None:
             waited = int(self._handler.waitable(waited))
-        decision = await _begin(self._handler, operation, waited, self._receive)
+        decision = await self._handler.begin(operation, wait_seconds=waited, pause=self._incoming.pause)
         match decision:
             case Execute(_, attempt):
                 execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
                 run = Run(self._handler, self._exchange, self._request, decision, execution)
-                await run.serve(self._app, self._scope, body, self._receive, self._send)
+                await run.serve(self._app, self._scope, body, self._incoming, self._send)
             case Unprotected():
-                await self._app(self._scope, _giving(body, self._receive), self._send)
+                await self._pass(body)
             case Replay(record):
-                await self._answer(self._exchange.replay(self._request, record, waited=waited))
+                await self._answer(self._exchange.replay(self._request, operation, record, waited=waited))
             case Reject():
                 await self._answer(self._exchange.rejection(self._request, decision, waited=waited))
             case _:
                 assert_never(decision)
+
+    async def _pass(self, body: bytes) -> None:
+        self._incoming.again(body)
+        await self._app(self._scope, self._incoming, self._send)
 
     async def _caller(self) -> object:
         caller = self._exchange.http.caller
@@ -183,63 +190,6 @@ class _Conversation:
 
     async def _answer(self, response: Response) -> None:
         await send_response(self._send, response)
-
-
-class _ClientGoneError(Exception):
-    """Nobody is there to answer to."""
-
-
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """Return the whole body, or None where it exceeds the limit."""
-    chunks: list[bytes] = []
-    length = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _ClientGoneError
-        chunks.append(message.get("body", b""))
-        length += len(chunks[-1])
-        if length > limit:
-            return None
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _giving(body: bytes, receive: Receive) -> Receive:
-    """Return a receive that gives a body which was read already, and then what the server has."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def give() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return give
-
-
-async def _begin(
-    handler: AsyncIdempotencyHandler, operation: Operation, waited: int | None, receive: Receive
-) -> Decision:
-    """Ask the handler; a duplicate that waits stops when its client goes."""
-    watch: asyncio.Future[Message] | None = None
-
-    async def pause(seconds: float) -> None:
-        nonlocal watch
-        if watch is None:
-            watch = asyncio.ensure_future(receive())
-        done, _ = await asyncio.wait([watch], timeout=seconds)
-        if not done:
-            return
-        if watch.result()["type"] == "http.disconnect":
-            raise _ClientGoneError
-        # Not a message to expect here; but it must not make us ask the store without a pause.
-        watch = None
-        await asyncio.sleep(seconds)
-
-    try:
-        return await handler.begin(operation, wait_seconds=waited, pause=pause)
-    finally:
-        if watch is not None:
-            watch.cancel()
 
 
 def _request(scope: Scope) -> Request:

@@ -148,9 +148,7 @@ class Run:
         elif is_last and not self._capture.has_length:
             self._pending.append(message)
             self._begin_hold()
-        elif self._capture.is_bodiless:
-            self._pending.append(message)  # its head alone is a whole answer to the client
-        else:
+        elif not self._capture.is_bodiless:  # its head alone is a whole answer, and no client gets this part
             await self._flush(message)
 
     def _is_known_whole(self) -> bool:
@@ -195,7 +193,7 @@ class Run:
         self._is_replaced = True
         self._pending.clear()
         if isinstance(reply, Replay):
-            response = self._exchange.replay(self._request, reply.record)
+            response = self._exchange.replay(self._request, self._claim.operation, reply.record)
         else:
             response = self._exchange.rejection(self._request, reply)
         await send_response(self._forward, response)

@@ -101,7 +101,7 @@ class IdempotencyHandler:
             if not may_wait(decision):
                 break
             pause(seconds)
-            decision = self._try(operation)
+            decision = self._try(operation, waited=True)
         return decision
 
     def heartbeat(self, claim: Claim) -> Heartbeat:
@@ -126,12 +126,12 @@ class IdempotencyHandler:
             case _:
                 assert_never(ended)
 
-    def _try(self, operation: Operation) -> Decision:
+    def _try(self, operation: Operation, *, waited: bool = False) -> Decision:
         claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
-            return _without_store(claim, self.config, error)
+            return _without_store(claim, self.config, error, waited=waited)
 
     def _complete(
         self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
@@ -189,7 +189,7 @@ class AsyncIdempotencyHandler:
             if not may_wait(decision):
                 break
             await pause(seconds)
-            decision = await self._try(operation)
+            decision = await self._try(operation, waited=True)
         return decision
 
     def heartbeat(self, claim: Claim) -> AsyncHeartbeat:
@@ -225,12 +225,12 @@ class AsyncIdempotencyHandler:
         if until_released is not None:
             await until_released(self.waitable(LONGEST_FINISH))
 
-    async def _try(self, operation: Operation) -> Decision:
+    async def _try(self, operation: Operation, *, waited: bool = False) -> Decision:
         claim = _claim(operation, self.config, self._left)
         try:
             return on_acquired(claim, await self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
-            return _without_store(claim, self.config, error)
+            return _without_store(claim, self.config, error, waited=waited)
 
     async def _complete(
         self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
@@ -273,10 +273,10 @@ def _pauses(wait_seconds: float) -> Iterator[float]:
 
 
 def _without_store(
-    claim: Claim, config: IdempotencyConfig, error: IdempotencyPersistenceLayerError
+    claim: Claim, config: IdempotencyConfig, error: IdempotencyPersistenceLayerError, *, waited: bool
 ) -> Reject | Unprotected:
     unreadable = isinstance(error, IdempotencyRecordError)
-    decision = on_store_failure(unreadable=unreadable, policy=config.on_store_failure)
+    decision = on_store_failure(unreadable=unreadable, policy=config.on_store_failure, waited=waited)
     if isinstance(decision, Unprotected):
         report.store_passed_by(claim.storage_key, error)
     else:

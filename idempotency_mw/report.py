@@ -26,7 +26,7 @@ _logger = logging.getLogger("idempotency_mw")
 
 
 def store_refused(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
-    """A request was refused because the store failed."""
+    """A request was refused because the store failed, or holds what can't be read."""
     _warn(storage_key, "refused: the store failed", error)
 
 

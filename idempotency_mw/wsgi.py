@@ -148,7 +148,7 @@ class _Conversation:
             case Unprotected():
                 return self._app(_giving(self._environ, body), self._start_response)
             case Replay(record):
-                return self._answer(self._exchange.replay(self._request, record, waited=waited))
+                return self._answer(self._exchange.replay(self._request, operation, record, waited=waited))
             case Reject():
                 return self._answer(self._exchange.rejection(self._request, decision, waited=waited))
             case _:

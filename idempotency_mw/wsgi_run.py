@@ -212,15 +212,16 @@ class Run:
         """Settle once; where the claim was lost and nothing is out yet, answer as the record says now."""
         self._is_settled = True
         self._execution.close()
+        # A beat that came after the settling would find no claim, and report it as lost.
+        self._heartbeat.stop()
         reply = self._handler.settle(
             self._claim,
             ending,
             lambda kept: self._exchange.encode(kept, self._capture),
             sent=self._server_write is not None,
         )
-        self._heartbeat.stop()
         if isinstance(reply, Replay):
-            self._replace(self._exchange.replay(self._request, reply.record))
+            self._replace(self._exchange.replay(self._request, self._claim.operation, reply.record))
         elif isinstance(reply, Reject):
             self._replace(self._exchange.rejection(self._request, reply))
 

@@ -215,6 +215,14 @@ async def test_a_duplicate_waits_until_something_else_can_be_said(either, time, 
     assert either.store.verbs == 4 * ["acquire"]
 
 
+@pytest.mark.row(103, 114)
+async def test_one_that_waited_for_another_that_runs_is_never_passed_by(either, time, caplog):
+    config = IdempotencyConfig(wait_seconds=60, on_store_failure="pass")
+    found = await either.over(config, acquire=[RUNNING, DOWN]).begin(pause=time.pause)
+    assert found == Reject(Reason.STORE_UNAVAILABLE, 0)
+    assert "refused" in caplog.text
+
+
 @pytest.mark.parametrize("found", [DONE, OTHER, DOWN], ids=["completed", "mismatch", "down"])
 async def test_only_one_that_runs_is_waited_for(either, time, found):
     await either.over(IdempotencyConfig(wait_seconds=60), acquire=[found]).begin(pause=time.pause)

@@ -164,11 +164,16 @@ def on_acquired(claim: Claim, found: Acquired | Existing) -> Execute | Replay | 
             assert_never(found)
 
 
-def on_store_failure(*, unreadable: bool, policy: Literal["refuse", "pass"]) -> Unprotected | Reject:
-    """Decide what a request gets whose acquire failed. A record that can't be read is never passed by."""
+def on_store_failure(
+    *, unreadable: bool, policy: Literal["refuse", "pass"], waited: bool = False
+) -> Unprotected | Reject:
+    """Decide what a request gets whose acquire failed. A record that can't be read is never passed by.
+
+    `waited`: the store had said before that another one runs. To pass would be to run it twice, knowingly.
+    """
     if unreadable:
         return Reject(Reason.RECORD_UNREADABLE)
-    if policy == "pass":
+    if policy == "pass" and not waited:
         return Unprotected()
     return Reject(Reason.STORE_UNAVAILABLE, retry_after_ms=0)
 

@@ -48,7 +48,7 @@ class Capture:
         if not chunk:
             return
         self._received += len(chunk)
-        if self.is_too_large:
+        if self.is_bodiless or self.is_too_large:
             self._chunks.clear()
         else:
             self._chunks.append(chunk)

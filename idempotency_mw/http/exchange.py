@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
+from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import Selection, canonical, digest, text
-from idempotency_mw.core.machine import Answered, Discarded, Ending, Failed, Kept, Reject
+from idempotency_mw.core.machine import Answered, Discarded, Ending, Failed, Kept, Reason, Reject
 from idempotency_mw.core.record import Operation, Record
 from idempotency_mw.errors import (
     IdempotencyConfigurationError,
@@ -204,12 +205,15 @@ class Exchange:
 
     # The store's answer, out to the client.
 
-    def replay(self, request: Request, record: Record, *, waited: int | None = None) -> Response:
-        """Return the stored response, marked; a record that can't be read becomes a refusal."""
+    def replay(
+        self, request: Request, operation: Operation, record: Record, *, waited: int | None = None
+    ) -> Response:
+        """Return the stored response, marked; a record that can't be read is reported, and becomes a refusal."""
         try:
             response = codec.decode(record.result or b"")
-        except IdempotencyRecordError:
-            return self.refusal(request, Refusal(Problem.RECORD_UNREADABLE, _UNREADABLE))
+        except IdempotencyRecordError as error:
+            report.store_refused(operation.storage_key, error)
+            return self.rejection(request, Reject(Reason.RECORD_UNREADABLE), waited=waited)
         hook = self.config.response_hook
         return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
 
@@ -277,9 +281,6 @@ class Exchange:
             headers = tuple(line for line in headers if line[0].lower() != b"content-length")
             headers += ((b"content-length", b"%d" % len(body)),)
         return Response(response.status, (*headers, (self._replay_header, b"true"), *_applied(waited)), body)
-
-
-_UNREADABLE = "The request was not carried out, because the record of its key can't be read."
 
 
 @dataclass(frozen=True, slots=True)

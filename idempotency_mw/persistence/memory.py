@@ -14,6 +14,9 @@ from idempotency_mw.persistence.verbs import Write
 
 __all__ = ["MemoryPersistenceLayer"]
 
+SLACK = 1000
+"""So many entries on the heap of expiries belong to no record before it is built anew."""
+
 
 class MemoryPersistenceLayer:
     """Blocking verbs that never wait; async code calls them in place.
@@ -95,6 +98,8 @@ class MemoryPersistenceLayer:
         if write is not None:
             self._records[claim.storage_key] = write
             heapq.heappush(self._expiries, (write.expires_ms, claim.storage_key))
+            if len(self._expiries) > 2 * len(self._records) + SLACK:
+                self._forget_old_expiries()
 
     def _purge(self, now_ms: int) -> None:
         """Drop what has expired. A record written again since has a later entry of its own on the heap."""
@@ -103,3 +108,8 @@ class MemoryPersistenceLayer:
             held = self._records.get(storage_key)
             if held is not None and held.expires_ms <= now_ms:
                 del self._records[storage_key]
+
+    def _forget_old_expiries(self) -> None:
+        """Keep one entry a record: those of releases and extended leases would stay until the retention ends."""
+        self._expiries = [(held.expires_ms, storage_key) for storage_key, held in self._records.items()]
+        heapq.heapify(self._expiries)

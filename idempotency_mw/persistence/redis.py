@@ -25,15 +25,9 @@ from idempotency_mw.persistence.redis_checks import (
     check_version,
     warn_if_slow,
 )
+from idempotency_mw.persistence.redis_clients import Deadline, async_client, blocking_client, closers
 from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
-from idempotency_mw.persistence.redis_connection import (
-    Deadline,
-    RedisClientProtocol,
-    RedisConnection,
-    async_client,
-    blocking_client,
-    closers,
-)
+from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import drop
 
 __all__ = [

@@ -1,33 +1,20 @@
-"""Where Redis is, and clients that keep to a deadline.
+"""Where Redis is, as a value that is checked when it is built. Connects to nothing."""
 
-Clients that are built here never retry by themselves: the layer does, because only it knows how much of a verb's
-time is left.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import local
-from time import monotonic
 from typing import Any, Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
-import redis
-import redis.asyncio
 import redis.connection
-import redis.sentinel
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
-from idempotency_mw.persistence.redis_dropping import with_sentinels
 
-__all__ = ["Deadline", "RedisClientProtocol", "RedisConnection", "async_client", "blocking_client", "closers"]
+__all__ = ["RedisClientProtocol", "RedisConnection"]
 
-# What one release annotates, another does not have: clients are built from redis-py untyped.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
-_redis: Any = redis
+# What one release annotates, another does not have: redis-py is used untyped here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+_connection: Any = redis.connection
 
 Mode = Literal["standalone", "cluster", "sentinel"]
 
@@ -88,7 +75,7 @@ class RedisConnection:
         if self.mode == "sentinel":
             raise IdempotencyConfigurationError("url: with mode='sentinel' give sentinels and service_name")
         try:
-            _redis.connection.parse_url(self.url)
+            _connection.parse_url(self.url)
         except ValueError:
             # Its message may quote a part of the password.
             raise IdempotencyConfigurationError("url has a port or an option that can't be read") from None
@@ -116,8 +103,8 @@ class RedisConnection:
     def options(self) -> dict[str, Any]:
         """Return the connection's options in redis-py's words."""
         if self.url is not None:
-            options: dict[str, Any] = dict(_redis.connection.parse_url(self.url))
-            if options.pop("connection_class", None) is _redis.SSLConnection:
+            options: dict[str, Any] = dict(_connection.parse_url(self.url))
+            if options.pop("connection_class", None) is _connection.SSLConnection:
                 options["ssl"] = True
             if self.mode == "cluster" and options.get("db") == 0:
                 del options["db"]  # there is no other, and redis-py refuses the option
@@ -143,122 +130,3 @@ def _is_address(pair: object) -> bool:
             return True
         case _:
             return False
-
-
-class Deadline(local):
-    """When the verb that runs in this thread must be over."""
-
-    ends = float("inf")
-
-    def start(self, seconds: float) -> None:
-        """Begin a verb that may take so long."""
-        self.ends = monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds that are left; never nothing, which a socket would take for non-blocking."""
-        return max(self.ends - monotonic(), 0.001)
-
-
-def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
-    """Return redis-py's connection with each wait on its socket cut to what is left of the deadline.
-
-    Time-outs that are fixed beforehand add up, over the steps of a handshake and over tries, to many times the
-    deadline. `_sock` and `_connect` have been redis-py's names for these from 5.0 to 8.1.
-    """
-
-    class TimedConnection(base):  # type: ignore[misc]
-        def _connect(self) -> Any:
-            self.socket_connect_timeout = self.socket_timeout = deadline.left()
-            return super()._connect()
-
-        def send_packed_command(self, *args: Any, **options: Any) -> None:
-            self._cut()
-            super().send_packed_command(*args, **options)
-
-        def read_response(self, *args: Any, **options: Any) -> Any:
-            self._cut()
-            return super().read_response(*args, **options)
-
-        def _cut(self) -> None:
-            if self._sock is not None:
-                self._sock.settimeout(deadline.left())
-
-    return TimedConnection
-
-
-def blocking_client(connection: RedisConnection, deadline: Deadline, **extra: Any) -> RedisClientProtocol:
-    """Build a client whose every wait ends with the deadline of the thread that waits."""
-    no_retry = {"retry": Retry(NoBackoff(), 0)}
-    options: dict[str, Any] = connection.options() | no_retry | extra
-    if connection.mode == "sentinel":
-        return _blocking_sentinel(connection, deadline, options, no_retry)
-    use_tls = options.pop("ssl", False)
-    connection_class = _within(deadline, _connection_class(options, use_tls=use_tls))
-    if connection.mode == "cluster":
-        return _blocking_cluster(options, connection_class, use_tls=use_tls)
-    return _redis.Redis(connection_pool=_redis.ConnectionPool(connection_class=connection_class, **options))
-
-
-def _connection_class(options: dict[str, Any], *, use_tls: bool) -> type[Any]:
-    if "path" in options:
-        return _redis.UnixDomainSocketConnection
-    return _redis.SSLConnection if use_tls else _redis.Connection
-
-
-def _blocking_cluster(
-    options: dict[str, Any], connection_class: type[Any], *, use_tls: bool
-) -> RedisClientProtocol:
-    """Build a cluster client, which connects at once."""
-
-    class TimedPool(_redis.ConnectionPool):  # type: ignore[misc]
-        def __init__(self, **options: Any) -> None:
-            super().__init__(**options | {"connection_class": connection_class})
-
-    # Only where a client is built from a URL does redis-py take a pool class.
-    url = f"{'rediss' if use_tls else 'redis'}://{options.pop('host')}:{options.pop('port', 6379)}"
-    return _redis.RedisCluster.from_url(url, connection_pool_class=TimedPool, **options)
-
-
-def _blocking_sentinel(
-    connection: RedisConnection, deadline: Deadline, options: dict[str, Any], no_retry: dict[str, Any]
-) -> RedisClientProtocol:
-    kinds = _redis.sentinel
-    managed = kinds.SentinelManagedSSLConnection if connection.ssl else kinds.SentinelManagedConnection
-    sentinel_options = _sentinel_options(connection, deadline.left()) | no_retry
-    sentinel = _redis.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
-    return sentinel.master_for(connection.service_name, connection_class=_within(deadline, managed))
-
-
-def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> RedisClientProtocol:
-    """Build a client for one event loop. It waits without end: the deadline is around it, once for all steps."""
-    no_retry = {"retry": AsyncRetry(NoBackoff(), 0)}
-    waits = {"socket_timeout": None, "socket_connect_timeout": None} | no_retry
-    options = connection.options() | waits | extra
-    if connection.mode == "sentinel":
-        sentinel_options = _sentinel_options(connection, timeout) | no_retry
-        sentinel = _redis.asyncio.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
-        return sentinel.master_for(connection.service_name)
-    if connection.mode == "cluster":
-        return _redis.asyncio.RedisCluster(**options)
-    if connection.url is not None:
-        return _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
-    return _redis.asyncio.Redis(**options)
-
-
-def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:
-    return {
-        "username": connection.sentinel_username,
-        "password": connection.sentinel_password,
-        # One that hangs must leave time to ask the next.
-        "socket_timeout": timeout / (len(connection.sentinels) + 1),
-        "socket_connect_timeout": timeout / (len(connection.sentinels) + 1),
-    }
-
-
-def closers(client: Any) -> list[Callable[[], Any]]:
-    """Return what closes the client, and the clients with which it asks Sentinels."""
-    clients = with_sentinels(client)
-    # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
-    pools = [each.connection_pool.disconnect for each in clients if hasattr(each, "connection_pool")]
-    nodes = [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else []
-    return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]

@@ -1,6 +1,7 @@
 """A blocking layer offered to async code."""
 
 import asyncio
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -58,34 +59,46 @@ class ThreadedPersistenceLayer:
 
         caller    acquire ────────── cancelled
         thread    acquire ─────────────────────── acquired ── release
+
+    New requests are many, and may be refused. What has run must be settled: a claim that stands has threads of
+    its own, so that its verbs never queue behind a thousand acquires until their time is over.
     """
 
     def __init__(self, layer: PersistenceLayer, *, threads: int = 8) -> None:
         self._layer = layer
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="idempotency_mw")
+        self._size = threads
+        self._threads = _Threads(threads)
         timeout: float | None = getattr(layer, "timeout_seconds", None)
         self._timeout = None if timeout is None else timeout + GRACE_SECONDS
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`."""
-        future = self._threads.submit(self._layer.acquire, claim)
+        threads = self._here()
+        future = threads.acquiring.submit(self._layer.acquire, claim)
         try:
             return await self._end_of(future)
         except (asyncio.CancelledError, IdempotencyPersistenceConnectionError):
-            future.add_done_callback(lambda done: self._release_if_acquired(done, claim))
+            # If it has ended just now, the callback runs here at once: the event loop is no place for the verb.
+            future.add_done_callback(lambda done: threads.standing.submit(self._release_if_acquired, done, claim))
             raise
 
     async def extend(self, claim: Claim) -> bool:
         """As `PersistenceLayer.extend`."""
-        return await self._end_of(self._threads.submit(self._layer.extend, claim))
+        return await self._end_of(self._here().standing.submit(self._layer.extend, claim))
 
     async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
         """As `PersistenceLayer.complete`."""
-        return await self._end_of(self._threads.submit(self._layer.complete, claim, result))
+        return await self._end_of(self._here().standing.submit(self._layer.complete, claim, result))
 
     async def release(self, claim: Claim) -> bool:
         """As `PersistenceLayer.release`."""
-        return await self._end_of(self._threads.submit(self._layer.release, claim))
+        return await self._end_of(self._here().standing.submit(self._layer.release, claim))
+
+    def _here(self) -> "_Threads":
+        """Return the threads of this process: a forked child inherits none that run."""
+        if self._threads.pid != os.getpid():
+            self._threads = _Threads(self._size)
+        return self._threads
 
     async def _end_of(self, future: Future[Answer]) -> Answer:
         try:
@@ -97,10 +110,18 @@ class ThreadedPersistenceLayer:
             ) from error
 
     def _release_if_acquired(self, acquired: Future[Any], claim: Claim) -> None:
-        """Run in the thread whose acquire has ended, or at once if it never began."""
         if acquired.cancelled() or acquired.exception() or not isinstance(acquired.result(), Acquired):
             return
         try:
             self._layer.release(claim)
         except IdempotencyPersistenceLayerError:
             return  # the lease ends it
+
+
+class _Threads:
+    """One process's threads: for new claims, and for those that stand."""
+
+    def __init__(self, threads: int) -> None:
+        self.pid = os.getpid()
+        self.acquiring = ThreadPoolExecutor(threads, thread_name_prefix="idempotency_mw acquiring")
+        self.standing = ThreadPoolExecutor(threads, thread_name_prefix="idempotency_mw standing")

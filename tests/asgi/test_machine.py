@@ -701,7 +701,7 @@ async def test_a_key_of_a_wrong_type_is_refused_and_left_alone(surface, any_serv
 
 
 @pytest.mark.row(52)
-async def test_a_readable_record_with_an_unreadable_response_is_refused(surface, memory):
+async def test_a_readable_record_with_an_unreadable_response_is_refused_and_reported(surface, memory, caplog):
     layer = AroundLayer(memory)
     service = surface(layer)
     await service.request()
@@ -709,8 +709,10 @@ async def test_a_readable_record_with_an_unreadable_response_is_refused(surface,
     memory.close()
     assert memory.acquire(claim) == Acquired(1)
     memory.complete(claim, b"2 a response of tomorrow")
+    caplog.clear()
     answer = (await service.request()).ok()
     assert (answer.status, answer.slug, service.runs) == (503, "record-unreadable", 1)
+    assert "refused" in caplog.text
     assert record_of(memory, claim).result == b"2 a response of tomorrow"
 
 

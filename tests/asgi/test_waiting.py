@@ -195,6 +195,62 @@ async def test_a_waiter_that_runs_at_last_is_not_told_of_its_client_by_what_watc
 
 
 @pytest.mark.row(118)
+async def test_what_watched_for_the_client_is_what_the_app_then_receives(memory):
+    """A server may lose the message of a `receive` that is cancelled, or not bear two at once."""
+    gate = asyncio.Event()
+    receiving, cancelled, told = [], [], []
+
+    async def app(scope, receive, send):
+        service.runs += 1
+        if service.runs == 1:
+            await gate.wait()
+            raise BROKEN
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+        told.append((await receive())["type"])
+
+    service = ASGISurface(memory, config=WAITS)
+    service.app.app = app
+    first = await running(service)
+    conversation = service.conversation()
+    real = conversation.receive
+
+    async def fragile():
+        receiving.append(None)
+        assert len(receiving) == 1
+        try:
+            return await real()
+        except asyncio.CancelledError:
+            cancelled.append(None)
+            raise
+        finally:
+            receiving.clear()
+
+    conversation.receive = fragile
+    conversation.start()
+    await until(lambda: receiving and conversation.received)
+    gate.set()
+    await first.end()
+    assert (await conversation.end()).ok().body == b"done"
+    assert (told, cancelled) == (["http.disconnect"], [])
+
+
+@pytest.mark.row(114)
+async def test_a_waiter_that_gets_a_replay_leaves_no_task_behind(memory):
+    gate = asyncio.Event()
+    service = ASGISurface(memory, Play(waits_for=gate), config=WAITS)
+    first = await running(service)
+    waiter = service.conversation().start()
+    await asyncio.sleep(0.1)
+    gate.set()
+    await first.end()
+    assert (await waiter.end()).ok().replayed
+    await turns(2)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.row(118)
 async def test_a_server_that_says_something_else_meanwhile_does_not_make_us_ask_without_a_pause(memory):
     gate = asyncio.Event()
     store = AroundLayer(memory)

@@ -158,6 +158,12 @@ def test_what_a_request_gets_whose_acquire_failed(what: str, policy: Any) -> Non
     assert decision == DECISION[expected(STORE_FAILED, (what, policy))]
 
 
+@pytest.mark.row(103, 114)
+def test_a_request_that_waited_for_one_that_runs_is_never_passed_by() -> None:
+    decision = on_store_failure(unreadable=False, policy="pass", waited=True)
+    assert decision == Reject(Reason.STORE_UNAVAILABLE, retry_after_ms=0)
+
+
 # What can change by itself, and so is worth waiting for.
 WAITS = {
     Reason.IN_PROGRESS: True,

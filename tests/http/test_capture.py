@@ -1,5 +1,6 @@
 """What is collected of a response, and when it is whole."""
 
+import sys
 from itertools import pairwise
 
 import pytest
@@ -128,6 +129,16 @@ def test_nothing_is_collected_after_the_limit() -> None:
 def test_no_body_is_kept_where_none_goes_out(status: int, is_head: bool) -> None:
     capture = captured(b"a" * 200, status=status, is_head=is_head, finish=True)
     assert (capture.is_bodiless, capture.is_too_large, capture.response().body) == (True, False, b"")
+
+
+@pytest.mark.parametrize(("status", "is_head"), [(204, False), (200, True)])
+def test_what_no_client_gets_is_not_held_in_memory(status: int, is_head: bool) -> None:
+    chunk = bytes(200)
+    capture = Capture(100, is_head=is_head)
+    capture.start(status, ())
+    before = sys.getrefcount(chunk)
+    capture.add(chunk)
+    assert sys.getrefcount(chunk) == before
 
 
 @pytest.mark.row(67)

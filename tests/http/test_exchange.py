@@ -659,7 +659,8 @@ def answered(ours: Exchange, asked: Request, status: int, headers: Headers, *chu
 
 
 def replayed(ours: Exchange, asked: Request, result: bytes | None, waited: int | None = None) -> Response:
-    return ours.replay(asked, Record(Status.COMPLETED, 1, FIRST.fingerprint, 1000, result), waited=waited)
+    record = Record(Status.COMPLETED, 1, FIRST.fingerprint, 1000, result)
+    return ours.replay(asked, FIRST, record, waited=waited)
 
 
 def there_and_back(
@@ -761,8 +762,12 @@ def test_an_answer_that_cannot_be_sent_is_not_kept(line: tuple[bytes, bytes]) ->
 @pytest.mark.parametrize(
     "result", [None, b"", b"x", b"2200000000", b"1200000008a:b\r\nc:\nd", b"1200000005a:\x00\nd"]
 )
-def test_a_stored_answer_that_cannot_be_read_is_a_refusal(result: bytes | None) -> None:
+def test_a_stored_answer_that_cannot_be_read_is_a_refusal_and_reported(
+    result: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     refusal = replayed(OURS, BASE, result)
+    assert f"{FIRST.storage_key[:12]}: refused" in caplog.text
+    assert FIRST.storage_key not in caplog.text
     assert (refusal.status, json.loads(refusal.body)["type"]) == (
         503,
         "urn:idempotency-mw:problem:record-unreadable",

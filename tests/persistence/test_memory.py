@@ -1,7 +1,7 @@
 """What is the memory layer's own: it is bounded, and it forgets."""
 
 from idempotency_mw.core.record import Acquired, Existing
-from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.memory import SLACK, MemoryPersistenceLayer
 from idempotency_mw.testing import ManualClock
 from idempotency_mw.testing.bench import a_claim, rival
 
@@ -31,3 +31,28 @@ def test_closing_forgets_everything():
     layer.acquire(claim)
     layer.close()
     assert layer.acquire(rival(claim)) == Acquired(1)
+
+
+def test_keys_that_were_released_leave_nothing_behind():
+    with MemoryPersistenceLayer() as layer:
+        kept = a_claim()
+        layer.acquire(kept)
+        for _ in range(3 * SLACK):
+            claim = a_claim()
+            layer.acquire(claim)
+            layer.release(claim)
+        assert len(layer._expiries) <= SLACK + 10
+        assert isinstance(layer.acquire(rival(kept)), Existing)
+
+
+def test_what_was_built_anew_still_expires():
+    clock = ManualClock()
+    with MemoryPersistenceLayer(clock=clock) as layer:
+        layer.acquire(a_claim(lease_ms=1000, retention_ms=1000))
+        beating = a_claim(lease_ms=1000, retention_ms=2000)
+        layer.acquire(beating)
+        for _ in range(2 * SLACK):
+            layer.extend(beating)
+        clock.advance(1)
+        layer.acquire(a_claim())
+        assert repr(layer) == "<MemoryPersistenceLayer of 2 records>"

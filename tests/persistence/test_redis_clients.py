@@ -16,7 +16,7 @@ from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
-from idempotency_mw.persistence.redis_connection import closers
+from idempotency_mw.persistence.redis_clients import closers
 from idempotency_mw.persistence.redis_dropping import drop
 from tests.clusters import SERVICE, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival

@@ -1,12 +1,13 @@
 """A blocking layer in async code: its threads, its deadline, and what becomes of an acquire that nobody awaits."""
 
 import asyncio
+import os
 import threading
 import time
 
 import pytest
 
-from idempotency_mw.core.record import Acquired, Existing
+from idempotency_mw.core.record import Acquired, Existing, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.base import is_async, verbs_of
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
@@ -165,3 +166,65 @@ async def test_the_threads_are_its_own():
 
     await ThreadedPersistenceLayer(Layer(MemoryPersistenceLayer())).extend(a_claim())
     assert names[0].startswith("idempotency_mw")
+
+
+async def test_what_stands_is_settled_though_acquires_hold_every_thread_and_queue(held):
+    """A burst of new requests must not cost the running ones their answers."""
+    layer = ThreadedPersistenceLayer(held, threads=1)
+    claim = a_claim()
+    held._layer.acquire(claim)
+    burst = [asyncio.create_task(layer.acquire(a_claim())) for _ in range(20)]
+    await asyncio.to_thread(held.begun.wait)
+    assert await layer.extend(claim)
+    assert await layer.complete(claim, b"answer") == Settled()
+    assert not any(task.done() for task in burst)
+    held.go.set()
+    await asyncio.gather(*burst, return_exceptions=True)
+
+
+async def test_an_acquire_that_ends_as_it_is_cancelled_is_released_off_the_event_loop():
+    released_in = []
+
+    class Layer(FailingPersistenceLayer):
+        def release(self, claim):
+            released_in.append(threading.current_thread().name)
+            return super().release(claim)
+
+    inner = Layer(MemoryPersistenceLayer())
+    layer = ThreadedPersistenceLayer(inner)
+    task = asyncio.create_task(layer.acquire(a_claim()))
+    await asyncio.sleep(0)
+    while "acquire" not in inner.calls:
+        time.sleep(0.001)  # the loop does not turn: it has not heard of the end yet
+    time.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await called(inner, "release")
+    assert released_in[0].startswith("idempotency_mw standing")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own():
+    layer = ThreadedPersistenceLayer(MemoryPersistenceLayer(), threads=1)
+    assert asyncio.run(layer.acquire(a_claim())) == Acquired(1)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        status = 1
+        try:
+            status = 0 if asyncio.run(asyncio.wait_for(layer.acquire(a_claim()), 5)) == Acquired(1) else 1
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def test_threads_that_another_process_made_are_not_used():
+    layer = ThreadedPersistenceLayer(MemoryPersistenceLayer())
+    inherited = layer._threads
+    inherited.pid = -1
+    claim = a_claim()
+    assert await layer.acquire(claim) == Acquired(1)
+    assert await layer.release(claim)
+    assert layer._threads is not inherited
+    assert not inherited.acquiring._threads

@@ -1,0 +1,146 @@
+"""Clients that keep to a deadline.
+
+Those that are built here never retry by themselves: the layer does, because only it knows how much of a verb's
+time is left.
+"""
+
+from collections.abc import Callable
+from threading import local
+from time import monotonic
+from typing import Any
+
+import redis
+import redis.asyncio
+import redis.connection
+import redis.sentinel
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_dropping import with_sentinels
+
+__all__ = ["Deadline", "async_client", "blocking_client", "closers"]
+
+# What one release annotates, another does not have: clients are built from redis-py untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
+_redis: Any = redis
+
+
+class Deadline(local):
+    """When the verb that runs in this thread must be over."""
+
+    ends = float("inf")
+
+    def start(self, seconds: float) -> None:
+        """Begin a verb that may take so long."""
+        self.ends = monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left; never nothing, which a socket would take for non-blocking."""
+        return max(self.ends - monotonic(), 0.001)
+
+
+def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
+    """Return redis-py's connection with each wait on its socket cut to what is left of the deadline.
+
+    Time-outs that are fixed beforehand add up, over the steps of a handshake and over tries, to many times the
+    deadline. `_sock` and `_connect` have been redis-py's names for these from 5.0 to 8.1.
+    """
+
+    class TimedConnection(base):  # type: ignore[misc]
+        def _connect(self) -> Any:
+            self.socket_connect_timeout = self.socket_timeout = deadline.left()
+            return super()._connect()
+
+        def send_packed_command(self, *args: Any, **options: Any) -> None:
+            self._cut()
+            super().send_packed_command(*args, **options)
+
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            self._cut()
+            return super().read_response(*args, **options)
+
+        def _cut(self) -> None:
+            if self._sock is not None:
+                self._sock.settimeout(deadline.left())
+
+    return TimedConnection
+
+
+def blocking_client(connection: RedisConnection, deadline: Deadline, **extra: Any) -> RedisClientProtocol:
+    """Build a client whose every wait ends with the deadline of the thread that waits."""
+    no_retry = {"retry": Retry(NoBackoff(), 0)}
+    options: dict[str, Any] = connection.options() | no_retry | extra
+    if connection.mode == "sentinel":
+        return _blocking_sentinel(connection, deadline, options, no_retry)
+    use_tls = options.pop("ssl", False)
+    connection_class = _within(deadline, _connection_class(options, use_tls=use_tls))
+    if connection.mode == "cluster":
+        return _blocking_cluster(options, connection_class, use_tls=use_tls)
+    return _redis.Redis(connection_pool=_redis.ConnectionPool(connection_class=connection_class, **options))
+
+
+def _connection_class(options: dict[str, Any], *, use_tls: bool) -> type[Any]:
+    if "path" in options:
+        return _redis.UnixDomainSocketConnection
+    return _redis.SSLConnection if use_tls else _redis.Connection
+
+
+def _blocking_cluster(
+    options: dict[str, Any], connection_class: type[Any], *, use_tls: bool
+) -> RedisClientProtocol:
+    """Build a cluster client, which connects at once."""
+
+    class TimedPool(_redis.ConnectionPool):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options | {"connection_class": connection_class})
+
+    # Only where a client is built from a URL does redis-py take a pool class.
+    url = f"{'rediss' if use_tls else 'redis'}://{options.pop('host')}:{options.pop('port', 6379)}"
+    return _redis.RedisCluster.from_url(url, connection_pool_class=TimedPool, **options)
+
+
+def _blocking_sentinel(
+    connection: RedisConnection, deadline: Deadline, options: dict[str, Any], no_retry: dict[str, Any]
+) -> RedisClientProtocol:
+    kinds = _redis.sentinel
+    managed = kinds.SentinelManagedSSLConnection if connection.ssl else kinds.SentinelManagedConnection
+    sentinel_options = _sentinel_options(connection, deadline.left()) | no_retry
+    sentinel = _redis.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
+    return sentinel.master_for(connection.service_name, connection_class=_within(deadline, managed))
+
+
+def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> RedisClientProtocol:
+    """Build a client for one event loop. It waits without end: the deadline is around it, once for all steps."""
+    no_retry = {"retry": AsyncRetry(NoBackoff(), 0)}
+    waits = {"socket_timeout": None, "socket_connect_timeout": None} | no_retry
+    options = connection.options() | waits | extra
+    if connection.mode == "sentinel":
+        sentinel_options = _sentinel_options(connection, timeout) | no_retry
+        sentinel = _redis.asyncio.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
+        return sentinel.master_for(connection.service_name)
+    if connection.mode == "cluster":
+        return _redis.asyncio.RedisCluster(**options)
+    if connection.url is not None:
+        return _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
+    return _redis.asyncio.Redis(**options)
+
+
+def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:
+    return {
+        "username": connection.sentinel_username,
+        "password": connection.sentinel_password,
+        # One that hangs must leave time to ask the next.
+        "socket_timeout": timeout / (len(connection.sentinels) + 1),
+        "socket_connect_timeout": timeout / (len(connection.sentinels) + 1),
+    }
+
+
+def closers(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the client, and the clients with which it asks Sentinels."""
+    clients = with_sentinels(client)
+    # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
+    pools = [each.connection_pool.disconnect for each in clients if hasattr(each, "connection_pool")]
+    nodes = [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else []
+    return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
