@@ -23,7 +23,7 @@ from tests.wsgi.serving import WSGIServer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
-LEASE = 0.6
+LEASE = 0.9
 
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
