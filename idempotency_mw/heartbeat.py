@@ -10,6 +10,7 @@ import heapq
 import itertools
 import os
 import threading
+from contextlib import suppress
 from time import monotonic
 
 from idempotency_mw import report
@@ -142,7 +143,9 @@ class _Pulse:
     def _run(self) -> None:
         while True:
             heartbeat = self._next()
-            again = heartbeat.beat()
+            again: float | None = None
+            with suppress(Exception):  # what a user's logging raises must not end the beats of all claims
+                again = heartbeat.beat()
             if again is not None:
                 self.add(heartbeat, again)
 

@@ -1,6 +1,7 @@
 """Leases that are extended while apps run: by a timer of the loop, and by one thread for all blocking claims."""
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -222,6 +223,27 @@ def test_a_layer_with_a_fault_of_its_own_does_not_end_the_beats_of_the_others(pu
     eventually(lambda: len(sound_store.extended) > 2)
     faulty.stop()
     sound.stop()
+
+
+def test_logging_that_raises_does_not_end_the_beats_of_the_others(pulse, monkeypatch):
+    lost, kept = Store(False), Store(True)
+
+    class Broken(logging.Filter):
+        def filter(self, record):
+            raise RuntimeError("a filter of the user's")
+
+    logger = logging.getLogger("idempotency_mw")
+    broken = Broken()
+    logger.addFilter(broken)
+    try:
+        Heartbeat(lost, CLAIM, FAST).start()
+        eventually(lambda: lost.extended)
+        beating = Heartbeat(kept, CLAIM, FAST)
+        beating.start()
+        eventually(lambda: len(kept.extended) >= 2)
+        beating.stop()
+    finally:
+        logger.removeFilter(broken)
 
 
 def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(pulse, monkeypatch):

@@ -4,6 +4,7 @@ Those that are built here never retry by themselves: the layer does, because onl
 time is left.
 """
 
+import asyncio
 from collections.abc import Callable
 from threading import local
 from time import monotonic
@@ -121,10 +122,33 @@ def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> R
         sentinel = _redis.asyncio.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
         return sentinel.master_for(connection.service_name)
     if connection.mode == "cluster":
-        return _redis.asyncio.RedisCluster(**options)
+        return _async_cluster(options)
     if connection.url is not None:
         return _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
     return _redis.asyncio.Redis(**options)
+
+
+def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
+    """Build a cluster client whose first command goes alone.
+
+    redis-py renews the connections of every node when it has learnt the topology, those too on which others are
+    just shaking hands. With one command first, the others find it learnt.
+    """
+
+    class OneFirstCluster(_redis.asyncio.RedisCluster):  # type: ignore[misc]
+        first = asyncio.Lock()
+        is_known = False
+
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            if not self.is_known:
+                async with self.first:
+                    if not self.is_known:
+                        reply = await super().execute_command(*args, **options)
+                        self.is_known = True
+                        return reply
+            return await super().execute_command(*args, **options)
+
+    return OneFirstCluster(**options)
 
 
 def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:

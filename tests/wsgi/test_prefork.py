@@ -151,6 +151,7 @@ for number in range(1, 5):
 codes = sorted(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
 assert codes == [10, 10, 10, 11], codes
 assert layer.complete(own, b"the parent's") == Settled()
+layer.close()
 """
 
 

@@ -1,0 +1,182 @@
+"""The four verbs in Redis or Valkey, for asyncio code: line for line as `redis_blocking.py`, but for the loops."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Self
+
+from redis.exceptions import NoPermissionError, NoScriptError
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.redis_checks import check_policy, check_version
+from idempotency_mw.persistence.redis_clients import async_client, closers
+from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
+from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_dropping import drop
+from idempotency_mw.persistence.redis_layer import RedisLayer, Reply
+
+__all__ = ["AsyncRedisPersistenceLayer"]
+
+
+class AsyncRedisPersistenceLayer(RedisLayer):
+    """The four verbs for asyncio code.
+
+    A client that is brought along is used as it is, under this layer's deadline, and is not closed; it belongs
+    to the event loop that it was made for. `from_url` and `connect` build a client for each running event loop,
+    when first used there, and close them.
+    """
+
+    def __init__(
+        self,
+        client: RedisClientProtocol | RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> None:
+        is_client = not isinstance(client, RedisConnection)
+        if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
+            raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
+        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._dropping = threading.Lock()
+        self._in_doubt: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`. One round trip."""
+        try:
+            return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+        except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
+            # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
+            # release can't overtake it on our side.
+            task = asyncio.get_running_loop().create_task(self._release_in_doubt(claim))
+            self._in_doubt.add(task)
+            task.add_done_callback(self._in_doubt.discard)
+            raise
+
+    async def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`. One round trip."""
+        return await self._run(commands.extend(self._key(claim), claim), commands.read_flag)
+
+    async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`. One round trip."""
+        return await self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+
+    async def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`. One round trip."""
+        return await self._run(commands.release(self._key(claim), claim), commands.read_flag)
+
+    async def acheck(self) -> None:
+        """As `RedisPersistenceLayer.check`."""
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                client: Any = self._client()
+                check_version(await client.info("server"))
+                check_policy(await client.config_get("maxmemory-policy"))
+        except NoPermissionError:
+            return  # an ACL may well forbid INFO and CONFIG; what answers is there
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    async def aclose(self) -> None:
+        """Wait for releases that are still under way, and close this loop's client, if this layer built it.
+
+        Clients of loops that are over go too.
+        """
+        await self.until_released(self.timeout_seconds)
+        self._drop_what_is_over()
+        own = self._own.pop(asyncio.get_running_loop(), None)
+        if own is not None:
+            for close in closers(own[0]):
+                await close()
+
+    async def until_released(self, seconds: float) -> None:
+        """Wait for this loop's releases that are still under way; stop them after so many seconds."""
+        loop = asyncio.get_running_loop()
+        under_way = [task for task in self._in_doubt if task.get_loop() is loop]
+        if under_way:
+            _, late = await asyncio.wait(under_way, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(under_way)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _client(self) -> RedisClientProtocol:
+        if not isinstance(self._source, RedisConnection):
+            return self._source
+        loop = asyncio.get_running_loop()
+        own = self._own.get(loop)
+        if own is None:
+            self._drop_what_is_over()
+            client = async_client(self._source, self.timeout_seconds, **self._client_options)
+            own = self._own[loop] = client, threading.get_ident()
+        return own[0]
+
+    def _drop_what_is_over(self) -> None:
+        """Drop the clients of loops on which `aclose` can't be called any more."""
+        with self._dropping:  # one thread at a time
+            for loop, (client, thread) in tuple(self._own.items()):
+                if _is_over(loop, thread):
+                    del self._own[loop]
+                    drop(client, loop)
+
+    async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        try:
+            async with asyncio.timeout(self.timeout_seconds) as deadline:
+                return read(await self._ask(call, deadline))
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    async def _ask(self, call: Call, deadline: asyncio.Timeout) -> Any:
+        """Ask until there is an answer, an error that lasts, or no time for another try."""
+        pauses = commands.pauses()
+        while True:
+            try:
+                return await self._ask_once(call)
+            except DRIVER_ERRORS as error:
+                pause = next(pauses)
+                left = (deadline.when() or 0) - asyncio.get_running_loop().time()
+                if not commands.is_passing(error) or left <= pause:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _ask_once(self, call: Call) -> Any:
+        client = self._client()
+        try:
+            return await client.execute_command(*call.by_digest, **RAW)
+        except NoScriptError:
+            # Restarted, failed over, flushed, or evicted from the script cache.
+            return await client.execute_command(*call.by_text, **RAW)
+
+    async def _release_in_doubt(self, claim: Claim) -> None:
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                await self._ask_once(commands.release(self._key(claim), claim))
+        except (*DRIVER_ERRORS, TimeoutError):
+            return  # the lease ends it
+
+    def _too_late(self) -> IdempotencyPersistenceConnectionError:
+        return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")
+
+
+def _is_over(loop: asyncio.AbstractEventLoop, thread: int) -> bool:
+    """Tell whether the loop is closed, as `asyncio.run` leaves it, or another one runs in its thread.
+
+    Should it run again nevertheless, it gets a new client.
+    """
+    return loop.is_closed() or (thread == threading.get_ident() and not loop.is_running())

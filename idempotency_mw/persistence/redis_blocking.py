@@ -1,0 +1,160 @@
+"""The four verbs in Redis or Valkey, for blocking code."""
+
+import threading
+import time
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Self, cast
+
+from redis.exceptions import NoPermissionError, NoScriptError
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.redis_checks import check_policy, check_version, warn_if_slow
+from idempotency_mw.persistence.redis_clients import Deadline, blocking_client, closers
+from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
+from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_layer import RedisLayer, Reply
+
+__all__ = ["RedisPersistenceLayer"]
+
+
+class RedisPersistenceLayer(RedisLayer):
+    """The four verbs for blocking code.
+
+    A client that is brought along is used as it is, keeps its own time-outs, and is not closed; construction
+    warns when they can exceed `timeout_seconds`, which bounds one verb with all its tries. `from_url` and
+    `connect` build clients that keep to it, and close them. Safe to share between threads, and over a fork.
+    """
+
+    def __init__(
+        self,
+        client: RedisClientProtocol | RedisConnection,
+        *,
+        key_prefix: str = "idempotency:",
+        timeout_seconds: float = 2.0,
+        **client_options: Any,
+    ) -> None:
+        if iscoroutinefunction(getattr(client, "execute_command", None)):
+            raise IdempotencyConfigurationError("client is async: give it to AsyncRedisPersistenceLayer")
+        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        self._deadline = Deadline()
+        self._building = threading.Lock()
+        self._own: RedisClientProtocol | None = None
+        self._in_doubt: set[threading.Thread] = set()
+        if not isinstance(client, RedisConnection):
+            warn_if_slow(client, timeout_seconds)
+
+    def acquire(self, claim: Claim) -> Acquired | Existing:
+        """As `PersistenceLayer.acquire`. One round trip."""
+        try:
+            return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+        except IdempotencyPersistenceConnectionError:
+            # The server may have heard it, or hear it yet. Nobody waits for this thread.
+            thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+            self._in_doubt.add(thread)
+            thread.start()
+            raise
+
+    def extend(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.extend`. One round trip."""
+        return self._run(commands.extend(self._key(claim), claim), commands.read_flag)
+
+    def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+        """As `PersistenceLayer.complete`. One round trip."""
+        return self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+
+    def release(self, claim: Claim) -> bool:
+        """As `PersistenceLayer.release`. One round trip."""
+        return self._run(commands.release(self._key(claim), claim), commands.read_flag)
+
+    def check(self) -> None:
+        """Verify the connection and the server's version; warn about a `maxmemory-policy` that evicts.
+
+        Raises `IdempotencyPersistenceConnectionError` when the server can't be reached within
+        `timeout_seconds`, and `IdempotencyConfigurationError` when it is too old.
+        """
+        self._deadline.start(self.timeout_seconds)
+        try:
+            client: Any = self._client()
+            check_version(client.info("server"))
+            check_policy(client.config_get("maxmemory-policy"))
+        except NoPermissionError:
+            return  # an ACL may well forbid INFO and CONFIG; what answers is there
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    def close(self) -> None:
+        """Wait for releases that are still under way, and close the client, if this layer built it."""
+        for thread in tuple(self._in_doubt):
+            thread.join()
+        own, self._own = self._own, None
+        if own is not None:
+            for close in closers(own):
+                close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _client(self) -> RedisClientProtocol:
+        if not isinstance(self._source, RedisConnection):
+            return self._source
+        if self._own is None:
+            self._build(self._source)
+        return cast("RedisClientProtocol", self._own)
+
+    def _build(self, connection: RedisConnection) -> None:
+        """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
+
+        A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
+        """
+        has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
+        try:
+            if self._own is None:
+                self._own = blocking_client(connection, self._deadline, **self._client_options)
+        finally:
+            if has_lock:
+                self._building.release()
+
+    def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        self._deadline.start(self.timeout_seconds)
+        try:
+            return read(self._ask(call))
+        except DRIVER_ERRORS as error:
+            raise commands.translated(error) from error
+
+    def _ask(self, call: Call) -> Any:
+        """Ask until there is an answer, an error that lasts, or no time for another try."""
+        pauses = commands.pauses()
+        while True:
+            try:
+                return self._ask_once(call)
+            except DRIVER_ERRORS as error:
+                pause = next(pauses)
+                if not commands.is_passing(error) or self._deadline.left() <= pause:
+                    raise
+                time.sleep(pause)
+
+    def _ask_once(self, call: Call) -> Any:
+        client = self._client()
+        try:
+            return client.execute_command(*call.by_digest, **RAW)
+        except NoScriptError:
+            # Restarted, failed over, flushed, or evicted from the script cache.
+            return client.execute_command(*call.by_text, **RAW)
+
+    def _release_in_doubt(self, claim: Claim) -> None:
+        self._deadline.start(self.timeout_seconds)
+        try:
+            self._ask_once(commands.release(self._key(claim), claim))
+        except DRIVER_ERRORS:
+            return  # the lease ends it
+        finally:
+            self._in_doubt.discard(threading.current_thread())
