@@ -2,8 +2,9 @@
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.execution import current_execution
+from idempotency_mw.functions import idempotent, idempotent_function
 from idempotency_mw.http.config import HTTPConfig
 
-__all__ = ["HTTPConfig", "IdempotencyConfig", "current_execution"]
+__all__ = ["HTTPConfig", "IdempotencyConfig", "current_execution", "idempotent", "idempotent_function"]
 
 __version__ = "0.1.0"

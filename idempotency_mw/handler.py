@@ -9,6 +9,10 @@ mind: cancellation.
         … run the app …
         heartbeat.stop()
         reply = handler.settle(decision.claim, ending, encode, sent=…)
+
+Where there is nothing between the parts, `handle` is all of it:
+
+    handler.handle(Call("payment-17", name="charge"), lambda: charge(17))
 """
 
 import asyncio
@@ -17,9 +21,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from secrets import token_hex
-from typing import Self, assert_never
+from typing import Self, TypeVar, assert_never
 
 from idempotency_mw import report
+from idempotency_mw.calls import Call, handle, handle_async
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import (
     Abandon,
@@ -49,6 +54,8 @@ __all__ = ["AsyncIdempotencyHandler", "Decision", "Encode", "IdempotencyHandler"
 Decision = Execute | Replay | Reject | Unprotected
 Encode = Callable[[Kept], bytes | None]
 """Returns the result to keep, or None where it can't be kept. Asked only after the machine chose to keep one."""
+
+Answer = TypeVar("Answer")
 
 Left = Callable[[], float]
 """Tells the seconds that are left of a process's life. Asked for each claim: waiting has used some of them."""
@@ -103,6 +110,10 @@ class IdempotencyHandler:
             pause(seconds)
             decision = self._try(operation, waited=True)
         return decision
+
+    def handle(self, call: Call, function: Callable[[], Answer]) -> Answer:
+        """Run the function, or return what it returned for this key before; a refusal is raised as its error."""
+        return handle(self, call, function)
 
     def heartbeat(self, claim: Claim) -> Heartbeat:
         """Return what keeps the claim's lease, not started."""
@@ -191,6 +202,10 @@ class AsyncIdempotencyHandler:
             await pause(seconds)
             decision = await self._try(operation, waited=True)
         return decision
+
+    async def handle(self, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Run the function, or return what it returned for this key before; a refusal is raised as its error."""
+        return await handle_async(self, call, function)
 
     def heartbeat(self, claim: Claim) -> AsyncHeartbeat:
         """Return what keeps the claim's lease, not started."""
@@ -281,6 +296,7 @@ def _without_store(
         report.store_passed_by(claim.storage_key, error)
     else:
         report.store_refused(claim.storage_key, error)
+        decision = replace(decision, cause=error)
     return decision
 
 

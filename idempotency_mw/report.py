@@ -16,8 +16,10 @@ __all__ = [
     "claim_not_settled",
     "completion_lost",
     "execution_too_long",
+    "key_missing",
     "lease_lost",
     "lease_not_extended",
+    "protection_disabled",
     "store_passed_by",
     "store_refused",
 ]
@@ -73,6 +75,16 @@ def answer_not_kept(storage_key: str) -> None:
 def answer_not_storable(storage_key: str) -> None:
     """The answer has a header that can't be stored: the record is a tombstone."""
     _warn(storage_key, "the answer can't be stored; duplicates will be refused")
+
+
+def key_missing(name: str) -> None:
+    """A function's payload yields no key: it runs unprotected."""
+    _logger.warning("%s runs unprotected: its payload has no idempotency key", name)
+
+
+def protection_disabled(name: str) -> None:
+    """`IDEMPOTENCY_DISABLED` is set: the function runs unprotected."""
+    _logger.warning("%s runs unprotected: IDEMPOTENCY_DISABLED is set", name)
 
 
 def _warn(storage_key: str, what: str, error: Exception | None = None) -> None:

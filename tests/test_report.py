@@ -12,8 +12,11 @@ from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 STORAGE_KEY = "0123456789abcdef" * 4
 ERROR = IdempotencyPersistenceConnectionError("connection refused")
 
+OF_FUNCTIONS = ("key_missing", "protection_disabled")
+OF_RECORDS = sorted({*report.__all__} - {*OF_FUNCTIONS})
 
-@pytest.mark.parametrize("name", report.__all__)
+
+@pytest.mark.parametrize("name", OF_RECORDS)
 def test_each_report_is_one_warning_with_the_beginning_of_the_storage_key(name, caplog):
     function = getattr(report, name)
     given = {"storage_key": STORAGE_KEY, "error": ERROR, "ended": Complete(Kept.ANSWER)}
@@ -39,4 +42,12 @@ def test_what_could_not_be_settled_is_named(ended, verb, caplog):
 def test_no_two_reports_say_the_same():
     source = inspect.getsource(report)
     messages = [line for line in source.splitlines() if line.strip().startswith("_warn(storage_key")]
-    assert len(messages) == len(set(messages)) == len(report.__all__)
+    assert len(messages) == len(set(messages)) == len(OF_RECORDS)
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_a_function_that_runs_unprotected_is_named(name, caplog):
+    getattr(report, name)("shop.charge")
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "idempotency_mw")
+    assert record.getMessage().startswith("shop.charge runs unprotected: ")

@@ -13,7 +13,7 @@ Each union is closed with `assert_never` where it is taken apart, so that a type
 that somebody forgot to handle.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, assert_never
 
@@ -79,6 +79,8 @@ class Reject:
 
     reason: Reason
     retry_after_ms: int | None = None
+    cause: Exception | None = field(default=None, compare=False)
+    """The store's own error, for surfaces that raise."""
 
 
 @dataclass(frozen=True, slots=True)

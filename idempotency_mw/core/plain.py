@@ -1,0 +1,90 @@
+"""Payloads of functions as plain JSON data: what is equal as data is one key, whatever class holds it.
+
+    dataclass, pydantic model, mapping    an object
+    list, tuple                           an array
+    Decimal, UUID, Path                   its text
+    date, time, datetime                  ISO 8601
+    Enum                                  its value
+
+Anything else has no text that is the same in every process, and is refused. pydantic is not imported: its models
+are known by their methods.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, cast
+from uuid import UUID
+
+from idempotency_mw.errors import IdempotencyKeyError
+
+__all__ = ["is_missing", "plain", "plain_payload"]
+
+_TEXTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...] = (
+    ((Decimal, UUID), str),
+    ((date, time), lambda value: value.isoformat()),
+    (PurePath, lambda value: value.as_posix()),
+)
+
+
+def plain_payload(payload: object) -> Any:
+    """Return the payload as JSON data, or raise `IdempotencyKeyError`, with nothing of the payload in it."""
+    try:
+        return plain(payload)
+    except Exception as error:  # noqa: BLE001 - models and properties of the user's own raise what they like
+        raise IdempotencyKeyError(f"the payload has no plain form: {type(error).__name__}") from None
+
+
+def is_missing(selected: Any) -> bool:
+    """Tell whether what was selected from a payload is no key: None, empty, or all its parts None."""
+    if isinstance(selected, dict):
+        return all(part is None for part in cast("dict[str, Any]", selected).values())
+    if isinstance(selected, list):
+        return all(part is None for part in cast("Any", selected))
+    return selected is None or selected == ""
+
+
+def plain(value: Any) -> Any:
+    """Return the value as JSON data; raises `TypeError` for what has no such form."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    for kind, as_text in _TEXTS:
+        if isinstance(value, kind):
+            return as_text(value)
+    return _container(value)
+
+
+def _container(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in cast("Iterable[Any]", value)]
+    if isinstance(value, Mapping):
+        return _object(cast("Any", value).items())
+    if isinstance(value, type):
+        raise TypeError("a class is no data")
+    if is_dataclass(value):
+        return _object((each.name, getattr(value, each.name)) for each in fields(value))
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump())
+    raise TypeError(f"{type(value).__name__} is no data")
+
+
+def _object(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in items:
+        text = _name(plain(name))
+        if text in members:
+            raise ValueError("two names have one text")
+        members[text] = plain(value)
+    return members
+
+
+def _name(name: Any) -> str:
+    if isinstance(name, list | dict):
+        raise TypeError("a container is no name")
+    return name if isinstance(name, str) else json.dumps(name)

@@ -1,0 +1,46 @@
+"""Which of a function's arguments is the payload, and which the context, by keyword or by position."""
+
+from collections.abc import Callable
+from inspect import Parameter, signature
+from typing import Any
+
+from idempotency_mw.errors import IdempotencyConfigurationError
+
+__all__ = ["Arguments"]
+
+
+class Arguments:
+    """Finds payload and context among the arguments of one function.
+
+    `payload` names the argument. Without a name it is the first one; with `only`, there must not be another. The
+    context is what follows the first, where the payload is not named.
+    """
+
+    def __init__(self, function: Callable[..., Any], *, payload: str | None = None, only: bool = False) -> None:
+        self._signature = signature(function)
+        parameters = self._signature.parameters
+        keywords = [each.name for each in parameters.values() if each.kind is Parameter.VAR_KEYWORD]
+        self._keywords = keywords[0] if keywords else None
+        named = [each for each in parameters if each not in ("self", "cls")]
+        if payload is None:
+            _check_unnamed(named, only=only)
+        elif payload not in parameters and self._keywords is None:
+            raise IdempotencyConfigurationError(f"data_keyword_argument: there is no argument {payload!r}")
+        self._payload = named[0] if payload is None else payload
+        self._context = named[1] if len(named) > 1 and not only else None
+
+    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return payload and context of one call; raises `TypeError` as the call itself would."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        context = None if self._context is None else bound.arguments[self._context]
+        if self._payload in bound.arguments:
+            return bound.arguments[self._payload], context
+        return bound.arguments[self._keywords or ""].get(self._payload), context
+
+
+def _check_unnamed(named: list[str], *, only: bool) -> None:
+    if not named:
+        raise IdempotencyConfigurationError("the function takes no argument that could be a payload")
+    if only and len(named) > 1:
+        raise IdempotencyConfigurationError("data_keyword_argument must name the argument that is the payload")

@@ -1,0 +1,174 @@
+"""Results of functions as bytes: a versioned value, or the failure in its place.
+
+    offset  width
+         0      1  version, "1"
+         1      1  "V", a value, or "F", a failure
+         2      …  value: JSON, in ASCII, with NaN and infinities as Python writes and reads them
+                   failure: the name of the exception's class, in UTF-8
+
+Without a serializer a result is kept as JSON keeps it: a tuple comes back as a list, a member of an Enum that is
+text as text, a name that is a number as text. A serializer turns a result to JSON data, and back to its class.
+None is always kept as None. Nothing that comes from a store is trusted, and nothing is ever unpickled.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Protocol, Union, cast, get_args, get_origin, get_type_hints
+
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyExecutionFailedError,
+    IdempotencyRecordError,
+)
+from idempotency_mw.rebuilding import checked_dataclass, data_of, rebuilt
+
+__all__ = [
+    "CustomDictSerializer",
+    "DataclassSerializer",
+    "OutputSerializer",
+    "PydanticSerializer",
+    "decode",
+    "encode_failure",
+    "encode_value",
+    "serializer_for",
+]
+
+_CLASS_NAME = re.compile(r"[\w.<>]{1,200}")
+
+
+class OutputSerializer(Protocol):
+    """Turns results to JSON data and back. What either raises is caught: the result is not kept, or unreadable."""
+
+    def to_dict(self, data: Any) -> Any:
+        """Return the JSON data for a result."""
+        ...
+
+    def from_dict(self, data: Any) -> Any:
+        """Return the result for its JSON data."""
+        ...
+
+
+class CustomDictSerializer:
+    """Calls two functions of yours."""
+
+    def __init__(self, to_dict: Callable[[Any], Any], from_dict: Callable[[Any], Any]) -> None:
+        self._to_dict = to_dict
+        self._from_dict = from_dict
+
+    def to_dict(self, data: Any) -> Any:
+        """Return what your `to_dict` returns."""
+        return self._to_dict(data)
+
+    def from_dict(self, data: Any) -> Any:
+        """Return what your `from_dict` returns."""
+        return self._from_dict(data)
+
+
+class PydanticSerializer:
+    """Keeps instances of one pydantic model; of a subclass too much would be lost."""
+
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "model_validate_json"):
+            raise IdempotencyConfigurationError("PydanticSerializer needs a model of pydantic 2")
+        self._model = model
+
+    def to_dict(self, data: Any) -> Any:
+        """Return the instance as pydantic dumps it for JSON."""
+        _check_class(data, self._model)
+        return data.model_dump(mode="json", by_alias=True, round_trip=True)
+
+    def from_dict(self, data: Any) -> Any:
+        """Return an instance, validated as JSON, so that strict models are read too."""
+        return self._model.model_validate_json(json.dumps(data))
+
+
+class DataclassSerializer:
+    """Keeps instances of one dataclass, rebuilt by the annotations of its fields, nested ones too.
+
+    An instance that would not come back equal is not kept: a field annotated as `Any` that holds a date, say.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = checked_dataclass(model)
+
+    def to_dict(self, data: Any) -> Any:
+        """Return the fields as JSON data."""
+        _check_class(data, self._model)
+        members = data_of(data)
+        if self._model.__dataclass_params__.eq and rebuilt(self._model, members) != data:
+            raise ValueError("the instance would come back as another one")
+        return members
+
+    def from_dict(self, data: Any) -> Any:
+        """Return an instance."""
+        return rebuilt(self._model, data)
+
+
+def serializer_for(
+    function: Callable[..., Any], given: OutputSerializer | type[OutputSerializer] | None
+) -> OutputSerializer | None:
+    """Return the serializer; given as a class, for the model that the function's return annotation names."""
+    if given is None or not isinstance(given, type):
+        return given
+    if given not in (PydanticSerializer, DataclassSerializer):
+        raise IdempotencyConfigurationError(f"output_serializer must be an instance of {given.__name__}")
+    serializer: OutputSerializer = cast("Any", given)(_returned_model(function))
+    return serializer
+
+
+def _returned_model(function: Callable[..., Any]) -> Any:
+    try:
+        hint = get_type_hints(function).get("return")
+    except NameError as error:
+        raise IdempotencyConfigurationError(f"the return annotation can't be resolved: {error}") from error
+    if get_origin(hint) in (Union, UnionType):
+        models = [each for each in get_args(hint) if each is not NoneType]
+        hint = models[0] if len(models) == 1 else None
+    if hint is None:
+        raise IdempotencyConfigurationError("output_serializer as a class needs one model as return annotation")
+    return hint
+
+
+def encode_value(result: Any, serializer: OutputSerializer | None) -> bytes | None:
+    """Return the bytes of a result; None for one that can't be kept."""
+    try:
+        data = result if result is None or serializer is None else serializer.to_dict(result)
+        return b"1V" + json.dumps(data, separators=(",", ":")).encode("ascii")
+    except Exception:  # noqa: BLE001 - the caller must get its result, whatever a serializer raises
+        return None
+
+
+def encode_failure(error: Exception) -> bytes:
+    """Return the bytes of a failure: its class and none of its arguments."""
+    kind = type(error)
+    return b"1F" + f"{kind.__module__}.{kind.__qualname__}"[:200].encode("utf-8", "replace")
+
+
+def decode(data: bytes, serializer: OutputSerializer | None) -> Any:
+    """Return the value, or raise the failure.
+
+    Raises `IdempotencyRecordError` for what was not written here, or what the serializer can't read.
+    """
+    if data[:2] == b"1F":
+        raise _failure(data[2:])
+    if data[:2] != b"1V":
+        raise IdempotencyRecordError("the record holds no result of this version")
+    try:
+        value = json.loads(data[2:].decode("ascii"))
+        return value if value is None or serializer is None else serializer.from_dict(value)
+    except Exception as error:  # noqa: BLE001 - what a model raises quotes the value
+        raise IdempotencyRecordError(f"the record's result can't be read: {type(error).__name__}") from None
+
+
+def _failure(name: bytes) -> Exception:
+    text = name.decode("utf-8", "replace")
+    if not _CLASS_NAME.fullmatch(text):
+        return IdempotencyRecordError("the record holds a failure that is mangled")
+    return IdempotencyExecutionFailedError(f"the first call failed with {text}")
+
+
+def _check_class(data: Any, model: Any) -> None:
+    if type(data) is not model:
+        raise TypeError(f"{type(data).__name__} is not {model.__name__}")

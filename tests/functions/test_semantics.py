@@ -1,0 +1,561 @@
+"""What a decorated function does, plain and async: over each store where the store has a part in it."""
+
+import asyncio
+import functools
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import idempotency_mw
+from idempotency_mw import IdempotencyConfig, current_execution, idempotent, idempotent_function
+from idempotency_mw.calls import Call
+from idempotency_mw.errors import (
+    IdempotencyAlreadyInProgressError,
+    IdempotencyConfigurationError,
+    IdempotencyExecutionFailedError,
+    IdempotencyKeyError,
+    IdempotencyOutcomeUnknownError,
+    IdempotencyPersistenceConnectionError,
+    IdempotencyRecordError,
+    IdempotencyResponseNotKeptError,
+    IdempotencyValidationError,
+)
+from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.threaded import as_async
+from idempotency_mw.testing import FailingPersistenceLayer
+from tests.functions.conftest import Surface
+
+PAYLOAD = {"order": 7, "to": {"name": "Ada"}}
+SECRET = "4111-1111"
+
+
+class DeclinedError(Exception):
+    pass
+
+
+async def decline(payload):
+    raise DeclinedError(SECRET)
+
+
+# Over each store.
+
+
+async def test_a_duplicate_gets_the_first_result_and_does_not_run(stored):
+    function = stored.function()
+    first = await stored.call(function, PAYLOAD)
+    assert await stored.call(function, PAYLOAD) == first == PAYLOAD
+    assert await stored.call(function, payload={"to": {"name": "Ada"}, "order": 7}) == PAYLOAD
+    assert len(stored.runs) == 1
+    await stored.call(function, {"order": 8})
+    assert len(stored.runs) == 2
+
+
+async def test_an_exception_frees_the_key_and_is_raised_as_it_was(stored):
+    function = stored.function(decline)
+    for _ in range(2):
+        with pytest.raises(DeclinedError, match=SECRET):
+            await stored.call(function, PAYLOAD)
+    assert len(stored.runs) == 2
+
+
+async def test_a_stored_failure_names_the_class_and_no_argument(stored):
+    function = stored.function(decline, config=IdempotencyConfig(on_error="store"))
+    with pytest.raises(DeclinedError):
+        await stored.call(function, PAYLOAD)
+    with pytest.raises(IdempotencyExecutionFailedError, match=r"test_semantics\.DeclinedError") as caught:
+        await stored.call(function, PAYLOAD)
+    assert SECRET not in str(caught.value)
+    assert len(stored.runs) == 1
+
+
+async def test_another_validated_payload_is_refused_also_while_the_first_runs(stored):
+    config = IdempotencyConfig(event_key_jmespath="order", payload_validation_jmespath="amount")
+
+    async def body(payload):
+        with pytest.raises(IdempotencyValidationError):
+            await stored.call(function, {"order": 1, "amount": 3})
+        with pytest.raises(IdempotencyAlreadyInProgressError) as caught:
+            await stored.call(function, {"order": 1, "amount": 2, "trace": 1})
+        assert 1 <= caught.value.retry_after_seconds <= 30
+        return "paid"
+
+    function = stored.function(body, config=config)
+    assert await stored.call(function, {"order": 1, "amount": 2}) == "paid"
+    assert await stored.call(function, {"order": 1, "amount": 2, "trace": 2}) == "paid"
+    with pytest.raises(IdempotencyValidationError):
+        await stored.call(function, {"order": 1, "amount": 3})
+    assert len(stored.runs) == 1
+
+
+async def test_the_payload_before_the_run_is_the_one_that_counts(stored):
+    async def body(payload):
+        payload["seen"] = True
+        return "done"
+
+    function = stored.function(body)
+    await stored.call(function, {"order": 1})
+    assert await stored.call(function, {"order": 1}) == "done"
+    assert len(stored.runs) == 1
+
+
+# Keys.
+
+
+@pytest.mark.parametrize("payload", [None, "", {}, [], {"a": None}, [None, None]], ids=repr)
+async def test_an_empty_payload_is_no_key(surface, caplog, payload):
+    function = surface.function()
+    for _ in range(2):
+        assert await surface.call(function, payload) == payload
+    assert len(surface.runs) == 2
+    assert "has no idempotency key" in caplog.text
+    strict = surface.function(config=IdempotencyConfig(raise_on_no_idempotency_key=True))
+    with pytest.raises(IdempotencyKeyError):
+        await surface.call(strict, payload)
+    assert len(surface.runs) == 2
+
+
+@pytest.mark.parametrize("payload", [0, 0.0, False, " ", {"a": 0, "b": None}], ids=repr)
+async def test_falsy_values_are_keys(surface, payload):
+    function = surface.function()
+    for _ in range(2):
+        assert await surface.call(function, payload) == payload
+    assert len(surface.runs) == 1
+
+
+async def test_an_expression_that_selects_nothing_is_no_key_and_one_that_fails_is_an_error(surface, caplog):
+    function = surface.function(config=IdempotencyConfig(event_key_jmespath="[a, b]"))
+    assert await surface.call(function, {"c": 1}) == {"c": 1}
+    assert "has no idempotency key" in caplog.text
+    fails = surface.function(config=IdempotencyConfig(event_key_jmespath="powertools_json(body)"))
+    with pytest.raises(IdempotencyKeyError) as caught:
+        await surface.call(fails, {"body": SECRET})
+    assert SECRET not in str(caught.value)
+    assert len(surface.runs) == 1
+
+
+async def test_a_payload_without_a_plain_form_fails_before_the_run_and_is_not_quoted(surface):
+    class Card:
+        def __repr__(self):
+            return SECRET
+
+    function = surface.function()
+    for payload in (Card(), {"card": Card()}, float("nan"), [b"bytes"]):
+        with pytest.raises(IdempotencyKeyError) as caught:
+            await surface.call(function, payload)
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+    assert surface.runs == []
+
+
+async def test_the_name_or_the_prefix_is_part_of_the_key(surface):
+    one, same, other = (surface.function(key_prefix=prefix) for prefix in ("a", "a", "b"))
+    for function in (one, same, other):
+        await surface.call(function, 1)
+    assert len(surface.runs) == 2
+    for _ in range(2):
+        spaced = surface.function(key_prefix="a", config=IdempotencyConfig(key_prefix="payments"))
+        await surface.call(spaced, 1)
+    assert len(surface.runs) == 3
+
+
+# Runs.
+
+
+async def test_the_function_can_ask_what_it_runs_under(surface):
+    seen = []
+
+    async def body(payload):
+        seen.append(current_execution())
+
+    await surface.call(surface.function(body), "payment-17")
+    await surface.call(surface.function(body), {"b": 1, "a": 2})
+    assert [(each.key, each.attempt) for each in seen] == [("payment-17", 1), ('{"a":2,"b":1}', 1)]
+    assert not seen[0].discard()
+    assert current_execution() is None
+
+
+@pytest.mark.parametrize("on_error", ["release", "store"])
+async def test_a_discarded_result_is_delivered_and_frees_the_key(surface, on_error):
+    async def body(payload):
+        assert current_execution().discard()
+        return "once"
+
+    function = surface.function(body, config=IdempotencyConfig(on_error=on_error))
+    for _ in range(2):
+        assert await surface.call(function, 1) == "once"
+    assert len(surface.runs) == 2
+
+
+async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(surface):
+    attempts = []
+
+    async def body(payload):
+        attempts.append((current_execution().attempt, current_execution().previous_unfinished))
+        if len(attempts) == 1:
+            raise KeyboardInterrupt
+
+    function = surface.function(body)
+    with pytest.raises(KeyboardInterrupt):
+        await surface.call(function, 1)
+    surface.clock.advance(31)
+    await surface.call(function, 1)
+    assert attempts == [(1, False), (2, True)]
+
+
+async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
+    async def body(payload):
+        raise SystemExit
+
+    function = surface.function(body, config=IdempotencyConfig(after_crash="refuse"))
+    with pytest.raises(SystemExit):
+        await surface.call(function, 1)
+    surface.clock.advance(31)
+    with pytest.raises(IdempotencyOutcomeUnknownError):
+        await surface.call(function, 1)
+
+
+async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
+    async def body(payload):
+        if len(surface.runs) == 1:
+            surface.clock.advance(31)
+            with pytest.raises(KeyboardInterrupt):
+                await surface.call(function, 1)
+            return "late"
+        raise KeyboardInterrupt
+
+    function = surface.function(body)
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        await surface.call(function, 1)
+
+
+async def test_a_late_owner_that_fails_gets_the_winners_result_where_failures_are_stored(surface):
+    async def body(payload):
+        if len(surface.runs) == 1:
+            surface.clock.advance(31)
+            assert await surface.call(function, 1) == "winner"
+            raise DeclinedError
+        return "winner"
+
+    function = surface.function(body, config=IdempotencyConfig(on_error="store"))
+    assert await surface.call(function, 1) == "winner"
+
+
+async def test_the_hook_changes_replays_only(surface):
+    def hook(value, record):
+        assert record.attempt == 1
+        return {**value, "replayed": True}
+
+    function = surface.function(config=IdempotencyConfig(response_hook=hook))
+    assert await surface.call(function, PAYLOAD) == PAYLOAD
+    assert await surface.call(function, PAYLOAD) == PAYLOAD | {"replayed": True}
+
+
+async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
+    function = surface.function()
+    for value in ("1", "true", "TRUE"):
+        monkeypatch.setenv("IDEMPOTENCY_DISABLED", value)
+        await surface.call(function, 1)
+    assert len(surface.runs) == 3
+    assert "IDEMPOTENCY_DISABLED" in caplog.text
+    for value in ("", "0", "false"):
+        monkeypatch.setenv("IDEMPOTENCY_DISABLED", value)
+        await surface.call(function, 1)
+    assert len(surface.runs) == 4
+
+
+async def test_a_store_that_fails_refuses_or_is_passed_by(kind):
+    layer = FailingPersistenceLayer(MemoryPersistenceLayer())
+    surface = Surface(kind, layer)
+    layer.fail_before("acquire", times=None)
+    with pytest.raises(IdempotencyPersistenceConnectionError):
+        await surface.call(surface.function(), 1)
+    assert surface.runs == []
+    passing = surface.function(config=IdempotencyConfig(on_store_failure="pass"))
+    assert await surface.call(passing, 1) == 1
+
+
+async def test_the_local_cache_answers_without_the_store_and_compares_fingerprints(kind):
+    layer = FailingPersistenceLayer(MemoryPersistenceLayer())
+    surface = Surface(kind, layer)
+    config = IdempotencyConfig(use_local_cache=True, event_key_jmespath="id", payload_validation_jmespath="amount")
+    function = surface.function(config=config)
+    for _ in range(3):
+        assert await surface.call(function, {"id": 1, "amount": 2}) == {"id": 1, "amount": 2}
+    assert layer.calls == ["acquire", "complete", "acquire"]
+    with pytest.raises(IdempotencyValidationError):
+        await surface.call(function, {"id": 1, "amount": 3})
+    assert layer.calls == ["acquire", "complete", "acquire"]
+    assert len(surface.runs) == 1
+
+
+async def test_a_cancelled_call_leaves_its_claim_to_the_lease(clock):
+    surface = Surface("async", MemoryPersistenceLayer(clock=clock), clock)
+    running = asyncio.Event()
+
+    async def body(payload):
+        running.set()
+        await asyncio.sleep(0 if len(surface.runs) > 1 else 60)
+        return "done"
+
+    function = surface.function(body)
+    task = asyncio.ensure_future(function(1))
+    await running.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        await function(1)
+    clock.advance(31)
+    assert await function(1) == "done"
+
+
+async def test_a_duplicate_waits_as_long_as_it_may():
+    function_runs = []
+
+    @idempotent_function(
+        persistence_store=MemoryPersistenceLayer(), config=IdempotencyConfig(wait_seconds=10), key_prefix="w"
+    )
+    async def work(payload):
+        function_runs.append(payload)
+        await asyncio.sleep(0.02)
+        return "done"
+
+    assert await asyncio.gather(work(1), work(1)) == ["done", "done"]
+    assert len(function_runs) == 1
+
+
+# Handlers, and Lambda.
+
+
+class Context:
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def get_remaining_time_in_millis(self):
+        return int(self.seconds * 1000)
+
+
+class Leases(MemoryPersistenceLayer):
+    def __init__(self):
+        super().__init__()
+        self.leases = []
+
+    def acquire(self, claim):
+        self.leases.append(claim.lease_ms)
+        return super().acquire(claim)
+
+
+@pytest.mark.parametrize("event", [{"order": 1}, {}], ids=["keyed", "unkeyed"])
+async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_functions_inside(kind, event):
+    layer = Leases()
+    surface = Surface(kind, layer)
+    inner = surface.function()
+
+    async def body(event, context):
+        return await surface.call(inner, 5)
+
+    def plain(event, context):
+        return inner(5)
+
+    handler = idempotent(body if kind == "async" else plain, persistence_store=layer, key_prefix="handler")
+    assert await surface.call(handler, event, Context(7)) == 5
+    assert layer.leases == ([7000, 7000] if event else [7000])
+    layer.leases.clear()
+    await surface.call(surface.function(), 6)
+    await surface.call(handler, {"order": 2}, None)
+    assert layer.leases == [30000, 30000, 30000]
+
+
+def test_bare_and_called_decorators_on_methods_of_every_kind():
+    layer = MemoryPersistenceLayer()
+    guarded = functools.partial(idempotent_function, persistence_store=layer, data_keyword_argument="data")
+
+    class Shop:
+        runs = 0
+
+        @idempotent_function(persistence_store=layer, data_keyword_argument="data")
+        def method(self, data, other=0):
+            """Sells."""
+            Shop.runs += 1
+            return [Shop.runs, other]
+
+        @guarded
+        @classmethod
+        def of_class(cls, data):
+            Shop.runs += 1
+            return cls.__name__
+
+        @classmethod
+        @guarded
+        def of_class_outside(cls, data):
+            Shop.runs += 1
+            return cls.__name__
+
+        @guarded
+        @staticmethod
+        def static(data):
+            Shop.runs += 1
+            return data
+
+        @idempotent(persistence_store=layer)
+        def handle(self, event, context):
+            Shop.runs += 1
+            return event
+
+    shop = Shop()
+    assert shop.method(1, 2) == shop.method(other=3, data=1) == [1, 2]
+    assert Shop.method.__doc__ == "Sells."
+    assert [Shop.of_class(1), shop.of_class(data=1), shop.of_class_outside(1)] == ["Shop"] * 3
+    assert [Shop.static(1), shop.static(1)] == [1, 1]
+    assert [shop.handle({"a": 1}, None), shop.handle({"a": 1}, None)] == [{"a": 1}] * 2
+    assert Shop.runs == 5
+
+
+def test_the_payload_may_be_a_default_or_among_keywords():
+    layer = MemoryPersistenceLayer()
+    runs = []
+
+    @idempotent_function(persistence_store=layer)
+    def defaulted(size=3):
+        runs.append(size)
+
+    @idempotent_function(persistence_store=layer, data_keyword_argument="data")
+    def free(**given):
+        runs.append(given)
+
+    defaulted()
+    defaulted(3)
+    free(data=1, trace=1)
+    free(data=1, trace=2)
+    assert runs == [3, {"data": 1, "trace": 1}]
+    free(trace=1)
+    free(trace=1)
+    assert len(runs) == 4
+    with pytest.raises(TypeError):
+        defaulted(1, 2)
+
+
+class AsyncWork:
+    async def __call__(self, payload):
+        return payload
+
+
+async def test_a_callable_object_runs_as_its_method_does():
+    layer = MemoryPersistenceLayer()
+    work = idempotent_function(AsyncWork(), persistence_store=layer, key_prefix="work")
+    assert await work(1) == await work(payload=1) == 1
+
+
+def generator(payload):
+    yield payload
+
+
+async def async_generator(payload):
+    yield payload
+
+
+def plain(payload):
+    return payload
+
+
+def nothing():
+    return None
+
+
+def two(one, other):
+    return one, other
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "told"),
+    [
+        (generator, {}, "generator"),
+        (async_generator, {}, "generator"),
+        (plain, {"persistence_store": as_async(MemoryPersistenceLayer())}, "async"),
+        (plain, {"persistence_store": object()}, "persistence layer"),
+        (plain, {"persistence_store": None}, "persistence layer"),
+        (plain, {"config": {}}, "config"),
+        (plain, {"key_prefix": 3}, "key_prefix"),
+        (plain, {"data_keyword_argument": "date"}, "'date'"),
+        (nothing, {}, "no argument"),
+        (two, {}, "data_keyword_argument"),
+        (AsyncWork(), {}, "key_prefix"),
+        ("text", {}, "only functions"),
+    ],
+)
+def test_what_can_not_be_protected_is_refused_when_it_is_decorated(function, options, told):
+    with pytest.raises(IdempotencyConfigurationError, match=told):
+        idempotent_function(function, **{"persistence_store": MemoryPersistenceLayer()} | options)
+
+
+# Without a decorator.
+
+
+async def test_the_handlers_take_an_explicit_key(kind):
+    runs = []
+
+    def charge():
+        runs.append(1)
+        return {"charged": 17}
+
+    async def acharge():
+        return charge()
+
+    layer = MemoryPersistenceLayer()
+    if kind == "async":
+        handler, work = AsyncIdempotencyHandler(as_async(layer), IdempotencyConfig()), acharge
+    else:
+        handler, work = IdempotencyHandler(layer, IdempotencyConfig()), charge
+    surface = Surface(kind, layer)
+    for _ in range(2):
+        call = Call("payment-17", name="charge", validated={"amount": 5})
+        assert await surface.call(handler.handle, call, work) == {"charged": 17}
+    with pytest.raises(IdempotencyValidationError):
+        await surface.call(handler.handle, Call("payment-17", name="charge", validated=6), work)
+    with pytest.raises(IdempotencyKeyError):
+        await surface.call(handler.handle, Call(""), work)
+    assert runs == [1]
+
+
+def test_functions_know_neither_http_nor_a_framework():
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('idempotency_mw'); package.__path__ = [sys.argv[1]]\n"
+        "sys.modules['idempotency_mw'] = package\n"
+        "import idempotency_mw.functions, idempotency_mw.persistence.memory\n"
+        "heavy = ('idempotency_mw.http', 'starlette', 'werkzeug', 'pydantic', 'redis')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    package = str(Path(idempotency_mw.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog):
+    result = object()
+
+    async def body(payload):
+        return result
+
+    function = surface.function(body)
+    with caplog.at_level(logging.WARNING, "idempotency_mw"):
+        assert await surface.call(function, 1) is result
+    assert "can't be stored" in caplog.text
+    with pytest.raises(IdempotencyResponseNotKeptError):
+        await surface.call(function, 1)
+    assert len(surface.runs) == 1
+
+
+async def test_bytes_that_are_no_result_are_a_record_error(surface):
+    function = surface.function()
+    await surface.call(function, 1)
+    write = next(iter(surface.layer._records.values()))
+    for result in (b"", b"2V1", b"1V{", b"1V\xff", b"1Fclass; drop", b"\x80\x04N."):
+        object.__setattr__(write.frame, "result", result)
+        with pytest.raises(IdempotencyRecordError):
+            await surface.call(function, 1)
+    assert len(surface.runs) == 1
