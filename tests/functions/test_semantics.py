@@ -26,8 +26,7 @@ from idempotency_mw.errors import (
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
-from idempotency_mw.testing import FailingPersistenceLayer
-from tests.functions.conftest import Surface
+from tests.functions.conftest import FailingInPlace, Surface
 
 PAYLOAD = {"order": 7, "to": {"name": "Ada"}}
 SECRET = "4111-1111"
@@ -268,7 +267,7 @@ async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
 
 
 async def test_a_store_that_fails_refuses_or_is_passed_by(kind):
-    layer = FailingPersistenceLayer(MemoryPersistenceLayer())
+    layer = FailingInPlace(MemoryPersistenceLayer())
     surface = Surface(kind, layer)
     layer.fail_before("acquire", times=None)
     with pytest.raises(IdempotencyPersistenceConnectionError):
@@ -279,7 +278,7 @@ async def test_a_store_that_fails_refuses_or_is_passed_by(kind):
 
 
 async def test_the_local_cache_answers_without_the_store_and_compares_fingerprints(kind):
-    layer = FailingPersistenceLayer(MemoryPersistenceLayer())
+    layer = FailingInPlace(MemoryPersistenceLayer())
     surface = Surface(kind, layer)
     config = IdempotencyConfig(use_local_cache=True, event_key_jmespath="id", payload_validation_jmespath="amount")
     function = surface.function(config=config)

@@ -1,0 +1,277 @@
+"""Results come back as they were, or as JSON maps them, or not at all; a serializer brings back their class."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any, Optional
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field
+
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyExecutionFailedError,
+    IdempotencyRecordError,
+    IdempotencyResponseNotKeptError,
+)
+from idempotency_mw.serializers import (
+    CustomDictSerializer,
+    DataclassSerializer,
+    PydanticSerializer,
+    decode,
+    encode_failure,
+    encode_value,
+    serializer_for,
+)
+
+json_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def there_and_back(result, serializer=None):
+    return decode(encode_value(result, serializer), serializer)
+
+
+@given(json_data)
+def test_json_data_comes_back_exactly(data):
+    assert repr(there_and_back(data)) == repr(data)
+
+
+@pytest.mark.parametrize("result", [None, 0, 0.0, False, "", [], {}, -0.0, math.inf, -math.inf, "None"], ids=repr)
+async def test_falsy_and_infinite_results_are_replayed_as_they_were(stored, result):
+    async def body(payload):
+        return result
+
+    function = stored.function(body)
+    for _ in range(2):
+        assert repr(await stored.call(function, 1)) == repr(result)
+    assert len(stored.runs) == 1
+
+
+def test_not_a_number_comes_back():
+    assert math.isnan(there_and_back([math.nan])[0])
+
+
+def test_what_json_maps_is_mapped():
+    assert there_and_back({1: (2, 3)}) == {"1": [2, 3]}
+
+
+def test_the_form_in_the_store_stays_what_it_was():
+    assert encode_value({"b": [1, None], "a": "\u00e9"}, None) == b'1V{"b":[1,null],"a":"\\u00e9"}'
+    assert encode_failure(KeyError("secret")) == b"1Fbuiltins.KeyError"
+    with pytest.raises(IdempotencyExecutionFailedError, match=r"builtins\.KeyError"):
+        decode(b"1Fbuiltins.KeyError", None)
+
+
+@pytest.mark.parametrize("result", [object(), b"x", {1}, {(1,): 2}, 10**5000, date(2026, 1, 2)], ids=type)
+def test_what_json_can_not_hold_is_not_kept(result):
+    assert encode_value(result, None) is None
+
+
+@given(st.binary(max_size=30))
+def test_bytes_that_were_not_written_here_are_an_error_of_their_own(data):
+    for start in (b"", b"1V", b"1F"):
+        try:
+            decode(start + data, None)
+        except (IdempotencyRecordError, IdempotencyExecutionFailedError):
+            continue
+        assert (start + data).startswith(b"1V")
+
+
+def test_a_deeply_nested_record_is_an_error_of_its_own():
+    with pytest.raises(IdempotencyRecordError):
+        decode(b"1V" + b"[" * 200_000, None)
+
+
+# Serializers.
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass
+class Line:
+    sku: UUID
+    price: Decimal
+
+
+@dataclass
+class Order:
+    lines: list[Line]
+    at: datetime
+    day: date
+    when: time
+    where: Path
+    colour: Colour
+    pair: tuple[int, Decimal]
+    many: tuple[Decimal, ...]
+    by_name: dict[str, Line]
+    first: Line | None
+    other: Optional[Line] = None  # noqa: UP045 - read too
+    either: int | str = 3
+    bare: list = field(default_factory=list)
+    table: dict = field(default_factory=dict)
+    anything: Any = None
+    total: int = field(init=False, default=0)
+
+
+LINE = Line(UUID(int=7), Decimal("1.50"))
+
+
+def order(**changes):
+    made = Order(
+        [LINE, LINE],
+        datetime(2026, 1, 2, 3, 4),
+        date(2026, 1, 2),
+        time(3, 4),
+        Path("a/b"),
+        Colour.RED,
+        (1, Decimal("2.0")),
+        (Decimal(1), Decimal(2)),
+        {"a": LINE},
+        LINE,
+    )
+    made.total = 9
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_a_dataclass_comes_back_with_all_that_is_in_it():
+    serializer = DataclassSerializer(Order)
+    assert there_and_back(order(), serializer) == order()
+    assert there_and_back(order(bare=[1], table={"a": 2}, first=None), serializer).bare == [1]
+    assert there_and_back(None, serializer) is None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [order(anything=LINE), order(pair=(1, Decimal(2), 3), either=Decimal(1)), LINE, {"sku": 1}],
+    ids=["untyped", "other length", "another class", "dict"],
+)
+def test_an_instance_that_would_come_back_as_another_is_not_kept(result):
+    assert encode_value(result, DataclassSerializer(Order)) is None
+
+
+@dataclass(eq=False)
+class Uncomparable:
+    size: int
+
+
+def test_a_dataclass_without_equality_is_kept():
+    assert there_and_back(Uncomparable(3), DataclassSerializer(Uncomparable)).size == 3
+
+
+class Receipt(BaseModel):
+    model_config = ConfigDict(strict=True)
+    number: int = Field(alias="no")
+    paid: Decimal
+    at: datetime
+    rate: float = 0.5
+
+
+RECEIPT = Receipt(no=1, paid=Decimal("1.50"), at=datetime(2026, 1, 2), rate=math.inf)
+
+
+class Longer(Receipt):
+    more: int = 1
+
+
+def test_a_model_comes_back_strict_aliased_and_whole():
+    assert there_and_back(RECEIPT, PydanticSerializer(Receipt)) == RECEIPT
+    longer = Longer(no=1, paid=Decimal(1), at=datetime(2026, 1, 2))
+    assert encode_value(longer, PydanticSerializer(Receipt)) is None
+
+
+def test_a_record_that_the_model_refuses_is_an_error_that_quotes_nothing():
+    with pytest.raises(IdempotencyRecordError) as caught:
+        decode(b'1V{"no":"4111"}', PydanticSerializer(Receipt))
+    assert "4111" not in str(caught.value)
+
+
+def test_two_functions_of_ones_own():
+    serializer = CustomDictSerializer(
+        lambda line: {"sku": line.sku.int}, lambda data: Line(UUID(int=data["sku"]), 0)
+    )
+    assert there_and_back(LINE, serializer) == Line(LINE.sku, 0)
+
+
+@pytest.mark.parametrize(
+    ("serializer", "model", "result"),
+    [(PydanticSerializer, Receipt, RECEIPT), (DataclassSerializer, Line, LINE)],
+    ids=["pydantic", "dataclass"],
+)
+async def test_the_model_comes_from_the_return_annotation(surface, serializer, model, result):
+    def annotated(payload) -> model | None: ...
+
+    assert there_and_back(result, serializer_for(annotated, serializer)) == result
+    annotated.__annotations__["return"] = model
+    assert there_and_back(result, serializer_for(annotated, serializer)) == result
+
+    async def body(payload):
+        return result
+
+    function = surface.function(body, output_serializer=serializer(model))
+    assert await surface.call(function, 1) is result
+    again = await surface.call(function, 1)
+    assert again == result
+    assert type(again) is model
+
+
+def unannotated(payload):
+    return payload
+
+
+def ambiguous(payload) -> int | str:
+    return payload
+
+
+def unresolved(payload) -> "Missing":  # noqa: F821
+    return payload
+
+
+def annotated_plainly(payload) -> int:
+    return payload
+
+
+@pytest.mark.parametrize("function", [unannotated, ambiguous, unresolved, annotated_plainly])
+@pytest.mark.parametrize("serializer", [PydanticSerializer, DataclassSerializer])
+def test_without_one_model_a_class_is_refused(function, serializer):
+    with pytest.raises(IdempotencyConfigurationError):
+        serializer_for(function, serializer)
+
+
+def test_a_class_that_needs_more_than_a_model_is_refused():
+    with pytest.raises(IdempotencyConfigurationError, match="CustomDictSerializer"):
+        serializer_for(annotated_plainly, CustomDictSerializer)
+
+
+async def test_a_serializer_that_fails_loses_no_result(surface, caplog):
+    def fail(data):
+        raise RuntimeError("4111")
+
+    function = surface.function(output_serializer=CustomDictSerializer(fail, fail))
+    assert await surface.call(function, 1) == 1
+    assert "can't be stored" in caplog.text
+    assert "4111" not in caplog.text
+    with pytest.raises(IdempotencyResponseNotKeptError):
+        await surface.call(function, 1)
+
+
+def test_pydantic_is_not_imported_unless_used():
+    code = "import sys, idempotency_mw, idempotency_mw.serializers; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.lower()) is False
