@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda demo test check lint conformance format bench-unkeyed clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance format bench-unkeyed clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -36,6 +36,10 @@ demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on
 
 run-lambda: $(VENV)/.demo ## Tell the story of examples/lambda_mangum.py, as Lambda runs and kills it
 	@$(BIN)/python tools/run_lambda.py
+
+run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async_function.py
+	@$(BIN)/python examples/plain_function.py
+	@$(BIN)/python examples/async_function.py
 
 test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
 	$(BIN)/python -m pytest $(ARGS)

@@ -27,7 +27,15 @@ MODULES = sorted(
 
 # The public names and where they are had from, as the documentation has them.
 PUBLIC = {
-    "idempotency_mw": ["IdempotencyConfig", "HTTPConfig", "current_execution"],
+    "idempotency_mw": [
+        "IdempotencyConfig",
+        "HTTPConfig",
+        "current_execution",
+        "idempotent",
+        "idempotent_function",
+    ],
+    "idempotency_mw.calls": ["Call"],
+    "idempotency_mw.serializers": ["PydanticSerializer", "DataclassSerializer", "CustomDictSerializer"],
     "idempotency_mw.asgi": ["IdempotencyMiddleware"],
     "idempotency_mw.persistence.base": ["PersistenceLayer", "AsyncPersistenceLayer"],
     "idempotency_mw.persistence.memory": ["MemoryPersistenceLayer"],

@@ -33,6 +33,8 @@ from idempotency_mw.serializers import (
     serializer_for,
 )
 
+ROOT = Path(__file__).parents[2]
+
 json_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -273,5 +275,5 @@ async def test_a_serializer_that_fails_loses_no_result(surface, caplog):
 
 def test_pydantic_is_not_imported_unless_used():
     code = "import sys, idempotency_mw, idempotency_mw.serializers; print('pydantic' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.lower()) is False

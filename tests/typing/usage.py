@@ -11,10 +11,12 @@ from starlette.middleware import Middleware
 from starlette.requests import Request as StarletteRequest
 from starlette.types import ASGIApp
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution, idempotent, idempotent_function
 from idempotency_mw.asgi import IdempotencyMiddleware
+from idempotency_mw.calls import Call
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
 from idempotency_mw.errors import IdempotencyAlreadyInProgressError, IdempotencyError
+from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
@@ -24,6 +26,7 @@ from idempotency_mw.persistence.redis import (
     RedisPersistenceLayer,
 )
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.serializers import CustomDictSerializer, DataclassSerializer, PydanticSerializer
 
 # Hooks.
 
@@ -212,3 +215,62 @@ str(current_execution().key)  # type: ignore[union-attr]  # pyright: ignore[repo
 
 def retry_after(error: IdempotencyError) -> int | None:
     return error.retry_after_seconds if isinstance(error, IdempotencyAlreadyInProgressError) else None
+
+
+# Functions.
+
+
+@idempotent_function(data_keyword_argument="order", persistence_store=MemoryPersistenceLayer())
+def charge(order: dict[str, int], *, trace: str = "") -> int:
+    return order["amount"] + len(trace)
+
+
+assert_type(charge({"amount": 1}), int)
+assert_type(charge(order={"amount": 1}, trace="a"), int)
+charge(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+charge({"amount": 1}, track="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@idempotent_function(persistence_store=MemoryPersistenceLayer(), output_serializer=DataclassSerializer)
+async def charge_later(order: str) -> Record | None:
+    return None
+
+
+async def later() -> None:
+    assert_type(await charge_later("a"), Record | None)
+
+
+@idempotent(persistence_store=MemoryPersistenceLayer(), config=IdempotencyConfig())
+def on_event(event: dict[str, Any], context: object) -> str:
+    return ""
+
+
+assert_type(on_event({}, None), str)
+assert_type(idempotent(lambda: 1, persistence_store=MemoryPersistenceLayer())(), int)
+
+
+class Shop:
+    @idempotent_function(data_keyword_argument="order", persistence_store=MemoryPersistenceLayer())
+    def sell(self, order: str) -> bytes:
+        return order.encode()
+
+    @classmethod
+    @idempotent_function(
+        data_keyword_argument="order",
+        persistence_store=MemoryPersistenceLayer(),
+        output_serializer=CustomDictSerializer(str, bytes),
+    )
+    def sell_any(cls, order: str) -> bytes:
+        return order.encode()
+
+
+assert_type(Shop().sell("a"), bytes)
+assert_type(Shop.sell_any("a"), bytes)
+idempotent_function(charge)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+PydanticSerializer(Record)
+
+assert_type(IdempotencyHandler(MemoryPersistenceLayer(), IdempotencyConfig()).handle(Call("a"), lambda: 1), int)
+
+
+async def handled(handler: AsyncIdempotencyHandler) -> None:
+    assert_type(await handler.handle(Call("a"), later), None)
