@@ -7,8 +7,10 @@ line the same.
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, assert_never, cast
 
+from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import canonical, digest, text
 from idempotency_mw.core.machine import (
@@ -28,10 +30,12 @@ from idempotency_mw.core.plain import is_missing, plain_payload
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import (
     IdempotencyAlreadyInProgressError,
+    IdempotencyConfigurationError,
     IdempotencyError,
     IdempotencyKeyError,
     IdempotencyOutcomeUnknownError,
     IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
     IdempotencyResponseNotKeptError,
     IdempotencyValidationError,
 )
@@ -92,6 +96,8 @@ class _Async(Protocol):
 
 def handle(handler: _Blocking, call: Call, function: Callable[[], Answer]) -> Answer:
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
+    if iscoroutinefunction(function):
+        raise IdempotencyConfigurationError("an async function needs an AsyncIdempotencyHandler")
     operation = call.operation(handler.config)
     decision = handler.begin(operation)
     match decision:
@@ -188,7 +194,11 @@ def _answer(decision: Replay | Reject, call: Call, config: IdempotencyConfig) ->
     if isinstance(decision, Reject):
         raise _error(decision)
     record = decision.record
-    value = decode(record.result or b"", call.output_serializer)
+    try:
+        value = decode(record.result or b"", call.output_serializer)
+    except IdempotencyRecordError as error:
+        report.store_refused(call.operation(config).storage_key, error)
+        raise
     return value if config.response_hook is None else config.response_hook(value, record)
 
 

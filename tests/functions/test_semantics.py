@@ -549,7 +549,7 @@ async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog
     assert len(surface.runs) == 1
 
 
-async def test_bytes_that_are_no_result_are_a_record_error(surface):
+async def test_bytes_that_are_no_result_are_a_record_error(surface, caplog):
     function = surface.function()
     await surface.call(function, 1)
     write = next(iter(surface.layer._records.values()))
@@ -557,4 +557,12 @@ async def test_bytes_that_are_no_result_are_a_record_error(surface):
         object.__setattr__(write.frame, "result", result)
         with pytest.raises(IdempotencyRecordError):
             await surface.call(function, 1)
+        assert "refused: the store failed: IdempotencyRecordError" in caplog.text
+        caplog.clear()
     assert len(surface.runs) == 1
+
+
+def test_a_blocking_handler_takes_no_async_function():
+    handler = IdempotencyHandler(MemoryPersistenceLayer(), IdempotencyConfig())
+    with pytest.raises(IdempotencyConfigurationError, match="AsyncIdempotencyHandler"):
+        handler.handle(Call("payment-17"), AsyncWork().__call__)
