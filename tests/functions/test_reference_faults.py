@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +23,6 @@ from idempotency_mw.errors import (
 from idempotency_mw.persistence.local_cache import LocalCache
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.testing import ManualClock
 from tests.functions.conftest import FailingInPlace, Surface
 
 
@@ -65,7 +63,9 @@ async def test_a_slow_owner_that_fails_late_deletes_nothing_of_its_successors(su
             with pytest.raises(KeyboardInterrupt):
                 await surface.call(function, 1)
             raise BrokenError
-        raise KeyboardInterrupt
+        if len(surface.runs) == 2:
+            raise KeyboardInterrupt
+        return "a third run"
 
     function = surface.function(body)
     with pytest.raises(BrokenError):
@@ -186,6 +186,29 @@ def test_two_functions_on_one_layer_in_32_threads_never_get_each_others_results(
 
     with ThreadPoolExecutor(32) as pool:
         assert sum(pool.map(called, range(3000))) == 3000
+
+
+@pytest.mark.reference_fault(8)
+async def test_two_async_functions_on_one_layer_in_many_tasks_never_get_each_others_results():
+    layer = MemoryPersistenceLayer()
+    patient = IdempotencyConfig(wait_seconds=30)
+
+    @idempotent_function(persistence_store=layer, config=patient)
+    async def inner(payload):
+        await asyncio.sleep(0)
+        return ["inner", payload, current_execution().key]
+
+    @idempotent_function(persistence_store=layer, config=patient)
+    async def outer(payload):
+        nested = await inner(payload % 50)
+        return ["outer", payload, current_execution().key, nested]
+
+    async def call(number):
+        payload = number // 2
+        assert await outer(payload) == ["outer", payload, str(payload), ["inner", payload % 50, str(payload % 50)]]
+
+    for start in range(0, 1000, 100):
+        await asyncio.gather(*[call(number) for number in range(start, start + 100)])
 
 
 @pytest.mark.reference_fault(9)
@@ -404,26 +427,29 @@ async def test_what_is_no_record_is_a_typed_error_and_never_free(valkey, any_ser
 
 @pytest.mark.reference_fault(22)
 def test_the_local_cache_is_safe_between_threads():
-    @idempotent_function(
-        persistence_store=MemoryPersistenceLayer(clock=ManualClock()),
-        config=IdempotencyConfig(use_local_cache=True, local_cache_max_items=3),
-    )
+    inside, evicted = threading.Event(), threading.Event()
+
+    def clock():
+        # Asked between finding a copy and marking it as used: the moment at which another thread could evict it.
+        if threading.current_thread().name.startswith("reader"):
+            inside.set()
+            evicted.wait(0.2)
+        return 0.0
+
+    @idempotent_function(persistence_store=LocalCache(MemoryPersistenceLayer(), 1, clock=clock))
     def work(payload):
         return payload
 
-    def calls(_):
-        for number in range(100):
-            with suppress(IdempotencyAlreadyInProgressError):
-                assert work(number % 7) == number % 7
-        return True
+    def evict():
+        inside.wait(10)
+        assert [work(2), work(2)] == [2, 2]
+        evicted.set()
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(calls, range(8)))
-    finally:
-        sys.setswitchinterval(interval)
+    assert [work(1), work(1)] == [1, 1]  # the second one brings the copy
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader, ThreadPoolExecutor(1) as other:
+        done = other.submit(evict)
+        assert reader.submit(work, 1).result() == 1
+        done.result()
 
 
 @pytest.mark.reference_fault(23)
