@@ -13,6 +13,8 @@ PYTHON ?=
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 ARGS ?=
+# Two processes: most of the time tests wait, for servers and for leases. Each file stays in one of them.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 REDIS ?=
 PORT ?= 8000
 
@@ -42,7 +44,7 @@ run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async
 	@$(BIN)/python examples/async_function.py
 
 test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: lint ## Lint, check types and imports, and run the tests with branch coverage
 	$(MAKE) --no-print-directory test ARGS="--cov $(ARGS)"
@@ -55,7 +57,7 @@ lint: $(VENV)/.test $(VENV)/.lint ## Only lint, and check types and imports
 	$(BIN)/lint-imports
 
 conformance: $(VENV)/.test ## Run the tests, and show each conformance row with its tests
-	$(BIN)/python -m pytest --quiet --conformance $(ARGS)
+	$(PYTEST) --quiet --conformance $(ARGS)
 
 format: $(VENV)/.lint ## Format the code, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 """Every option of `IdempotencyConfig`: its default, the edges that it accepts, and what it refuses by name."""
 
+import re
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
@@ -81,7 +82,9 @@ REFUSED = {
 
 def cases(table: dict[str, list[Any]]) -> list[Any]:
     return [
-        pytest.param(name, value, id=f"{name}={value!r}") for name, values in table.items() for value in values
+        pytest.param(name, value, id=f"{name}={re.sub(' at 0x[0-9a-f]+', '', repr(value))}")
+        for name, values in table.items()
+        for value in values
     ]
 
 

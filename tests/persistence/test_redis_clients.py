@@ -167,7 +167,7 @@ def test_a_client_that_keeps_within_the_time_out_is_taken_without_a_word():
         {"socket_timeout": 2},
         {"retry": Retry(NoBackoff(), 3)},
     ],
-    ids=str,
+    ids=["reads", "connects", "is slow to read", "tries again"],
 )
 def test_a_client_that_can_exceed_the_time_out_is_warned_of(options):
     with pytest.warns(RuntimeWarning, match="timeout_seconds=2"):

@@ -436,7 +436,7 @@ def test_an_async_layer_is_a_configuration_error_at_construction(layer):
 @pytest.mark.parametrize(
     "options",
     [{"persistence_store": object()}, {"config": {}}, {"http": "x"}, {"http": HTTPConfig(header=None)}],
-    ids=str,
+    ids=["persistence_store", "config", "http", "no key anywhere"],
 )
 def test_an_option_that_can_not_be_meant_is_told_at_construction(memory, options):
     with pytest.raises(IdempotencyConfigurationError):
