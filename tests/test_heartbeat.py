@@ -316,7 +316,8 @@ def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child(pulse):
 async def test_no_task_exists_until_the_timer_fires():
     store = AsyncStore()
     before = asyncio.all_tasks()
-    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    # Slow enough that a busy machine is looked at between two beats.
+    beating = AsyncHeartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=1.5))
     beating.start()
     assert asyncio.all_tasks() == before
     while not store.extended:
