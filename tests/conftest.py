@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for row, about in ROWS.items():
         results = list(_outcomes[row].values())
         passed = results.count("passed")
-        verdict = "ok" if results and passed == len(results) else "MISSING" if not results else "FAILED"
+        verdict = "FAILED" if "failed" in results else "ok" if passed else "MISSING"
         names = sorted({nodeid.rsplit("::", 1)[-1].split("[")[0] for nodeid in _outcomes[row]})
         terminalreporter.write_line(f"{row:>4}  {verdict:<7} {passed:>3} passed  {about}: {', '.join(names)}")
 
