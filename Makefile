@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance format bench-unkeyed clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench-unkeyed clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -13,6 +13,7 @@ PYTHON ?=
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 ARGS ?=
+RUNS ?=
 # Two processes: most of the time tests wait, for servers and for leases. Each file stays in one of them.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 REDIS ?=
@@ -58,6 +59,12 @@ lint: $(VENV)/.test $(VENV)/.lint ## Only lint, and check types and imports
 
 conformance: $(VENV)/.test ## Run the tests, and show each conformance row with its tests
 	$(PYTEST) --quiet --conformance $(ARGS)
+
+proof: $(VENV)/.test ## Show what is promised on crashes, pauses, failovers and fuzz: minutes (RUNS="explorer fuzz")
+	@$(BIN)/python -m proof $(RUNS)
+
+proof-long: $(VENV)/.test ## The same in the size of a long night
+	@$(BIN)/python -m proof --size long $(RUNS)
 
 format: $(VENV)/.lint ## Format the code, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,0 +1,153 @@
+"""Make the runs, two at a time, show how far they are, and print one table of what was survived.
+
+    python -m proof                    every run, in the size of CI
+    python -m proof --size long        the long ones
+    python -m proof explorer fuzz      some of them
+
+Each run is a process of its own, so that one that dies or hangs is a figure that does not hold, and takes nothing
+with it. Exits 0 if every figure holds.
+"""
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from proof.figures import Figure, Size
+
+# In the order in which they are begun: what takes longest comes first, so that both lanes end together.
+RUNS = ("servers", "failovers", "processes", "herd", "histories", "matrix", "stateful", "explorer", "fuzz")
+LANES = 2
+LONGEST_SECONDS = {Size.CI: 540, Size.LONG: 6 * 3600}
+WIDTHS = (9, 52, 34, 34)
+
+
+@dataclass
+class Made:
+    """A run while it is made, and after."""
+
+    name: str
+    state: str = "waits"
+    figures: list[Figure] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def main() -> int:
+    """Make the runs that were named, or all; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m proof", description=__doc__, add_help=True)
+    parser.add_argument("runs", nargs="*", metavar="run", help=f"one of {', '.join(RUNS)}")
+    parser.add_argument("--size", choices=[size.value for size in Size], default=Size.CI.value)
+    parser.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    size = Size(arguments.size)
+    unknown = set(arguments.runs) - set(RUNS)
+    if unknown:
+        parser.error(f"no such run: {', '.join(sorted(unknown))}")
+    if arguments.lines:
+        return _speak(arguments.runs[0], size)
+    return _make_all(arguments.runs or RUNS, size)
+
+
+# Within the process of one run
+
+
+def _speak(name: str, size: Size) -> int:
+    """Make one run, and say in lines of JSON how far it is and what it saw."""
+
+    def progress(done: int, of: int) -> None:
+        _say({"done": done, "of": of})
+
+    for figure in importlib.import_module(f"proof.{name}").run(size, progress):
+        _say(asdict(figure))
+    return 0
+
+
+def _say(line: dict[str, object]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+# Around all of them
+
+
+def _make_all(names: tuple[str, ...] | list[str], size: Size) -> int:
+    runs = [Made(name) for name in names]
+    began = time.monotonic()
+    over = threading.Event()
+    shown = threading.Thread(target=_show, args=(runs, over), daemon=True)
+    shown.start()
+    with ThreadPoolExecutor(LANES) as lanes:
+        for _ in lanes.map(lambda run: _make(run, size), runs):
+            pass
+    over.set()
+    shown.join()
+    return _print_table(runs, time.monotonic() - began)
+
+
+def _make(run: Made, size: Size) -> None:
+    began = time.monotonic()
+    run.state = "begins"
+    command = [sys.executable, "-m", "proof", run.name, "--size", size.value, "--lines"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        watch = threading.Timer(LONGEST_SECONDS[size], process.kill)
+        watch.start()
+        for line in _lines(process):
+            if "done" in line:
+                run.state = f"{line['done']:,}/{line['of']:,}"
+            else:
+                run.figures.append(Figure(**line))
+        watch.cancel()
+    run.seconds = time.monotonic() - began
+    run.state = "done"
+    if process.returncode != 0:
+        seen = f"exit status {process.returncode} after {run.seconds:.0f} s"
+        run.figures.append(Figure("", f"{run.name}: the run comes to its end", "exit status 0", seen, holds=False))
+
+
+def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
+    assert process.stdout is not None
+    for text in process.stdout:
+        try:
+            yield json.loads(text)
+        except ValueError:
+            print(text, end="", file=sys.stderr)
+
+
+def _show(runs: list[Made], over: threading.Event) -> None:
+    """Say how far the runs are: on a terminal in one line that is written anew, else now and then."""
+    is_terminal = sys.stderr.isatty()
+    while not over.wait(0.5 if is_terminal else 15.0):
+        done = sum(run.state == "done" for run in runs)
+        going = "  ".join(f"{run.name} {run.state}" for run in runs if run.state not in ("waits", "done"))
+        start, end = ("\r\x1b[K", "") if is_terminal else ("", "\n")
+        print(f"{start}{done}/{len(runs)} runs  {going}", end=end, file=sys.stderr, flush=True)
+    if is_terminal:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_table(runs: list[Made], seconds: float) -> int:
+    print(_row("shows", "what was tried", "wanted", "seen", "holds"))
+    print(_row(*("-" * width for width in (*WIDTHS, 5))))
+    figures = [figure for run in runs for figure in run.figures]
+    for figure in figures:
+        print(_row(figure.shows, figure.what, figure.wanted, figure.seen, "yes" if figure.holds else "NO"))
+    broken = sum(not figure.holds for figure in figures)
+    slowest = ", ".join(
+        f"{run.name} {run.seconds:.0f} s" for run in sorted(runs, key=lambda run: -run.seconds)[:3]
+    )
+    print(f"\n{len(figures)} figures, {broken} that do not hold, {seconds:.0f} s ({slowest})")
+    return 1 if broken or not figures else 0
+
+
+def _row(*cells: str) -> str:
+    return "  ".join((*(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=False)), cells[-1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
