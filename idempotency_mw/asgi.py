@@ -16,7 +16,8 @@ from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
-from idempotency_mw.handler import AsyncIdempotencyHandler, Left
+from idempotency_mw.handler import AsyncIdempotencyHandler
+from idempotency_mw.waiting import Left
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Request, Response

@@ -16,9 +16,8 @@ Where there is nothing between the parts, `handle` is all of it:
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from secrets import token_hex
 from typing import Self, TypeVar, assert_never
@@ -48,6 +47,7 @@ from idempotency_mw.errors import IdempotencyPersistenceLayerError, IdempotencyR
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.shielding import to_its_end
+from idempotency_mw.waiting import Left, Waiters, pauses, waitable
 
 __all__ = ["AsyncIdempotencyHandler", "Decision", "Encode", "IdempotencyHandler"]
 
@@ -57,27 +57,25 @@ Encode = Callable[[Kept], bytes | None]
 
 Answer = TypeVar("Answer")
 
-Left = Callable[[], float]
-"""Tells the seconds that are left of a process's life. Asked for each claim: waiting has used some of them."""
-
-SHORTEST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
-
 SHORTEST_LEASE_MS = 1000
 LONGEST_FINISH = 5.0
-WAITED_SHARE = 0.9
-"""Of the time that is left. Who waits to the last moment is killed before it can answer."""
 
 
 class IdempotencyHandler:
     """For blocking code and blocking layers. Immutable, and shared by all threads."""
 
     def __init__(
-        self, persistence_store: PersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+        self,
+        persistence_store: PersistenceLayer,
+        config: IdempotencyConfig,
+        *,
+        left: Left | None = None,
+        waiters: Waiters | None = None,
     ) -> None:
         self.store = persistence_store
         self.config = config
         self._left = left
+        self._waiters = waiters or Waiters(config.max_waiters)
 
     def within(self, left: Left) -> Self:
         """Return a handler for a process that dies when `left()` seconds are over.
@@ -85,11 +83,12 @@ class IdempotencyHandler:
         What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
         waiting does not exceed it.
         """
-        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+        config = replace(self.config, heartbeat=False)
+        return type(self)(self.store, config, left=left, waiters=self._waiters)
 
     def waitable(self, seconds: float) -> float:
         """Return how much of so many seconds may be spent waiting."""
-        return _waitable(seconds, self._left)
+        return waitable(seconds, self._left)
 
     def begin(
         self,
@@ -100,15 +99,21 @@ class IdempotencyHandler:
     ) -> Decision:
         """Decide what the request gets; a duplicate of one that runs waits, for `wait_seconds` at most.
 
-        `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
+        Where `max_waiters` wait for this key already, it is refused at once. `pause` spends the seconds between
+        two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = self._try(operation)
         longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
-        for seconds in _pauses(self.waitable(longest)):
-            if not may_wait(decision):
-                break
-            pause(seconds)
-            decision = self._try(operation, waited=True)
+        if longest <= 0 or not may_wait(decision) or not self._waiters.enter(operation.storage_key):
+            return decision
+        try:
+            for seconds in pauses(self.waitable(longest)):
+                pause(seconds)
+                decision = self._try(operation, waited=True)
+                if not may_wait(decision):
+                    break
+        finally:
+            self._waiters.leave(operation.storage_key)
         return decision
 
     def handle(self, call: Call, function: Callable[[], Answer]) -> Answer:
@@ -165,11 +170,17 @@ class AsyncIdempotencyHandler:
     """For asyncio code and async layers. Immutable, and shared by all tasks."""
 
     def __init__(
-        self, persistence_store: AsyncPersistenceLayer, config: IdempotencyConfig, *, left: Left | None = None
+        self,
+        persistence_store: AsyncPersistenceLayer,
+        config: IdempotencyConfig,
+        *,
+        left: Left | None = None,
+        waiters: Waiters | None = None,
     ) -> None:
         self.store = persistence_store
         self.config = config
         self._left = left
+        self._waiters = waiters or Waiters(config.max_waiters)
 
     def within(self, left: Left) -> Self:
         """Return a handler for a process that dies when `left()` seconds are over.
@@ -177,11 +188,12 @@ class AsyncIdempotencyHandler:
         What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
         waiting does not exceed it.
         """
-        return type(self)(self.store, replace(self.config, heartbeat=False), left=left)
+        config = replace(self.config, heartbeat=False)
+        return type(self)(self.store, config, left=left, waiters=self._waiters)
 
     def waitable(self, seconds: float) -> float:
         """Return how much of so many seconds may be spent waiting."""
-        return _waitable(seconds, self._left)
+        return waitable(seconds, self._left)
 
     async def begin(
         self,
@@ -192,15 +204,21 @@ class AsyncIdempotencyHandler:
     ) -> Decision:
         """Decide what the request gets; a duplicate of one that runs waits, for `wait_seconds` at most.
 
-        `pause` spends the seconds between two tries; what it raises ends the waiting, and no claim is held then.
+        Where `max_waiters` wait for this key already, it is refused at once. `pause` spends the seconds between
+        two tries; what it raises ends the waiting, and no claim is held then.
         """
         decision = await self._try(operation)
         longest = self.config.wait_seconds if wait_seconds is None else wait_seconds
-        for seconds in _pauses(self.waitable(longest)):
-            if not may_wait(decision):
-                break
-            await pause(seconds)
-            decision = await self._try(operation, waited=True)
+        if longest <= 0 or not may_wait(decision) or not self._waiters.enter(operation.storage_key):
+            return decision
+        try:
+            for seconds in pauses(self.waitable(longest)):
+                await pause(seconds)
+                decision = await self._try(operation, waited=True)
+                if not may_wait(decision):
+                    break
+        finally:
+            self._waiters.leave(operation.storage_key)
         return decision
 
     async def handle(self, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -272,19 +290,6 @@ def _claim(operation: Operation, config: IdempotencyConfig, left: Left | None) -
         retention_ms=config.retention_ms,
         may_take_over=config.after_crash == "retry",
     )
-
-
-def _waitable(seconds: float, left: Left | None) -> float:
-    return seconds if left is None else min(seconds, left() * WAITED_SHARE)
-
-
-def _pauses(wait_seconds: float) -> Iterator[float]:
-    """Yield the seconds between two tries, doubling and jittered, until the time to wait is over."""
-    ends = time.monotonic() + wait_seconds
-    longest = SHORTEST_PAUSE
-    while (left := ends - time.monotonic()) > 0:
-        yield min(left, random.uniform(longest / 2, longest))  # noqa: S311 - spreads load, guards nothing
-        longest = min(longest * 2, LONGEST_PAUSE)
 
 
 def _without_store(

@@ -3,11 +3,12 @@
 import asyncio
 import inspect
 import random
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
-from idempotency_mw import IdempotencyConfig, handler
+from idempotency_mw import IdempotencyConfig, waiting
 from idempotency_mw.core.machine import (
     Answered,
     Deliver,
@@ -23,8 +24,9 @@ from idempotency_mw.core.machine import (
 )
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Record, Settled, Status
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
-from idempotency_mw.handler import LONGEST_PAUSE, SHORTEST_PAUSE, AsyncIdempotencyHandler, IdempotencyHandler
+from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+from idempotency_mw.waiting import LONGEST_PAUSE, SHORTEST_PAUSE
 
 OPERATION = Operation("5" * 64, "f" * 64)
 DOWN = IdempotencyPersistenceConnectionError("no route")
@@ -118,7 +120,7 @@ def either(request):
 
 @pytest.fixture
 def time(monkeypatch):
-    """The handler's time: it passes while it pauses."""
+    """The time of those who wait: it passes while they pause."""
     passing = SimpleNamespace(now=0.0, pauses=[])
 
     def pause(seconds):
@@ -126,7 +128,7 @@ def time(monkeypatch):
         passing.now += seconds
 
     passing.pause = pause
-    monkeypatch.setattr(handler, "time", SimpleNamespace(monotonic=lambda: passing.now))
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: passing.now))
     return passing
 
 
@@ -244,6 +246,42 @@ async def test_a_time_that_is_given_stands_for_the_configured_one(either, time):
     assert time.now == pytest.approx(2)
     await either.begin(wait_seconds=0, pause=time.pause)
     assert time.now == pytest.approx(2)
+
+
+@pytest.mark.row(115)
+@pytest.mark.parametrize("most", [0, 1, 3])
+async def test_beyond_the_most_that_may_wait_for_a_key_one_is_refused_at_once(either, time, most):
+    either.over(IdempotencyConfig(wait_seconds=60, max_waiters=most), acquire=[RUNNING])
+    other = Operation("6" * 64, "f" * 64)
+    waiters = either.handler._waiters
+    for _ in range(most):
+        assert waiters.enter(OPERATION.storage_key)
+    assert await either.begin(pause=time.pause) == Reject(Reason.IN_PROGRESS, 3000)
+    assert time.pauses == []
+    assert waiters.enter(other.storage_key) is bool(most)
+
+
+@pytest.mark.parametrize("how", ["in vain", "to an answer", "interrupted"])
+async def test_who_waited_makes_room_for_the_next(either, time, how):
+    found = [RUNNING, DONE] if how == "to an answer" else [RUNNING]
+    either.over(IdempotencyConfig(wait_seconds=7, max_waiters=1), acquire=found)
+
+    def interrupted(seconds):
+        raise LookupError
+
+    with suppress(LookupError):
+        await either.begin(pause=interrupted if how == "interrupted" else time.pause)
+    assert not either.handler._waiters._waiting
+    await either.begin(pause=time.pause)
+    assert how == "to an answer" or time.pauses
+
+
+async def test_who_waits_within_a_process_that_dies_counts_too(either, time):
+    either.over(IdempotencyConfig(wait_seconds=7, max_waiters=1), acquire=[RUNNING])
+    either.handler._waiters.enter(OPERATION.storage_key)
+    either.handler = either.handler.within(lambda: 60.0)
+    assert await either.begin(pause=time.pause) == Reject(Reason.IN_PROGRESS, 3000)
+    assert time.pauses == []
 
 
 async def test_pauses_double_up_to_a_second_and_are_jittered(either, time):

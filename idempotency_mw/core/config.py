@@ -39,6 +39,8 @@ class IdempotencyConfig:
     """After that the heartbeat stops and the lease may lapse: a hung app does not hold its key for ever."""
     wait_seconds: float = 0
     """How long a duplicate waits for the one that runs before it is refused."""
+    max_waiters: int = 100
+    """How many may wait for one key at once, in one process; who comes then is refused at once."""
     on_error: OnError = "release"
     """`"release"`: an exception or an error status frees the key. `"store"`: whatever happened is the answer."""
     after_crash: AfterCrash = "retry"
@@ -66,6 +68,7 @@ class IdempotencyConfig:
         check_seconds("lease_seconds", self.lease_seconds, least=0.001)
         check_seconds("max_execution_seconds", self.max_execution_seconds, least=0.001)
         check_seconds("wait_seconds", self.wait_seconds, least=0)
+        check_count("max_waiters", self.max_waiters, least=0)
         for name in ("heartbeat", "raise_on_no_idempotency_key", "use_local_cache"):
             check_type(name, getattr(self, name), bool)
         check_choice("on_error", self.on_error, get_args(OnError))
