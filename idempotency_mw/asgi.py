@@ -17,7 +17,6 @@ from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
-from idempotency_mw.waiting import Left
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Request, Response
@@ -25,6 +24,7 @@ from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLa
 from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.surface import Hook, Rules, check_layer
+from idempotency_mw.waiting import Left
 
 __all__ = ["IdempotencyMiddleware"]
 
