@@ -137,9 +137,10 @@ class Run:
     async def _send_body(self, message: Message) -> None:
         if not self._capture.is_started:
             raise RuntimeError("the app has sent http.response.body before http.response.start")
-        self._is_ended = is_last = not message.get("more_body", False)
-        self._capture.add(message.get("body", b""))
+        is_last = not message.get("more_body", False)
+        self._capture.add(message.get("body", b""))  # which refuses what is no body: then nothing was taken
         if is_last:
+            self._is_ended = True
             self._capture.finish()
         if self._is_settled:
             await self._flush(message)

@@ -6,7 +6,7 @@ line the same.
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, assert_never, cast
 
@@ -53,10 +53,10 @@ Encode = Callable[[Kept], bytes | None]
 class Call:
     """What tells one call from others. Key and `validated` are text, or any data that a payload may be."""
 
-    key: Any
+    key: Any = field(repr=False)
     name: str = ""
     """A namespace for the key: the function, say."""
-    validated: Any = None
+    validated: Any = field(default=None, repr=False)
     """What must be equal for a retry to be the same call."""
     output_serializer: OutputSerializer | None = None
 

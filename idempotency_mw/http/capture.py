@@ -42,9 +42,11 @@ class Capture:
         self._headers = headers
         self._declared = declared_length(headers)
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take some of the body."""
-        chunk = bytes(chunk)  # it may be a view of a buffer that the app fills again
+        if not isinstance(chunk, bytes):
+            # A view of a buffer that the app may fill again. Of a number, or a list of some, bytes() makes bytes.
+            chunk = memoryview(chunk).tobytes()
         if not chunk:
             return
         self._received += len(chunk)

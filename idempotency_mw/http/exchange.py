@@ -287,7 +287,7 @@ class Exchange:
 class _Document:
     """The data of a JSON body; null is data too."""
 
-    data: Any
+    data: Any = field(repr=False)
 
 
 def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:

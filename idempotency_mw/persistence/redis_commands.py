@@ -3,6 +3,7 @@
 One script a verb; each file in `redis_scripts/` is headed by its keys, arguments and replies.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
@@ -138,6 +139,10 @@ _PASSING = (
 )
 _LASTING = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
+# What servers, of commands that they do not know, and redis-py, of those in a pipeline, quote: a storage key, a
+# token, a result. The driver's own error, which ours is chained to, says it in full.
+_QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*", re.DOTALL)
+
 
 def is_passing(error: Exception) -> bool:
     """Tell whether asking again within the deadline can help: a restart, a failover, slots on the move."""
@@ -146,11 +151,12 @@ def is_passing(error: Exception) -> bool:
 
 def translated(error: Exception) -> IdempotencyPersistenceLayerError:
     """Return the error of ours that the driver's error stands for."""
+    said = _QUOTED.sub("", str(error))
     if is_passing(error):
-        return IdempotencyPersistenceConnectionError(f"Redis can't be reached: {error}")
-    if str(error).startswith(("WRONGTYPE", "UNREADABLE")):
+        return IdempotencyPersistenceConnectionError(f"Redis can't be reached: {said}")
+    if said.startswith(("WRONGTYPE", "UNREADABLE")):
         return IdempotencyRecordError("the store holds something that is not a record of this version")
-    return IdempotencyPersistenceLayerError(f"Redis refused: {error}")
+    return IdempotencyPersistenceLayerError(f"Redis refused: {said}")
 
 
 def pauses() -> Iterator[float]:

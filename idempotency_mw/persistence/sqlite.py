@@ -180,6 +180,7 @@ class SQLitePersistenceLayer:
         process.connection = connection = sqlite3.connect(
             self.path, timeout=_left_ms(ends) / 1000, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = bytearray  # text is no record; decoding it can fail with an error that quotes it
         _until(ends, lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute(f"PRAGMA synchronous = {self._durability}")
         connection.execute(_SCHEMA)

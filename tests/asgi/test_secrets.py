@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw.calls import Call
 from idempotency_mw.core.record import Claim, Operation
-from idempotency_mw.http.exchange import Keyed, Wanted
+from idempotency_mw.http.exchange import Keyed, Wanted, _Document
 from idempotency_mw.http.message import Request
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
@@ -148,6 +149,8 @@ def test_no_canary_is_in_the_repr_of_a_value():
         Wanted("canary-key"),
         Keyed("canary-key", [b"canary-body"]),
         Claim(Operation("5" * 64, "f" * 64), "canary-token", 1, 1),
+        Call("canary-key", name="charge", validated={"card": "canary-body"}),
+        _Document({"card": "canary-body"}),
     ]
     for value in values:
         clean(repr(value))

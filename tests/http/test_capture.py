@@ -142,6 +142,13 @@ def test_what_no_client_gets_is_not_held_in_memory(status: int, is_head: bool) -
 
 
 @pytest.mark.row(67)
+@pytest.mark.parametrize("chunk", [5, 10**12, [1, 2], "text", None])
+def test_what_is_no_buffer_is_no_part_of_a_body(chunk: object) -> None:
+    capture = captured()
+    with pytest.raises(TypeError):
+        capture.add(chunk)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))])
 def test_a_buffer_that_the_app_fills_again_is_kept_as_it_was(kind: type[bytearray]) -> None:
     capture = Capture(100, is_head=False)
