@@ -15,13 +15,15 @@ __all__ = ["body_key", "header_key", "parse_string"]
 _STRING = r'"(?:[ !#-\[\]-~]|\\["\\])*"'
 _NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])"
 _SYMBOL = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
-_BYTES = r":(?:(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,4}={0,2})?)?:"
+# Each text matches in one way only, here and in the repetition below, which is possessive: with two ways for each
+# of n parameters, a header that does not match at its end would be tried in 2**n.
+_BYTES = r":(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={0,2}|[A-Za-z0-9+/]{4}={1,2})?:"
 _BOOLEAN = r"\?[01]"
 _DATE = r"@-?[0-9]{1,15}(?![0-9.])"
 _DISPLAY = r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*"'
 _BARE_ITEM = f"(?:{_STRING}|{_NUMBER}|{_SYMBOL}|{_BYTES}|{_BOOLEAN}|{_DATE}|{_DISPLAY})"
 _PARAMETER = rf"; *[a-z*][a-z0-9_\-.*]*(?:={_BARE_ITEM})?"
-_STRING_ITEM = re.compile(f" *({_STRING})((?:{_PARAMETER})*) *")
+_STRING_ITEM = re.compile(f" *({_STRING})((?:{_PARAMETER})*+) *")
 _DISPLAY_STRING = re.compile(f"{_STRING}|({_DISPLAY})")
 
 _BARE = re.compile(r"[!#-+\--:<-~]+")  # visible ASCII but for , ; and "

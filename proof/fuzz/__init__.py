@@ -1,0 +1,166 @@
+"""Fuzz: what comes from a client, from a store or from an app, in any form and any order.
+
+Only declared outcomes, and none takes longer than 50 ms of the processor. Readers of bytes get inputs from a seed; the
+two surfaces get programs from a seed; the Lua scripts get a sample of the records, on real servers. In the long run
+coverage guides the inputs too, by atheris.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from proof.figures import Figure, Progress, Size
+from proof.fuzz import asgi, guided, wsgi
+from proof.fuzz.inputs import inputs
+from proof.fuzz.readers import READERS
+from proof.fuzz.scripts import disagreements
+
+__all__ = ["LONGEST_SECONDS", "Tried", "run", "try_all", "try_asgi", "try_reader", "try_wsgi"]
+
+LONGEST_SECONDS = 0.05
+SEED = 1
+
+SHOWS = {"header": "I7", "body": "I7", "request": "I6", "record": "I10", "response": "I10", "result": "I10"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Amounts:
+    main: int
+    """Inputs for header, record and body."""
+    other: int
+    programs: int
+    on_servers: int
+    guided_seconds: int
+
+
+AMOUNTS = {
+    Size.CI: _Amounts(100_000, 20_000, 10_000, 500, 0),
+    Size.LONG: _Amounts(3_000_000, 1_000_000, 1_000_000, 20_000, 600),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of many inputs."""
+
+    count: int
+    slowest_seconds: float
+    surprises: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether there was no surprise, and none was slow."""
+        return not self.surprises and self.slowest_seconds <= LONGEST_SECONDS
+
+    @property
+    def seen(self) -> str:
+        """In one line."""
+        first = f": {self.surprises[0][:300]}" if self.surprises else ""
+        slowest = self.slowest_seconds * 1000
+        return f"{self.count:,}, {len(self.surprises)} surprises, {slowest:.1f} ms{first}"
+
+
+def run(size: Size, progress: Progress) -> Iterator[Figure]:
+    """Try them all."""
+    logging.getLogger("idempotency_mw").setLevel(logging.CRITICAL)  # programs whose store fails are reported
+    amounts = AMOUNTS[size]
+    counts = {name: amounts.main if name in ("header", "record", "body") else amounts.other for name in READERS}
+    total = sum(counts.values()) + 2 * amounts.programs
+    done = 0
+
+    def told(number: int) -> None:
+        if number % 1000 == 0:
+            progress(done + number, total)
+
+    for name, count in counts.items():
+        yield _figure(SHOWS[name], f"fuzz: {name}", count, try_reader(name, count, told))
+        done += count
+    yield _figure("I8", "fuzz: event orders of ASGI", amounts.programs, try_asgi(0, amounts.programs, told))
+    done += amounts.programs
+    yield _figure("I8", "fuzz: call orders of WSGI", amounts.programs, try_wsgi(0, amounts.programs, told))
+    progress(total, total)
+    yield from _on_servers(amounts.on_servers)
+    if size is Size.LONG:
+        yield from _guided(amounts.guided_seconds)
+
+
+def try_reader(name: str, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
+    """Give a reader so many inputs."""
+    return try_all(READERS[name], inputs(name, SEED, count), told)
+
+
+def try_asgi(first: int, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
+    """Run so many programs behind the ASGI middleware."""
+    loop = asgi.LeapingLoop()
+    # What an app's own task raises is not ours to answer for.
+    loop.set_exception_handler(lambda _loop, _context: None)
+    try:
+        drawn = (asgi.Program.drawn(seed) for seed in range(first, first + count))
+        return try_all(lambda program: asgi.run_program(loop, program), drawn, told)
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.close()
+
+
+def try_wsgi(first: int, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
+    """Run so many programs behind the WSGI middleware."""
+    drawn = (wsgi.Program.drawn(seed) for seed in range(first, first + count))
+    return try_all(wsgi.run_program, drawn, told)
+
+
+def try_all(
+    trial: Callable[[Any], None], things: Iterable[Any], told: Callable[[int], None] = lambda _: None
+) -> Tried:
+    """Try each, on the processor's clock: a loaded machine does not matter. One that seems slow is tried again."""
+    count, slowest, surprises = 0, 0.0, []
+    for count, thing in enumerate(things, start=1):  # noqa: B007 - the last one is how many there were
+        told(count)
+        try:
+            took = _seconds(trial, thing)
+            if took > LONGEST_SECONDS:  # or a garbage collection fell into it
+                took = min(_seconds(trial, thing) for _ in range(3))
+            slowest = max(slowest, took)
+            if took > LONGEST_SECONDS:
+                surprises.append(f"{took:.3f} s for {thing!r}")
+        except Exception as error:
+            surprises.append(f"{type(error).__name__}: {error} for {thing!r}")
+    return Tried(count, slowest, surprises)
+
+
+def _seconds(trial: Callable[[Any], None], thing: Any) -> float:
+    before = time.thread_time()
+    trial(thing)
+    return time.thread_time() - before
+
+
+def _figure(shows: str, what: str, count: int, tried: Tried) -> Figure:
+    return Figure(
+        shows, what, f"{count:,}, 0 surprises, <= 50 ms each", tried.seen, tried.holds and tried.count == count
+    )
+
+
+def _on_servers(count: int) -> Iterator[Figure]:
+    servers = 0
+    for name, found in disagreements(SEED, count):
+        servers += 1
+        seen = f"{count:,}, {len(found)} disagreements" + (f": {found[0][:300]}" if found else "")
+        yield Figure("I10", f"fuzz: records, the scripts on {name}", "as frame.py reads them", seen, not found)
+    if not servers:
+        yield Figure(
+            "I10", "fuzz: records, the scripts", "as frame.py reads them", "no server was found", holds=False
+        )
+
+
+def _guided(seconds: int) -> Iterator[Figure]:
+    for name in READERS:
+        what = f"fuzz: {name}, guided by coverage"
+        if not guided.is_there():
+            yield Figure(SHOWS[name], what, f"{seconds} s", "not run: atheris is not installed", holds=False)
+            continue
+        tried, broken = guided.explored(name, seconds)
+        seen = f"{tried:,} inputs in {seconds} s" + (f": {broken}" if broken else "")
+        yield Figure(SHOWS[name], what, "0 surprises", seen, broken is None and tried > 0)

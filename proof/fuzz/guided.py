@@ -1,0 +1,56 @@
+"""Inputs that coverage guides, by atheris, for the long run: python -m proof.fuzz.guided NAME SECONDS FOLDER
+
+A process of its own a reader, because atheris ends its process, and because a crash is what it looks for. FOLDER gets
+the inputs that reached something new, and what broke a reader.
+"""
+
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from proof.fuzz.inputs import inputs
+
+__all__ = ["explored", "is_there"]
+
+SEEDS = 200
+LONGEST_INPUT = 4096
+
+
+def is_there() -> bool:
+    """Tell whether atheris is installed: it has wheels for some systems only."""
+    return find_spec("atheris") is not None
+
+
+def explored(name: str, seconds: int) -> tuple[int, str | None]:
+    """Fuzz a reader for so long; return how many inputs were tried, and what broke it, if anything did."""
+    with tempfile.TemporaryDirectory(prefix="idempotency-fuzz-") as folder:
+        for number, data in enumerate(inputs(name, 1, SEEDS)):
+            (Path(folder) / f"seed-{number}").write_bytes(data)
+        command = [sys.executable, "-m", "proof.fuzz.guided", name, str(seconds), folder]
+        made = subprocess.run(command, capture_output=True, timeout=seconds + 300, check=False)
+        said = made.stderr.decode("utf-8", "replace")
+        tried = [int(line.split()[-1]) for line in said.splitlines() if "number_of_executed_units" in line]
+        broken = None if made.returncode == 0 else "\n".join(said.splitlines()[-30:])
+        return sum(tried), broken
+
+
+def _main(name: str, seconds: str, folder: str) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["idempotency_mw", "jmespath", "json"]):
+        from proof.fuzz.readers import READERS
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={LONGEST_INPUT}",
+        "-timeout=10",
+        "-print_final_stats=1",
+        f"-artifact_prefix={folder}/broken-",
+    ]
+    atheris.Setup([sys.argv[0], *options, folder], READERS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
