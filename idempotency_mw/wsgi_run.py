@@ -27,7 +27,7 @@ from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed, Reje
 from idempotency_mw.execution import Execution, executing
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Headers, Request, Response
 
 __all__ = ["ENVIRON_KEY", "Environ", "Run", "StartResponse", "WSGIApp", "respond"]
 
@@ -109,15 +109,15 @@ class Run:
     # What the app calls.
 
     def _start_response(self, status: str, headers: HeaderList, exc_info: ExcInfo | None = None) -> Write:
+        error = exc_info[1] if exc_info else None  # of a triple of None, where none is being handled
         try:
-            if exc_info is not None and not self._capture.is_empty:
-                raise exc_info[1].with_traceback(exc_info[2])
-            if exc_info is None and self._capture.is_started:
+            if error is not None and not self._capture.is_empty:
+                raise error
+            if error is None and self._capture.is_started:
                 raise AssertionError("start_response was called again without exc_info")
         finally:
-            exc_info = None  # else the traceback and this frame hold each other
-        lines = tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
-        self._capture.start(int(status[:3]), lines)
+            exc_info = error = None  # else the traceback and this frame hold each other
+        self._capture.start(int(status[:3]), _lines(headers))
         self._status_line = status
         marker = self._exchange.http.replay_header.lower()
         self._headers = [line for line in headers if line[0].lower() != marker]
@@ -241,6 +241,13 @@ def respond(response: Response, start_response: StartResponse) -> list[bytes]:
     """Return a whole response, as the iterable for the server."""
     start_response(*_head(response))
     return [response.body]
+
+
+def _lines(headers: HeaderList) -> Headers:
+    try:
+        return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+    except AttributeError:
+        raise TypeError("names and values of headers must be str") from None
 
 
 def _head(response: Response) -> tuple[str, HeaderList]:
