@@ -4,8 +4,10 @@ A test's body is async, and runs at once where the function is plain. Time passe
 word: a store of ours has a clock that is moved, and the records of a server are made older.
 """
 
+import asyncio
 import inspect
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from types import SimpleNamespace
 from uuid import uuid4
@@ -19,6 +21,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPe
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer, ManualClock
+from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries
 
 SERVERS = sorted(binaries()) or [pytest.param("no server", marks=pytest.mark.skip)]
@@ -212,6 +215,13 @@ class Surface:
         result = function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 
+    async def at_once(self, work, count):
+        """Return what the async `work` returned for each number, in so many threads or tasks at once."""
+        if self.is_async:
+            return await asyncio.gather(*[work(number) for number in range(count)])
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda number: to_its_end(work(number)), range(count)))
+
 
 @pytest.fixture(params=["plain", "async"])
 def kind(request):
@@ -292,3 +302,15 @@ async def holding_bytes(kind, file_or_server):
     layer = file_or_server.open(kind)
     yield Surface(kind, layer, file_or_server)
     await closed(layer)
+
+
+@pytest.fixture
+async def proxied(kind, server_store):
+    """Plain and async, over the stores that are servers, with a proxy between; connected, the scripts known."""
+    with Proxy(server_store.server.port) as proxy:
+        layer = server_store.open(kind, proxy.url)
+        surface = Surface(kind, layer, server_store)
+        await surface.call(surface.function(), "warm")
+        surface.runs.clear()
+        yield surface, proxy
+        await closed(layer)

@@ -4,22 +4,10 @@ import pytest
 
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.errors import IdempotencyAlreadyInProgressError
-from tests.functions.conftest import Surface, closed
-from tests.proxy import Proxy
 
 
-@pytest.fixture
-async def counted(kind, server_store):
-    with Proxy(server_store.server.port) as proxy:
-        layer = server_store.open(kind, proxy.url)
-        surface = Surface(kind, layer, server_store)
-        await surface.call(surface.function(), "warm")  # connected, and the scripts are known from here on
-        yield surface, proxy
-        await closed(layer)
-
-
-async def test_a_first_call_takes_two_round_trips_and_a_replay_one(counted):
-    surface, proxy = counted
+async def test_a_first_call_takes_two_round_trips_and_a_replay_one(proxied):
+    surface, proxy = proxied
     function = surface.function()
     taken = []
     for _ in range(3):
@@ -29,8 +17,8 @@ async def test_a_first_call_takes_two_round_trips_and_a_replay_one(counted):
     assert taken == [2, 1, 1]
 
 
-async def test_a_failed_call_takes_two_a_refused_one_takes_one_and_a_cached_one_none(counted):
-    surface, proxy = counted
+async def test_a_failed_call_takes_two_a_refused_one_takes_one_and_a_cached_one_none(proxied):
+    surface, proxy = proxied
     taken = []
 
     async def body(payload):
