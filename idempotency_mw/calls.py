@@ -6,8 +6,10 @@ line the same.
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
+from functools import partial
+from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Protocol, TypeVar, assert_never, cast
 
 from idempotency_mw import report
@@ -32,6 +34,7 @@ from idempotency_mw.errors import (
     IdempotencyAlreadyInProgressError,
     IdempotencyConfigurationError,
     IdempotencyError,
+    IdempotencyExecutionFailedError,
     IdempotencyKeyError,
     IdempotencyOutcomeUnknownError,
     IdempotencyPersistenceLayerError,
@@ -43,7 +46,7 @@ from idempotency_mw.execution import Execution, executing
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.serializers import OutputSerializer, decode, encode_failure, encode_value
 
-__all__ = ["Call", "handle", "handle_async"]
+__all__ = ["Call", "handle", "handle_async", "runs_async"]
 
 Answer = TypeVar("Answer")
 Encode = Callable[[Kept], bytes | None]
@@ -96,7 +99,7 @@ class _Async(Protocol):
 
 def handle(handler: _Blocking, call: Call, function: Callable[[], Answer]) -> Answer:
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
-    if iscoroutinefunction(function):
+    if runs_async(function):
         raise IdempotencyConfigurationError("an async function needs an AsyncIdempotencyHandler")
     operation = call.operation(handler.config)
     decision = handler.begin(operation)
@@ -118,24 +121,26 @@ def _run(
     heartbeat.start()
     try:
         with executing(execution):
-            result = function()
+            result = _ended(function(), execution)
     except Exception as error:
         heartbeat.stop()
         failure = encode_failure(error)
         reply = handler.settle(claim, _ending(execution, Failed()), lambda _: failure)
-        if isinstance(reply, Deliver):
+        instead = _instead(reply, claim, call)
+        if instead is None:
             raise
     else:
         heartbeat.stop()
         reply = handler.settle(
             claim, _ending(execution, _WHOLE), lambda _: encode_value(result, call.output_serializer)
         )
-        if isinstance(reply, Deliver):
+        instead = _instead(reply, claim, call)
+        if instead is None:
             return result
     finally:
         # Interrupted, the claim is left as it is: what the function started may still go on.
         heartbeat.stop()
-    return cast("Answer", _answer(reply, call, handler.config))
+    return cast("Answer", _answer(instead, call, handler.config))
 
 
 async def handle_async(handler: _Async, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -165,19 +170,43 @@ async def _run_async(
         heartbeat.stop()
         failure = encode_failure(error)
         reply = await handler.settle(claim, _ending(execution, Failed()), lambda _: failure)
-        if isinstance(reply, Deliver):
+        instead = _instead(reply, claim, call)
+        if instead is None:
             raise
     else:
         heartbeat.stop()
         reply = await handler.settle(
             claim, _ending(execution, _WHOLE), lambda _: encode_value(result, call.output_serializer)
         )
-        if isinstance(reply, Deliver):
+        instead = _instead(reply, claim, call)
+        if instead is None:
             return result
     finally:
         # Cancelled or interrupted, the claim is left as it is: what the function started may still go on.
         heartbeat.stop()
-    return cast("Answer", _answer(reply, call, handler.config))
+    return cast("Answer", _answer(instead, call, handler.config))
+
+
+def runs_async(function: object) -> bool:
+    """Tell whether to call it makes a coroutine; of a callable object, its method says so."""
+    while isinstance(function, partial):
+        function = function.func
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _ended(result: Answer, execution: Execution) -> Answer:
+    """Return the result, unless it is still to come: of a lambda that calls an async function, say.
+
+    Only its call can tell. A coroutine has done nothing yet, and is closed.
+    """
+    if not isawaitable(result):
+        return result
+    if iscoroutine(result):
+        result.close()
+    execution.discard()
+    raise IdempotencyConfigurationError(
+        "the function is plain, and what it returned has to be awaited: make it async"
+    )
 
 
 _WHOLE = Answered(storable=True, captured=True)
@@ -187,6 +216,23 @@ def _ending(execution: Execution, ending: Ending) -> Ending:
     """Return how the run ended, and let nothing be discarded from here on."""
     execution.close()
     return Discarded() if execution.discarded else ending
+
+
+def _instead(reply: Deliver | Replay | Reject, claim: Claim, call: Call) -> Replay | Reject | None:
+    """Return what a late owner's caller gets in place of the run's own result or exception, if anything.
+
+    A winner's record that can't be read is nothing: the effect has happened, and its answer is at hand.
+    """
+    if isinstance(reply, Deliver):
+        return None
+    if isinstance(reply, Replay):
+        try:
+            with suppress(IdempotencyExecutionFailedError):  # a stored failure can be read
+                decode(reply.record.result or b"", call.output_serializer)
+        except IdempotencyRecordError as error:
+            report.winner_unreadable(claim.storage_key, error)
+            return None
+    return reply
 
 
 def _answer(decision: Replay | Reject, call: Call, config: IdempotencyConfig) -> Any:

@@ -22,6 +22,7 @@ __all__ = [
     "protection_disabled",
     "store_passed_by",
     "store_refused",
+    "winner_unreadable",
 ]
 
 _logger = logging.getLogger("idempotency_mw")
@@ -45,6 +46,11 @@ def claim_not_settled(storage_key: str, ended: Complete | Release, error: Except
 def completion_lost(storage_key: str) -> None:
     """An answer could not be kept: the claim was taken over, evicted or flushed while the app ran."""
     _warn(storage_key, "the claim was lost before its answer could be kept")
+
+
+def winner_unreadable(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
+    """A late owner found a record that it can't read: its own answer went out, beside the winner's."""
+    _warn(storage_key, "the record that stands can't be read; the late owner's own answer goes out", error)
 
 
 def lease_lost(storage_key: str) -> None:

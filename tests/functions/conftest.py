@@ -1,21 +1,149 @@
-"""Plain and async functions in one suite: a test's body is async, and runs at once where the function is plain."""
+"""Plain and async functions over every store, in one suite.
 
+A test's body is async, and runs at once where the function is plain. Time passes in every store at the test's
+word: a store of ours has a clock that is moved, and the records of a server are made older.
+"""
+
+import asyncio
 import inspect
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from idempotency_mw import idempotent_function
+from idempotency_mw.persistence.base import is_async
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
+from idempotency_mw.persistence.threaded import as_async
+from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer, ManualClock
+from tests.proxy import Proxy
+from tests.servers import RedisServer, binaries
+
+SERVERS = sorted(binaries()) or [pytest.param("no server", marks=pytest.mark.skip)]
+STORES = ["memory", "sqlite", *SERVERS]
+PATIENT = 10.0
+"""Seconds that a verb may take here: what a busy machine does to a test is not what it is about."""
 
 
-class FailingInPlace(FailingPersistenceLayer):
-    """Called where it stands: a failure that comes back from a thread is not seen by coverage (Python 3.11)."""
+class MemoryStore:
+    """The records of one layer in memory."""
 
-    runs_in_place = True
+    def __init__(self):
+        self.clock = ManualClock()
+        self.layer = MemoryPersistenceLayer(clock=self.clock)
+
+    def open(self, kind):
+        return self.layer
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    def lifetimes(self):
+        """Return for each record the milliseconds after which it is gone."""
+        lifetimes = [write.expires_ms - int(self.clock() * 1000) for write in self.layer._records.values()]
+        return [lifetime for lifetime in lifetimes if lifetime > 0]
+
+    def rewrite(self, change):
+        """Change the bytes of every record's result."""
+        for write in self.layer._records.values():
+            object.__setattr__(write.frame, "result", change(write.frame.result))
+
+
+class SQLiteStore:
+    """The records of one file."""
+
+    def __init__(self, path):
+        self.path = path
+        self.clock = ManualClock()
+
+    def open(self, kind):
+        return SQLitePersistenceLayer(self.path, durability="normal", timeout_seconds=PATIENT, clock=self.clock)
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    def lifetimes(self):
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute("SELECT expires_ms FROM idempotency_records").fetchall()
+        lifetimes = [expires_ms - int(self.clock() * 1000) for (expires_ms,) in rows]
+        return [lifetime for lifetime in lifetimes if lifetime > 0]
+
+    def rewrite(self, change):
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            for key, data in connection.execute("SELECT storage_key, record FROM idempotency_records").fetchall():
+                changed = data[:PREFIX] + change(data[PREFIX:])
+                connection.execute(
+                    "UPDATE idempotency_records SET record = ? WHERE storage_key = ?", (changed, key)
+                )
+
+    def plant(self, data):
+        """Put these bytes in the place of every record."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE idempotency_records SET record = ?", (data,))
+
+    def raw(self):
+        with closing(sqlite3.connect(self.path)) as connection:
+            return [data for (data,) in connection.execute("SELECT record FROM idempotency_records")]
+
+
+PREFIX = 119
+"""The bytes of a record before its result."""
+
+AGE = """
+local by = tonumber(ARGV[1])
+local left = redis.call('PTTL', KEYS[1])
+local record = redis.call('GET', KEYS[1])
+if not record then return end
+if left >= 0 and left <= by then return redis.call('DEL', KEYS[1]) end
+local ends = tonumber(string.sub(record, 41, 55))
+if ends then
+  record = string.sub(record, 1, 40) .. string.format('%015.0f', ends - by) .. string.sub(record, 56)
+end
+redis.call('SET', KEYS[1], record)
+if left >= 0 then redis.call('PEXPIRE', KEYS[1], left - by) end
+"""
+
+
+class ServerStore:
+    """The records of one server under a prefix of their own; its clock can't be moved, so they are made older."""
+
+    def __init__(self, server):
+        self.server = server
+        self.prefix = f"functions-{uuid4().hex}:"
+        self.clock = ManualClock()
+        self.client = server.client()
+
+    def open(self, kind, url=None):
+        layers = {"plain": RedisPersistenceLayer, "async": AsyncRedisPersistenceLayer}
+        return layers[kind].from_url(url or self.server.url, key_prefix=self.prefix, timeout_seconds=PATIENT)
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+        for key in self.keys():
+            self.client.eval(AGE, 1, key, round(seconds * 1000))
+
+    def lifetimes(self):
+        return [self.client.pttl(key) for key in self.keys()]
+
+    def rewrite(self, change):
+        for key in self.keys():
+            data = self.client.get(key)
+            self.client.set(key, data[:PREFIX] + change(data[PREFIX:]), keepttl=True)
+
+    def plant(self, data):
+        for key in self.keys():
+            self.client.set(key, data, keepttl=True)
+
+    def raw(self):
+        return [self.client.get(key) for key in self.keys()]
+
+    def keys(self):
+        return list(self.client.scan_iter(f"{self.prefix}*"))
 
 
 def to_its_end(coroutine):
@@ -27,14 +155,48 @@ def to_its_end(coroutine):
     raise AssertionError("the coroutine waits")
 
 
-class Surface:
-    """One way of decorating and calling: plain or async, over one layer."""
+def watched(layer, after):
+    """Return a layer around a layer that tells `after(verb, claim, outcome)` of each verb, at its end."""
 
-    def __init__(self, kind, layer, clock=None):
+    def watching(verb):
+        def blocking(claim, *result):
+            outcome = getattr(layer, verb)(claim, *result)
+            after(verb, claim, outcome)
+            return outcome
+
+        async def asynchronous(claim, *result):
+            outcome = await getattr(layer, verb)(claim, *result)
+            after(verb, claim, outcome)
+            return outcome
+
+        return asynchronous if is_async(layer) else blocking
+
+    return SimpleNamespace(**{verb: watching(verb) for verb in ("acquire", "extend", "complete", "release")})
+
+
+class Surface:
+    """One way of decorating and calling: plain or async, over one layer of one store."""
+
+    def __init__(self, kind, layer, store=None):
+        self.kind = kind
         self.is_async = kind == "async"
-        self.layer = layer
-        self.clock = clock
+        self.layer = as_async(layer) if self.is_async else layer
+        self.store = store
         self.runs = []
+
+    def advance(self, seconds):
+        """Let time pass in the store."""
+        self.store.advance(seconds)
+
+    def failing(self):
+        """Have the layer fail from now on when it is told to, and return what it is told through."""
+        kinds = {True: AsyncFailingPersistenceLayer, False: FailingPersistenceLayer}
+        self.layer = kinds[self.is_async](self.layer)
+        return self.layer
+
+    def watch(self, after):
+        """Have `after(verb, claim, outcome)` called at the end of each verb."""
+        self.layer = watched(self.layer, after)
 
     def function(self, body=None, **options):
         """Decorate a function of one payload that notes its runs and does what the async body does."""
@@ -53,50 +215,102 @@ class Surface:
         result = function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 
+    async def at_once(self, work, count):
+        """Return what the async `work` returned for each number, in so many threads or tasks at once."""
+        if self.is_async:
+            return await asyncio.gather(*[work(number) for number in range(count)])
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda number: to_its_end(work(number)), range(count)))
+
 
 @pytest.fixture(params=["plain", "async"])
 def kind(request):
     return request.param
 
 
-@pytest.fixture
-def clock():
-    return ManualClock()
+@pytest.fixture(scope="session")
+def server_of():
+    """Return the real server of a name, started when it is first asked for."""
+    started = {}
+    with ExitStack() as stack:
+
+        def of(name):
+            if name not in started:
+                started[name] = stack.enter_context(RedisServer(binaries()[name]))
+            return started[name]
+
+        yield of
+
+
+def store_of(name, server_of, folder):
+    if name == "memory":
+        return MemoryStore()
+    if name == "sqlite":
+        return SQLiteStore(folder / "records.sqlite3")
+    return ServerStore(server_of(name))
+
+
+@pytest.fixture(params=STORES)
+def store(request, server_of, tmp_path):
+    """Every store in turn, empty."""
+    made = store_of(request.param, server_of, tmp_path)
+    yield made
+    if isinstance(made, ServerStore):
+        made.client.close()
+
+
+@pytest.fixture(params=["sqlite", *SERVERS])
+def file_or_server(request, server_of, tmp_path):
+    """The stores that hold bytes."""
+    made = store_of(request.param, server_of, tmp_path)
+    yield made
+    if isinstance(made, ServerStore):
+        made.client.close()
+
+
+@pytest.fixture(params=SERVERS)
+def server_store(request, server_of):
+    """The stores that are servers."""
+    made = ServerStore(server_of(request.param))
+    yield made
+    made.client.close()
+
+
+async def closed(layer):
+    """Close a layer, whichever way it has."""
+    await layer.aclose() if hasattr(layer, "aclose") else layer.close()
 
 
 @pytest.fixture
-def surface(kind, clock):
-    """Over memory, with a clock that is moved by hand."""
-    return Surface(kind, MemoryPersistenceLayer(clock=clock), clock)
-
-
-@pytest.fixture(params=["memory", "sqlite", "valkey"])
-async def stored(request, kind, tmp_path):
-    """Over each kind of store."""
-    if request.param == "memory":
-        yield Surface(kind, MemoryPersistenceLayer())
-    elif request.param == "sqlite":
-        with SQLitePersistenceLayer(tmp_path / "records.sqlite3") as layer:
-            yield Surface(kind, layer)
-    elif kind == "async":
-        async with AsyncRedisPersistenceLayer.from_url(request.getfixturevalue("any_server").url) as layer:
-            yield Surface(kind, layer)
-    else:
-        with RedisPersistenceLayer.from_url(request.getfixturevalue("any_server").url) as layer:
-            yield Surface(kind, layer)
+async def surface(kind, store):
+    """Plain and async, over every store."""
+    layer = store.open(kind)
+    yield Surface(kind, layer, store)
+    await closed(layer)
 
 
 @pytest.fixture
-async def valkey(kind, any_server):
-    """Over a real server, under a prefix of its own."""
-    prefix = f"functions-{uuid4().hex}:"
-    if kind == "async":
-        async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
-            surface = Surface(kind, layer)
-            surface.prefix = prefix
-            yield surface
-    else:
-        with RedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
-            surface = Surface(kind, layer)
-            surface.prefix = prefix
-            yield surface
+def in_memory(kind):
+    """Plain and async, where the store has no part in what is shown."""
+    store = MemoryStore()
+    return Surface(kind, store.layer, store)
+
+
+@pytest.fixture
+async def holding_bytes(kind, file_or_server):
+    """Plain and async, over the stores that hold bytes."""
+    layer = file_or_server.open(kind)
+    yield Surface(kind, layer, file_or_server)
+    await closed(layer)
+
+
+@pytest.fixture
+async def proxied(kind, server_store):
+    """Plain and async, over the stores that are servers, with a proxy between; connected, the scripts known."""
+    with Proxy(server_store.server.port) as proxy:
+        layer = server_store.open(kind, proxy.url)
+        surface = Surface(kind, layer, server_store)
+        await surface.call(surface.function(), "warm")
+        surface.runs.clear()
+        yield surface, proxy
+        await closed(layer)

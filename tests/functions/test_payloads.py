@@ -2,109 +2,71 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import Decimal
-from enum import Enum, IntEnum, StrEnum
-from pathlib import Path, PureWindowsPath
-from types import MappingProxyType
-from uuid import UUID
+from pathlib import Path
 
+import jmespath
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from idempotency_mw import IdempotencyConfig
-from idempotency_mw.calls import Call
 from idempotency_mw.core.plain import plain, plain_payload
 from idempotency_mw.errors import IdempotencyKeyError
+from tests.functions.golden import CUSTOMER, LINE, OF_MODELS, PAYLOADS, golden
 
-GOLDEN = Path(__file__).with_name("golden_keys.json")
+PINNED = json.loads(Path(__file__).with_name("golden_keys.json").read_text("utf-8"))
 ROOT = Path(__file__).parents[2]
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-class Level(IntEnum):
-    HIGH = 3
-
-
-class Name(StrEnum):
-    ADA = "ada"
-
-
-@dataclass
-class Line:
-    sku: UUID
-    price: Decimal
-
-
-@dataclass
-class Order:
-    lines: list[Line]
-    at: datetime
-    colour: Colour
-
-
-class Customer(BaseModel):
-    name: str
-    born: date
-    home: Path
-
-
-LINE = Line(UUID(int=7), Decimal("1.50"))
-AT = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
-CUSTOMER = Customer(name="Ada", born=date(1815, 12, 10), home=Path("/home/ada"))
-
-PAYLOADS = {
-    "text": "payment-17",
-    "number": 17,
-    "float": 0.1,
-    "false": False,
-    "zero": 0,
-    "object": {"b": [1, None, "\u00e9"], "a": {"d": 1.5, "c": True}},
-    "tuple": (1, 2),
-    "mapping": MappingProxyType({"a": 1}),
-    "names": {1: "a", False: "b", None: "c", Colour.RED: "d", date(2026, 1, 2): "e"},
-    "decimal": Decimal("1.50"),
-    "uuid": UUID(int=7),
-    "date": date(2026, 2, 3),
-    "time": time(4, 5, 6),
-    "datetime": AT,
-    "enums": [Colour.RED, Level.HIGH, Name.ADA],
-    "path": PureWindowsPath("a\\b"),
-    "dataclass": Order([LINE], AT, Colour.RED),
-    "model": CUSTOMER,
-    "nested": {"order": Order([LINE, LINE], AT, Colour.RED), "customers": [CUSTOMER]},
-}
-
-
-def golden():
-    config = IdempotencyConfig(key_prefix="payments")
-    digests = {name: Call(payload, "charge", payload).operation(config) for name, payload in PAYLOADS.items()}
-    return {name: [each.storage_key, each.fingerprint] for name, each in digests.items()}
 
 
 # The storage key of every record in every store depends on these: a change here orphans them all.
 def test_golden_keys_stay_what_they_were():
-    assert golden() == json.loads(GOLDEN.read_text())
+    assert golden() == PINNED
 
 
-def test_another_process_with_another_hash_seed_has_the_same_keys():
-    code = "import json; from tests.functions.test_payloads import golden; print(json.dumps(golden()))"
+def printed(interpreter, **environment):
+    """Return what the keys are in another process: those of models only where pydantic can be imported."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONHASHSEED": "77"},
+        [interpreter, Path(__file__).with_name("golden.py")],
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
         capture_output=True,
         text=True,
-        check=True,
+        timeout=50,
     )
-    assert json.loads(done.stdout) == json.loads(GOLDEN.read_text())
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("seed", ["0", "77"])
+def test_another_process_with_another_hash_seed_has_the_same_keys(seed):
+    assert printed(sys.executable, PYTHONHASHSEED=seed, PYTHONPATH=str(ROOT)) == PINNED
+
+
+def interpreter_of(version):
+    """Return the path of this version's interpreter; pyenv's shims run it only if they are told so."""
+    found = shutil.which(f"python{version}")
+    if found is None:
+        pytest.skip(f"there is no python{version}")
+    code = "import sys; print(sys.executable)"
+    asked = subprocess.run(
+        [found, "-c", code], env=os.environ | {"PYENV_VERSION": version}, capture_output=True, text=True
+    )
+    if asked.returncode != 0:
+        pytest.skip(f"python{version} does not run")
+    return asked.stdout.strip()
+
+
+OTHERS = [f"3.{minor}" for minor in range(11, 15) if minor != sys.version_info.minor]
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_another_python_has_the_same_keys(version):
+    # Where it has no packages of its own: jmespath is all that is needed, and pure Python.
+    path = os.pathsep.join((str(ROOT), str(Path(jmespath.__file__).parents[1])))
+    keys = printed(interpreter_of(version), PYTHONHASHSEED="77", PYTHONPATH=path)
+    assert {name: PINNED[name] for name in PINNED if name in keys} == keys
+    assert PINNED.keys() - keys.keys() <= OF_MODELS
 
 
 def test_payloads_that_differ_have_keys_that_differ():

@@ -52,14 +52,14 @@ def test_json_data_comes_back_exactly(data):
 
 
 @pytest.mark.parametrize("result", [None, 0, 0.0, False, "", [], {}, -0.0, math.inf, -math.inf, "None"], ids=repr)
-async def test_falsy_and_infinite_results_are_replayed_as_they_were(stored, result):
+async def test_falsy_and_infinite_results_are_replayed_as_they_were(surface, result):
     async def body(payload):
         return result
 
-    function = stored.function(body)
+    function = surface.function(body)
     for _ in range(2):
-        assert repr(await stored.call(function, 1)) == repr(result)
-    assert len(stored.runs) == 1
+        assert repr(await surface.call(function, 1)) == repr(result)
+    assert len(surface.runs) == 1
 
 
 def test_not_a_number_comes_back():

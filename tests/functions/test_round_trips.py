@@ -1,28 +1,41 @@
-"""How often a function's store is asked: two round trips for a first call, one for a replay."""
+"""How often a function's store is asked: two round trips for a first call, one for a replay or a refusal."""
 
 import pytest
 
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from tests.functions.conftest import Surface
-from tests.proxy import Proxy
+from idempotency_mw import IdempotencyConfig
+from idempotency_mw.errors import IdempotencyAlreadyInProgressError
 
 
-@pytest.fixture
-async def counted(kind, any_server):
-    with Proxy(any_server.port) as proxy:
-        kinds = {"async": AsyncRedisPersistenceLayer, "plain": RedisPersistenceLayer}
-        layer = kinds[kind].from_url(proxy.url)
-        yield Surface(kind, layer), proxy
-        await layer.aclose() if kind == "async" else layer.close()
-
-
-async def test_a_first_call_takes_two_round_trips_and_a_replay_one(counted):
-    surface, proxy = counted
+async def test_a_first_call_takes_two_round_trips_and_a_replay_one(proxied):
+    surface, proxy = proxied
     function = surface.function()
-    await surface.call(function, "warm")  # connected, and the scripts are known from here on
     taken = []
     for _ in range(3):
         before = len(proxy.requests)
         await surface.call(function, "counted")
         taken.append(len(proxy.requests) - before)
     assert taken == [2, 1, 1]
+
+
+async def test_a_failed_call_takes_two_a_refused_one_takes_one_and_a_cached_one_none(proxied):
+    surface, proxy = proxied
+    taken = []
+
+    async def body(payload):
+        before = len(proxy.requests)
+        with pytest.raises(IdempotencyAlreadyInProgressError):
+            await surface.call(function, payload)
+        taken.append(len(proxy.requests) - before)
+        raise ValueError
+
+    function = surface.function(body)
+    before = len(proxy.requests)
+    with pytest.raises(ValueError):
+        await surface.call(function, "fails")
+    taken.append(len(proxy.requests) - before - taken[0])
+    cached = surface.function(config=IdempotencyConfig(use_local_cache=True))
+    for _ in range(3):
+        before = len(proxy.requests)
+        await surface.call(cached, "cached")
+        taken.append(len(proxy.requests) - before)
+    assert taken == [1, 2, 2, 1, 0]

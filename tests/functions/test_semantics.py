@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from idempotency_mw.errors import (
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
-from tests.functions.conftest import FailingInPlace, Surface
+from tests.functions.conftest import Surface, closed
 
 PAYLOAD = {"order": 7, "to": {"name": "Ada"}}
 SECRET = "4111-1111"
@@ -43,62 +44,62 @@ async def decline(payload):
 # Over each store.
 
 
-async def test_a_duplicate_gets_the_first_result_and_does_not_run(stored):
-    function = stored.function()
-    first = await stored.call(function, PAYLOAD)
-    assert await stored.call(function, PAYLOAD) == first == PAYLOAD
-    assert await stored.call(function, payload={"to": {"name": "Ada"}, "order": 7}) == PAYLOAD
-    assert len(stored.runs) == 1
-    await stored.call(function, {"order": 8})
-    assert len(stored.runs) == 2
+async def test_a_duplicate_gets_the_first_result_and_does_not_run(surface):
+    function = surface.function()
+    first = await surface.call(function, PAYLOAD)
+    assert await surface.call(function, PAYLOAD) == first == PAYLOAD
+    assert await surface.call(function, payload={"to": {"name": "Ada"}, "order": 7}) == PAYLOAD
+    assert len(surface.runs) == 1
+    await surface.call(function, {"order": 8})
+    assert len(surface.runs) == 2
 
 
-async def test_an_exception_frees_the_key_and_is_raised_as_it_was(stored):
-    function = stored.function(decline)
+async def test_an_exception_frees_the_key_and_is_raised_as_it_was(surface):
+    function = surface.function(decline)
     for _ in range(2):
         with pytest.raises(DeclinedError, match=SECRET):
-            await stored.call(function, PAYLOAD)
-    assert len(stored.runs) == 2
+            await surface.call(function, PAYLOAD)
+    assert len(surface.runs) == 2
 
 
-async def test_a_stored_failure_names_the_class_and_no_argument(stored):
-    function = stored.function(decline, config=IdempotencyConfig(on_error="store"))
+async def test_a_stored_failure_names_the_class_and_no_argument(surface):
+    function = surface.function(decline, config=IdempotencyConfig(on_error="store"))
     with pytest.raises(DeclinedError):
-        await stored.call(function, PAYLOAD)
+        await surface.call(function, PAYLOAD)
     with pytest.raises(IdempotencyExecutionFailedError, match=r"test_semantics\.DeclinedError") as caught:
-        await stored.call(function, PAYLOAD)
+        await surface.call(function, PAYLOAD)
     assert SECRET not in str(caught.value)
-    assert len(stored.runs) == 1
+    assert len(surface.runs) == 1
 
 
-async def test_another_validated_payload_is_refused_also_while_the_first_runs(stored):
+async def test_another_validated_payload_is_refused_also_while_the_first_runs(surface):
     config = IdempotencyConfig(event_key_jmespath="order", payload_validation_jmespath="amount")
 
     async def body(payload):
         with pytest.raises(IdempotencyValidationError):
-            await stored.call(function, {"order": 1, "amount": 3})
+            await surface.call(function, {"order": 1, "amount": 3})
         with pytest.raises(IdempotencyAlreadyInProgressError) as caught:
-            await stored.call(function, {"order": 1, "amount": 2, "trace": 1})
+            await surface.call(function, {"order": 1, "amount": 2, "trace": 1})
         assert 1 <= caught.value.retry_after_seconds <= 30
         return "paid"
 
-    function = stored.function(body, config=config)
-    assert await stored.call(function, {"order": 1, "amount": 2}) == "paid"
-    assert await stored.call(function, {"order": 1, "amount": 2, "trace": 2}) == "paid"
+    function = surface.function(body, config=config)
+    assert await surface.call(function, {"order": 1, "amount": 2}) == "paid"
+    assert await surface.call(function, {"order": 1, "amount": 2, "trace": 2}) == "paid"
     with pytest.raises(IdempotencyValidationError):
-        await stored.call(function, {"order": 1, "amount": 3})
-    assert len(stored.runs) == 1
+        await surface.call(function, {"order": 1, "amount": 3})
+    assert len(surface.runs) == 1
 
 
-async def test_the_payload_before_the_run_is_the_one_that_counts(stored):
+async def test_the_payload_before_the_run_is_the_one_that_counts(surface):
     async def body(payload):
         payload["seen"] = True
         return "done"
 
-    function = stored.function(body)
-    await stored.call(function, {"order": 1})
-    assert await stored.call(function, {"order": 1}) == "done"
-    assert len(stored.runs) == 1
+    function = surface.function(body)
+    await surface.call(function, {"order": 1})
+    assert await surface.call(function, {"order": 1}) == "done"
+    assert len(surface.runs) == 1
 
 
 # Keys.
@@ -200,7 +201,7 @@ async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(s
     function = surface.function(body)
     with pytest.raises(KeyboardInterrupt):
         await surface.call(function, 1)
-    surface.clock.advance(31)
+    surface.advance(31)
     await surface.call(function, 1)
     assert attempts == [(1, False), (2, True)]
 
@@ -212,7 +213,7 @@ async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
     function = surface.function(body, config=IdempotencyConfig(after_crash="refuse"))
     with pytest.raises(SystemExit):
         await surface.call(function, 1)
-    surface.clock.advance(31)
+    surface.advance(31)
     with pytest.raises(IdempotencyOutcomeUnknownError):
         await surface.call(function, 1)
 
@@ -220,7 +221,7 @@ async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
 async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
     async def body(payload):
         if len(surface.runs) == 1:
-            surface.clock.advance(31)
+            surface.advance(31)
             with pytest.raises(KeyboardInterrupt):
                 await surface.call(function, 1)
             return "late"
@@ -234,7 +235,7 @@ async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
 async def test_a_late_owner_that_fails_gets_the_winners_result_where_failures_are_stored(surface):
     async def body(payload):
         if len(surface.runs) == 1:
-            surface.clock.advance(31)
+            surface.advance(31)
             assert await surface.call(function, 1) == "winner"
             raise DeclinedError
         return "winner"
@@ -266,9 +267,8 @@ async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
     assert len(surface.runs) == 4
 
 
-async def test_a_store_that_fails_refuses_or_is_passed_by(kind):
-    layer = FailingInPlace(MemoryPersistenceLayer())
-    surface = Surface(kind, layer)
+async def test_a_store_that_fails_refuses_or_is_passed_by(surface):
+    layer = surface.failing()
     layer.fail_before("acquire", times=None)
     with pytest.raises(IdempotencyPersistenceConnectionError):
         await surface.call(surface.function(), 1)
@@ -277,9 +277,8 @@ async def test_a_store_that_fails_refuses_or_is_passed_by(kind):
     assert await surface.call(passing, 1) == 1
 
 
-async def test_the_local_cache_answers_without_the_store_and_compares_fingerprints(kind):
-    layer = FailingInPlace(MemoryPersistenceLayer())
-    surface = Surface(kind, layer)
+async def test_the_local_cache_answers_without_the_store_and_compares_fingerprints(surface):
+    layer = surface.failing()
     config = IdempotencyConfig(use_local_cache=True, event_key_jmespath="id", payload_validation_jmespath="amount")
     function = surface.function(config=config)
     for _ in range(3):
@@ -291,8 +290,9 @@ async def test_the_local_cache_answers_without_the_store_and_compares_fingerprin
     assert len(surface.runs) == 1
 
 
-async def test_a_cancelled_call_leaves_its_claim_to_the_lease(clock):
-    surface = Surface("async", MemoryPersistenceLayer(clock=clock), clock)
+async def test_a_cancelled_task_leaves_its_claim_to_the_lease(store):
+    layer = store.open("async")
+    surface = Surface("async", layer, store)
     running = asyncio.Event()
 
     async def body(payload):
@@ -300,16 +300,38 @@ async def test_a_cancelled_call_leaves_its_claim_to_the_lease(clock):
         await asyncio.sleep(0 if len(surface.runs) > 1 else 60)
         return "done"
 
-    function = surface.function(body)
+    function = surface.function(body, config=IdempotencyConfig(expires_after_seconds=600))
     task = asyncio.ensure_future(function(1))
     await running.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    surface.advance(20)
     with pytest.raises(IdempotencyAlreadyInProgressError):
         await function(1)
-    clock.advance(31)
+    surface.advance(11)
     assert await function(1) == "done"
+    await closed(layer)
+
+
+def test_a_call_interrupted_by_a_signal_leaves_its_claim_to_the_lease(store):
+    layer = store.open("plain")
+    surface = Surface("plain", layer, store)
+
+    async def body(payload):
+        if len(surface.runs) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return "done"
+
+    function = surface.function(body, config=IdempotencyConfig(expires_after_seconds=600))
+    with pytest.raises(KeyboardInterrupt):
+        function(1)
+    surface.advance(20)
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        function(1)
+    surface.advance(11)
+    assert function(1) == "done"
+    layer.close()
 
 
 async def test_a_duplicate_waits_as_long_as_it_may():
@@ -338,20 +360,10 @@ class Context:
         return int(self.seconds * 1000)
 
 
-class Leases(MemoryPersistenceLayer):
-    def __init__(self):
-        super().__init__()
-        self.leases = []
-
-    def acquire(self, claim):
-        self.leases.append(claim.lease_ms)
-        return super().acquire(claim)
-
-
 @pytest.mark.parametrize("event", [{"order": 1}, {}], ids=["keyed", "unkeyed"])
-async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_functions_inside(kind, event):
-    layer = Leases()
-    surface = Surface(kind, layer)
+async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_functions_inside(surface, event):
+    leases = []
+    surface.watch(lambda verb, claim, outcome: leases.append(claim.lease_ms) if verb == "acquire" else None)
     inner = surface.function()
 
     async def body(event, context):
@@ -360,13 +372,14 @@ async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_func
     def plain(event, context):
         return inner(5)
 
-    handler = idempotent(body if kind == "async" else plain, persistence_store=layer, key_prefix="handler")
+    body = body if surface.is_async else plain
+    handler = idempotent(body, persistence_store=surface.layer, key_prefix="handler")
     assert await surface.call(handler, event, Context(7)) == 5
-    assert layer.leases == ([7000, 7000] if event else [7000])
-    layer.leases.clear()
+    assert leases == ([7000, 7000] if event else [7000])
+    leases.clear()
     await surface.call(surface.function(), 6)
     await surface.call(handler, {"order": 2}, None)
-    assert layer.leases == [30000, 30000, 30000]
+    assert leases == [30000, 30000, 30000]
 
 
 def test_bare_and_called_decorators_on_methods_of_every_kind():
@@ -494,7 +507,7 @@ def test_what_can_not_be_protected_is_refused_when_it_is_decorated(function, opt
 # Without a decorator.
 
 
-async def test_the_handlers_take_an_explicit_key(kind):
+async def test_the_handlers_take_an_explicit_key(surface):
     runs = []
 
     def charge():
@@ -504,12 +517,10 @@ async def test_the_handlers_take_an_explicit_key(kind):
     async def acharge():
         return charge()
 
-    layer = MemoryPersistenceLayer()
-    if kind == "async":
-        handler, work = AsyncIdempotencyHandler(as_async(layer), IdempotencyConfig()), acharge
+    if surface.is_async:
+        handler, work = AsyncIdempotencyHandler(surface.layer, IdempotencyConfig()), acharge
     else:
-        handler, work = IdempotencyHandler(layer, IdempotencyConfig()), charge
-    surface = Surface(kind, layer)
+        handler, work = IdempotencyHandler(surface.layer, IdempotencyConfig()), charge
     for _ in range(2):
         call = Call("payment-17", name="charge", validated={"amount": 5})
         assert await surface.call(handler.handle, call, work) == {"charged": 17}
@@ -552,9 +563,8 @@ async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog
 async def test_bytes_that_are_no_result_are_a_record_error(surface, caplog):
     function = surface.function()
     await surface.call(function, 1)
-    write = next(iter(surface.layer._records.values()))
     for result in (b"", b"2V1", b"1V{", b"1V\xff", b"1Fclass; drop", b"\x80\x04N."):
-        object.__setattr__(write.frame, "result", result)
+        surface.store.rewrite(lambda _, result=result: result)
         with pytest.raises(IdempotencyRecordError):
             await surface.call(function, 1)
         assert "refused: the store failed: IdempotencyRecordError" in caplog.text
@@ -562,7 +572,145 @@ async def test_bytes_that_are_no_result_are_a_record_error(surface, caplog):
     assert len(surface.runs) == 1
 
 
-def test_a_blocking_handler_takes_no_async_function():
+# Async functions in disguise.
+
+
+async def work_async(payload):
+    return payload
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        work_async,
+        functools.partial(work_async, 1),
+        AsyncWork(),
+        AsyncWork().__call__,
+        functools.partial(AsyncWork(), 1),
+    ],
+    ids=["function", "partial", "object", "method", "partial object"],
+)
+def test_a_blocking_handler_refuses_an_async_function_before_it_runs(function):
     handler = IdempotencyHandler(MemoryPersistenceLayer(), IdempotencyConfig())
     with pytest.raises(IdempotencyConfigurationError, match="AsyncIdempotencyHandler"):
-        handler.handle(Call("payment-17"), AsyncWork().__call__)
+        handler.handle(Call("payment-17"), function)
+
+
+@pytest.mark.parametrize("function", [functools.partial(work_async), functools.partial(AsyncWork())])
+async def test_a_partial_of_an_async_function_is_async(store, function):
+    layer = store.open("async")
+    work = idempotent_function(function, persistence_store=layer, key_prefix="work")
+    assert [await work(1), await work(1)] == [1, 1]
+    await closed(layer)
+
+
+async def later():
+    raise AssertionError("it must not run")
+
+
+@pytest.mark.parametrize("on_error", ["release", "store"])
+@pytest.mark.parametrize("how", ["decorated", "handled"])
+async def test_a_plain_function_that_returns_a_coroutine_is_refused_and_its_key_is_free(store, on_error, how):
+    layer = store.open("plain")
+    config, runs = IdempotencyConfig(on_error=on_error), []
+
+    def disguised(payload):
+        runs.append(payload)
+        return later()
+
+    def call():
+        if how == "decorated":
+            return idempotent_function(disguised, persistence_store=layer, config=config)(1)
+        return IdempotencyHandler(layer, config).handle(Call("one"), lambda: disguised(1))
+
+    for _ in range(2):
+        with pytest.raises(IdempotencyConfigurationError, match="make it async"):
+            call()
+    # A coroutine that is dropped unawaited would be a warning, and a warning an error.
+    assert runs == [1, 1]
+    assert store.lifetimes() == []
+    await closed(layer)
+
+
+async def test_another_awaitable_is_refused_too_and_left_to_itself(in_memory):
+    if in_memory.is_async:
+        return
+    future = asyncio.get_running_loop().create_future()
+    work = idempotent_function(lambda payload: future, persistence_store=in_memory.layer, key_prefix="futures")
+    with pytest.raises(IdempotencyConfigurationError, match="make it async"):
+        work(1)
+    assert not future.cancelled()
+
+
+# A late owner whose winner's record can't be read.
+
+
+def spoiled(surface, then):
+    """Decorate what ends late and then does the rest, with a winner's record that is spoiled meanwhile."""
+
+    async def body(payload):
+        if len(surface.runs) > 1:
+            return "winner"
+        surface.advance(31)
+        assert await surface.call(function, 1) == "winner"
+        surface.store.rewrite(lambda result: b"2" + result[1:])
+        return then()
+
+    function = surface.function(body, config=IdempotencyConfig(on_error="store"))
+    return function
+
+
+async def test_a_late_owner_gets_its_own_result_where_the_winners_can_not_be_read(surface, caplog):
+    function = spoiled(surface, lambda: "late")
+    assert await surface.call(function, 1) == "late"
+    assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
+    with pytest.raises(IdempotencyRecordError):
+        await surface.call(function, 1)
+    assert len(surface.runs) == 2
+
+
+async def test_a_late_owner_gets_its_own_exception_where_the_winners_result_can_not_be_read(surface, caplog):
+    def fail():
+        raise DeclinedError(SECRET)
+
+    with pytest.raises(DeclinedError, match=SECRET):
+        await surface.call(spoiled(surface, fail), 1)
+    assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_a_late_owner_gets_its_own_result_where_the_whole_record_is_spoiled(holding_bytes, caplog):
+    async def body(payload):
+        holding_bytes.store.plant(b"2" * 130)
+        return "own"
+
+    function = holding_bytes.function(body)
+    assert await holding_bytes.call(function, 1) == "own"
+    assert "complete failed" in caplog.text
+    with pytest.raises(IdempotencyRecordError):
+        await holding_bytes.call(function, 1)
+    assert len(holding_bytes.runs) == 1
+
+
+async def test_a_late_owner_gets_the_winners_failure_where_failures_are_stored(surface):
+    async def body(payload):
+        if len(surface.runs) > 1:
+            raise DeclinedError
+        surface.advance(31)
+        with pytest.raises(DeclinedError):
+            await surface.call(function, 1)
+        return "late"
+
+    function = surface.function(body, config=IdempotencyConfig(on_error="store"))
+    with pytest.raises(IdempotencyExecutionFailedError, match="DeclinedError"):
+        await surface.call(function, 1)
+
+
+async def test_a_late_owner_gets_its_own_result_where_nothing_is_left(surface, caplog):
+    async def body(payload):
+        surface.advance(90_000)
+        return "own"
+
+    assert await surface.call(surface.function(body), 1) == "own"
+    assert "the claim was lost" in caplog.text
+    assert surface.store.lifetimes() == []
