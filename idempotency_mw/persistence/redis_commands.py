@@ -98,16 +98,16 @@ def release(key: str, claim: Claim) -> Call:
     return Call(_RELEASE, key, (claim.token,))
 
 
-def read_acquire(reply: list[Any]) -> Acquired | Existing:
+def read_acquire(reply: int | list[Any]) -> Acquired | Existing:
     """Read what the acquire script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if reply[0] == 1:
-        return Acquired(reply[1])
+    if isinstance(reply, int):
+        return Acquired(reply)
     return Existing(_record(reply))
 
 
-def read_complete(reply: list[Any]) -> Settled | Lost:
+def read_complete(reply: int | list[Any]) -> Settled | Lost:
     """Read what the complete script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if reply[0] == 1:
+    if isinstance(reply, int):
         return Settled()
     return Lost(_record(reply) if len(reply) > 1 else None)
 
