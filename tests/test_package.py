@@ -265,7 +265,7 @@ def test_a_wheel_has_the_scripts_and_the_mark_of_types_and_nothing_else(tmp_path
     sources = {source.relative_to(ROOT).as_posix() for source in SOURCES}
     scripts = {
         f"idempotency_mw/persistence/redis_scripts/{verb}.lua"
-        for verb in ("acquire", "extend", "complete", "release")
+        for verb in ("acquire", "extend", "complete", "complete_large", "release")
     }
     assert packed == sources | scripts | {"idempotency_mw/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

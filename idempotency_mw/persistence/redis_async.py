@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
@@ -12,12 +12,14 @@ from redis.exceptions import NoPermissionError, NoScriptError
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence import redis_trips as trips
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
 from idempotency_mw.persistence.redis_clients import async_client, closers
-from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
+from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import drop
-from idempotency_mw.persistence.redis_layer import RedisLayer, Reply
+from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis_trips import RAW, Talk
 
 __all__ = ["AsyncRedisPersistenceLayer"]
 
@@ -27,7 +29,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
 
     A client that is brought along is used as it is, under this layer's deadline, and is not closed; it belongs
     to the event loop that it was made for. `from_url` and `connect` build a client for each running event loop,
-    when first used there, and close them.
+    when first used there, and close them. `min_replicas` is as for `RedisPersistenceLayer`.
     """
 
     def __init__(
@@ -36,12 +38,19 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         *,
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
+        min_replicas: int = 0,
         **client_options: Any,
     ) -> None:
         is_client = not isinstance(client, RedisConnection)
         if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
-        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        super().__init__(
+            client,
+            key_prefix=key_prefix,
+            timeout_seconds=timeout_seconds,
+            min_replicas=min_replicas,
+            **client_options,
+        )
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
@@ -49,7 +58,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            found = await self._acquire(claim)
         except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
             # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
             # release can't overtake it on our side.
@@ -57,6 +66,19 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             self._in_doubt.add(task)
             task.add_done_callback(self._in_doubt.discard)
             raise
+        return commands.unless_short(found)
+
+    async def _acquire(self, claim: Claim) -> Acquired | Existing | Short:
+        key, wanted = self._key(claim), self.min_replicas
+        if not wanted:
+            return await self._run(commands.acquire(key, claim), commands.read_acquire)
+        clock = asyncio.get_running_loop().time
+        ends = clock() + self.timeout_seconds
+
+        def wait() -> int:
+            return wait_ms(self._client(), ends - clock())
+
+        return await self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, wait))
 
     async def extend(self, claim: Claim) -> bool:
         """As `PersistenceLayer.extend`. One round trip."""
@@ -64,7 +86,11 @@ class AsyncRedisPersistenceLayer(RedisLayer):
 
     async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
         """As `PersistenceLayer.complete`. One round trip."""
-        return await self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+        key = self._key(claim)
+        temporary = self._temporary(key, claim, result)
+        if result is None or temporary is None:
+            return await self._run(commands.complete(key, claim, result), commands.read_complete)
+        return await self._talk(key, lambda: commands.complete_large(key, claim, result, temporary))
 
     async def release(self, claim: Claim) -> bool:
         """As `PersistenceLayer.release`. One round trip."""
@@ -134,20 +160,26 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        return read(await self._within_deadline(lambda: self._ask_once(call)))
+
+    async def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
+        return await self._within_deadline(lambda: trips.ask_async(self._client(), key, begin()))
+
+    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_seconds) as deadline:
-                return read(await self._ask(call, deadline))
+                return await self._ask(ask, deadline)
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
             raise commands.translated(error) from error
 
-    async def _ask(self, call: Call, deadline: asyncio.Timeout) -> Any:
+    async def _ask(self, ask: Callable[[], Awaitable[Reply]], deadline: asyncio.Timeout) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try."""
         pauses = commands.pauses()
         while True:
             try:
-                return await self._ask_once(call)
+                return await ask()
             except DRIVER_ERRORS as error:
                 pause = next(pauses)
                 left = (deadline.when() or 0) - asyncio.get_running_loop().time()

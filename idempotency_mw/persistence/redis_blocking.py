@@ -12,11 +12,13 @@ from redis.exceptions import NoPermissionError, NoScriptError
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence import redis_trips as trips
 from idempotency_mw.persistence.redis_checks import check_policy, check_version, warn_if_slow
 from idempotency_mw.persistence.redis_clients import Deadline, blocking_client, closers
-from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
+from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis_layer import RedisLayer, Reply
+from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis_trips import RAW, Talk
 
 __all__ = ["RedisPersistenceLayer"]
 
@@ -27,6 +29,12 @@ class RedisPersistenceLayer(RedisLayer):
     A client that is brought along is used as it is, keeps its own time-outs, and is not closed; construction
     warns when they can exceed `timeout_seconds`, which bounds one verb with all its tries. `from_url` and
     `connect` build clients that keep to it, and close them. Safe to share between threads, and over a fork.
+
+    With `min_replicas`, a claim is acquired once so many replicas have acknowledged it, in half of the time that
+    is left; else it is released, and the request refused before the app has run. That makes a lost or lagging
+    replica visible. It promises no more: nothing is rolled back, a failover may promote a replica that did not
+    acknowledge, a replica may lose what it acknowledged when it restarts, and results are not waited for. Records
+    that stand need no acknowledgement; while replicas are missing, they may be answered only after the wait.
     """
 
     def __init__(
@@ -35,11 +43,18 @@ class RedisPersistenceLayer(RedisLayer):
         *,
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
+        min_replicas: int = 0,
         **client_options: Any,
     ) -> None:
         if iscoroutinefunction(getattr(client, "execute_command", None)):
             raise IdempotencyConfigurationError("client is async: give it to AsyncRedisPersistenceLayer")
-        super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
+        super().__init__(
+            client,
+            key_prefix=key_prefix,
+            timeout_seconds=timeout_seconds,
+            min_replicas=min_replicas,
+            **client_options,
+        )
         self._deadline = Deadline()
         self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
@@ -50,13 +65,23 @@ class RedisPersistenceLayer(RedisLayer):
     def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            found = self._acquire(claim)
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
             thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
             self._in_doubt.add(thread)
             thread.start()
             raise
+        return commands.unless_short(found)
+
+    def _acquire(self, claim: Claim) -> Acquired | Existing | Short:
+        key, wanted = self._key(claim), self.min_replicas
+        if not wanted:
+            return self._run(commands.acquire(key, claim), commands.read_acquire)
+        return self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, self._wait_ms))
+
+    def _wait_ms(self) -> int:
+        return wait_ms(self._client(), self._deadline.left())
 
     def extend(self, claim: Claim) -> bool:
         """As `PersistenceLayer.extend`. One round trip."""
@@ -64,7 +89,11 @@ class RedisPersistenceLayer(RedisLayer):
 
     def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
         """As `PersistenceLayer.complete`. One round trip."""
-        return self._run(commands.complete(self._key(claim), claim, result), commands.read_complete)
+        key = self._key(claim)
+        temporary = self._temporary(key, claim, result)
+        if result is None or temporary is None:
+            return self._run(commands.complete(key, claim, result), commands.read_complete)
+        return self._talk(key, lambda: commands.complete_large(key, claim, result, temporary))
 
     def release(self, claim: Claim) -> bool:
         """As `PersistenceLayer.release`. One round trip."""
@@ -124,18 +153,24 @@ class RedisPersistenceLayer(RedisLayer):
                 self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
+        return read(self._within_deadline(lambda: self._ask_once(call)))
+
+    def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
+        return self._within_deadline(lambda: trips.ask(self._client(), key, begin()))
+
+    def _within_deadline(self, ask: Callable[[], Reply]) -> Reply:
         self._deadline.start(self.timeout_seconds)
         try:
-            return read(self._ask(call))
+            return self._ask(ask)
         except DRIVER_ERRORS as error:
             raise commands.translated(error) from error
 
-    def _ask(self, call: Call) -> Any:
+    def _ask(self, ask: Callable[[], Reply]) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try."""
         pauses = commands.pauses()
         while True:
             try:
-                return self._ask_once(call)
+                return ask()
             except DRIVER_ERRORS as error:
                 pause = next(pauses)
                 if not commands.is_passing(error) or self._deadline.left() <= pause:

@@ -7,7 +7,15 @@ from typing import Any
 
 from idempotency_mw.errors import IdempotencyConfigurationError
 
-__all__ = ["check_options", "check_policy", "check_prefix", "check_version", "warn_if_slow"]
+__all__ = [
+    "check_options",
+    "check_policy",
+    "check_prefix",
+    "check_together",
+    "check_version",
+    "reply_within",
+    "warn_if_slow",
+]
 
 OLDEST_SERVER = (7, 0)
 
@@ -25,6 +33,19 @@ def check_options(client_options: Mapping[str, Any]) -> None:
         raise IdempotencyConfigurationError(
             f"{', '.join(client_options)}: a client that is brought along has its options already"
         )
+
+
+def check_together(min_replicas: int, *, is_able: bool) -> None:
+    """Raise unless the client can send what the option needs in one trip."""
+    if min_replicas and not is_able:
+        raise IdempotencyConfigurationError("min_replicas: client has no pipeline, in which WAIT could go")
+
+
+def reply_within(client: Any) -> float | None:
+    """Return how many seconds a client waits for a reply, if that is known and bounded."""
+    source = getattr(client, "connection_pool", None) or getattr(client, "nodes_manager", None)
+    seconds = getattr(source, "connection_kwargs", {}).get("socket_timeout")
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def warn_if_slow(client: object, timeout_seconds: float) -> None:

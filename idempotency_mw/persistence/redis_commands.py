@@ -1,10 +1,11 @@
 """What is said to Redis and what its replies mean, without a connection.
 
-One script a verb; each file in `redis_scripts/` is headed by its keys, arguments and replies.
+One script a verb, and a second one to complete with a large result; each file in `redis_scripts/` is headed by its
+keys, arguments and replies.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
@@ -20,13 +21,18 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
 )
 from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.redis_trips import RAW, Command, Talk
 
 __all__ = [
     "DRIVER_ERRORS",
+    "LARGE",
     "RAW",
     "Call",
+    "Short",
     "acquire",
+    "acquire_acknowledged",
     "complete",
+    "complete_large",
     "extend",
     "is_passing",
     "pauses",
@@ -34,11 +40,19 @@ __all__ = [
     "read_complete",
     "read_flag",
     "release",
+    "temporary_key",
     "translated",
+    "unless_short",
 ]
 
-RAW: dict[str, Any] = {"NEVER_DECODE": True}
-"""The option that keeps redis-py from decoding a reply as text, whatever `decode_responses` says."""
+LARGE = 10_000
+"""From so many bytes on a result is not copied through Lua. docs/decisions/011 has what was measured."""
+
+TEMPORARY_MS = 10_000
+"""How long a result lies under its temporary key, should nobody come for it."""
+
+ROOM = b"0" * 119
+"""What stands before a result until the script writes the prefix there. Not a prefix of any version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +65,21 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One script about one key."""
+    """One script about its keys, which lie in one slot; the first is the record's."""
 
     script: Script
-    key: str
+    keys: tuple[str, ...]
     arguments: tuple[str | bytes | int, ...] = field(repr=False)
 
     @property
-    def by_digest(self) -> tuple[str | bytes | int, ...]:
+    def by_digest(self) -> Command:
         """The command that is small, and that a server which lost the script refuses with NOSCRIPT."""
-        return ("EVALSHA", self.script.sha, 1, self.key, *self.arguments)
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
 
     @property
-    def by_text(self) -> tuple[str | bytes | int, ...]:
+    def by_text(self) -> Command:
         """The command that runs the script and makes the server keep it again."""
-        return ("EVAL", self.script.text, 1, self.key, *self.arguments)
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments)
 
 
 def _load(name: str) -> Script:
@@ -75,40 +89,118 @@ def _load(name: str) -> Script:
 
 
 _ACQUIRE, _EXTEND, _COMPLETE, _RELEASE = (_load(name) for name in ("acquire", "extend", "complete", "release"))
+_COMPLETE_LARGE = _load("complete_large")
 
 
 def acquire(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
     may_take_over = "1" if claim.may_take_over else "0"
-    return Call(_ACQUIRE, key, (claim.token, claim.fingerprint, claim.lease_ms, claim.retention_ms, may_take_over))
+    return Call(
+        _ACQUIRE, (key,), (claim.token, claim.fingerprint, claim.lease_ms, claim.retention_ms, may_take_over)
+    )
 
 
 def extend(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    return Call(_EXTEND, key, (claim.token, claim.lease_ms, claim.retention_ms))
+    return Call(_EXTEND, (key,), (claim.token, claim.lease_ms, claim.retention_ms))
 
 
 def complete(key: str, claim: Claim, result: bytes | None) -> Call:
     """Return the call of the verb."""
     letter = "N" if result is None else "C"
-    return Call(_COMPLETE, key, (claim.token, claim.retention_ms, letter, result or b""))
+    return Call(_COMPLETE, (key,), (claim.token, claim.retention_ms, letter, result or b""))
 
 
 def release(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    return Call(_RELEASE, key, (claim.token,))
+    return Call(_RELEASE, (key,), (claim.token,))
 
 
-def read_acquire(reply: list[Any]) -> Acquired | Existing:
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Too few replicas acknowledged an acquired claim in time; it was released again."""
+
+    acknowledged: int
+    wanted: int
+
+
+def unless_short(found: Acquired | Existing | Short) -> Acquired | Existing:
+    """Return what was found; raises `IdempotencyPersistenceConnectionError` where replicas are missing."""
+    if isinstance(found, Short):
+        raise IdempotencyPersistenceConnectionError(
+            f"{found.acknowledged} of {found.wanted} replicas acknowledged the claim in time"
+        )
+    return found
+
+
+def acquire_acknowledged(
+    key: str, claim: Claim, wanted: int, wait_ms: Callable[[], int]
+) -> Talk[Acquired | Existing | Short]:
+    """Acquire, and have so many replicas acknowledge it within the milliseconds of each try."""
+    call = acquire(key, claim)
+    found, acknowledged = yield [call.by_digest, ("WAIT", wanted, wait_ms())]
+    if isinstance(found, exceptions.NoScriptError):
+        found, acknowledged = yield [call.by_text, ("WAIT", wanted, wait_ms())]
+    answer = read_acquire(_unless_error(found))
+    if isinstance(answer, Existing):
+        return answer  # nothing was written, and the app will not run
+    if isinstance(acknowledged, Exception) and is_passing(acknowledged):
+        raise acknowledged  # asked again, the own token is acquired again, and waited for
+    if isinstance(acknowledged, Exception) or acknowledged < wanted:
+        (released,) = yield [release(key, claim).by_text]
+        _unless_error(released)
+        return Short(_unless_error(acknowledged), wanted)
+    return answer
+
+
+_IS_GONE = 2
+
+
+def temporary_key(key_prefix: str, key: str, token: str) -> str | None:
+    """Return the name under which a large result waits for its script, or None if there can be none.
+
+    It begins with the prefix, which is all that an ACL may allow, and is in the key's slot. A slot is that of the
+    first text in braces, if there is one with text in it, else of the whole key.
+    """
+    before, opened, after = key.partition("{")
+    if not opened:
+        return None if "}" in before else f"{key_prefix}{{{key}}}{token}"
+    return f"{key}:{token}" if after.find("}") > 0 else None
+
+
+def complete_large(key: str, claim: Claim, result: bytes, temporary: str) -> Talk[Settled | Lost]:
+    """Complete with a result that waits under the temporary key; where that is refused, as `complete`."""
+    value = ROOM + result
+    arguments = (claim.token, claim.retention_ms, len(value))
+    call = Call(_COMPLETE_LARGE, (key, temporary), arguments)
+    _, reply = yield [("SET", temporary, value, "PX", TEMPORARY_MS), call.by_digest]
+    if isinstance(reply, exceptions.NoScriptError):
+        (reply,) = yield [call.by_text]
+    if isinstance(reply, Exception) or reply == _IS_GONE:
+        # The server is full, or the slot on the move with one of the keys here and the other there.
+        call = complete(key, claim, result)
+        (reply,) = yield [call.by_digest]
+    if isinstance(reply, exceptions.NoScriptError):
+        (reply,) = yield [call.by_text]
+    return read_complete(_unless_error(reply))
+
+
+def _unless_error(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def read_acquire(reply: int | list[Any]) -> Acquired | Existing:
     """Read what the acquire script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if reply[0] == 1:
-        return Acquired(reply[1])
+    if isinstance(reply, int):
+        return Acquired(reply)
     return Existing(_record(reply))
 
 
-def read_complete(reply: list[Any]) -> Settled | Lost:
+def read_complete(reply: int | list[Any]) -> Settled | Lost:
     """Read what the complete script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if reply[0] == 1:
+    if isinstance(reply, int):
         return Settled()
     return Lost(_record(reply) if len(reply) > 1 else None)
 
@@ -133,6 +225,7 @@ _PASSING = (
     exceptions.ReadOnlyError,
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
+    exceptions.AskError,  # and MOVED: followed by clients, unless slots move again and again
     exceptions.MasterDownError,
     exceptions.ClusterError,
     exceptions.RedisClusterException,
@@ -146,7 +239,10 @@ _QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with a
 
 def is_passing(error: Exception) -> bool:
     """Tell whether asking again within the deadline can help: a restart, a failover, slots on the move."""
-    return isinstance(error, _PASSING) and not isinstance(error, _LASTING)
+    if isinstance(error, _LASTING):
+        return False
+    # A master that becomes a replica ends its clients' WAIT so.
+    return isinstance(error, _PASSING) or str(error).startswith("UNBLOCKED")
 
 
 def translated(error: Exception) -> IdempotencyPersistenceLayerError:

@@ -6,7 +6,7 @@
 -- ARGV[3]  lease in milliseconds
 -- ARGV[4]  retention in milliseconds
 -- ARGV[5]  "1" where a lapsed claim may be taken over, else "0"
--- reply    {1, attempt} acquired  |  {0, now in milliseconds, the record's bytes} existing, untouched
+-- reply    the attempt: acquired  |  {0, now in milliseconds, the record's bytes} existing, untouched
 --
 -- The bytes are those of frame.py. What this script can't read, it hands back for the layer to refuse.
 --
@@ -20,21 +20,21 @@ local attempt = 1
 
 if record then
   local running = #record == 119 and string.find(record, '^1P[0-9a-f]+$')
-  local attempts = tonumber(string.match(string.sub(record, 35, 40), '^%d+$'))
-  local lease_until = tonumber(string.match(string.sub(record, 41, 55), '^%d+$'))
-  if not (running and attempts and attempts > 0 and lease_until) then
+    and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
+  local attempts = running and tonumber(string.sub(record, 35, 40))
+  if not running or attempts == 0 then
     return {0, now, record}
   elseif string.sub(record, 3, 34) == ARGV[1] then
     -- A reply was lost on the way, and the client library asked again: the owner is the owner.
     attempt = attempts
-  elseif ARGV[5] == '1' and lease_until <= now and string.sub(record, 56) == ARGV[2] then
+  elseif ARGV[5] == '1' and tonumber(string.sub(record, 41, 55)) <= now and string.sub(record, 56) == ARGV[2] then
     attempt = math.min(attempts + 1, 999999)
   else
     return {0, now, record}
   end
 end
 
-local lease, retention = tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease = tonumber(ARGV[3])
 local value = string.format('1P%s%06d%015.0f%s', ARGV[1], attempt, now + lease, ARGV[2])
-redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.max(lease, retention)))
-return {1, attempt}
+redis.call('SET', KEYS[1], value, 'PX', lease > tonumber(ARGV[4]) and ARGV[3] or ARGV[4])
+return attempt

@@ -13,19 +13,24 @@ if not record then
 end
 
 -- As frame.py reads it: anything else is not a record, and stays as it is.
+if #record == 119
+  and string.sub(record, 1, 34) == '1P' .. ARGV[1]
+  and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)
+  and string.sub(record, 35, 40) ~= '000000'
+then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local lease = tonumber(ARGV[2])
+  local value = string.sub(record, 1, 40) .. string.format('%015.0f', now + lease) .. string.sub(record, 56)
+  redis.call('SET', KEYS[1], value, 'PX', lease > tonumber(ARGV[3]) and ARGV[2] or ARGV[3])
+  return 1
+end
+
 local readable = string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$')
-  and string.find(string.sub(record, 35, 55), '^%d+$')
+  and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
   and string.sub(record, 35, 40) ~= '000000'
   and (#record == 119 or #record > 119 and string.sub(record, 2, 2) == 'C')
 if not readable then
   return redis.error_reply('UNREADABLE the key holds something that is not a record of this version')
-elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then
-  return 0
 end
-
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local lease, retention = tonumber(ARGV[2]), tonumber(ARGV[3])
-local value = string.sub(record, 1, 40) .. string.format('%015.0f', now + lease) .. string.sub(record, 56)
-redis.call('SET', KEYS[1], value, 'PX', string.format('%.0f', math.max(lease, retention)))
-return 1
+return 0

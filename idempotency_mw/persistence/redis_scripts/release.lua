@@ -11,13 +11,19 @@ if not record then
 end
 
 -- As frame.py reads it: anything else is not a record, and stays as it is.
+if #record == 119
+  and string.sub(record, 1, 34) == '1P' .. ARGV[1]
+  and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)
+  and string.sub(record, 35, 40) ~= '000000'
+then
+  return redis.call('DEL', KEYS[1])
+end
+
 local readable = string.find(string.sub(record, 1, 119), '^1[PCN][0-9a-f]+$')
-  and string.find(string.sub(record, 35, 55), '^%d+$')
+  and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
   and string.sub(record, 35, 40) ~= '000000'
   and (#record == 119 or #record > 119 and string.sub(record, 2, 2) == 'C')
 if not readable then
   return redis.error_reply('UNREADABLE the key holds something that is not a record of this version')
-elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then
-  return 0
 end
-return redis.call('DEL', KEYS[1])
+return 0
