@@ -148,7 +148,7 @@ def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
                         return reply
             return await super().execute_command(*args, **options)
 
-    return OneFirstCluster(**options)
+    return OneFirstCluster(**{"reinitialize_steps": 0} | options)
 
 
 def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The app that is protected, for ASGI and for WSGI, and the layers under it, which note what they settled.
 
-What an execution does is in its request's body: how many `seconds` it takes, and the moment at which its process
-is to `die` by its own hand, at the first attempt: moments of microseconds, which no one outside could hit.
+What an execution does is in its request's body: how many `seconds` it takes; the moment at which its process is to
+`die` by its own hand, at the first attempt: moments of microseconds, which no one outside could hit; and the file,
+the `gate`, for which the key's first execution in this process waits.
 
 While it lives, an execution has a marker in the file system that can be made only once. One that finds a marker
 standing says so in the journal: was the other one dead, or stopped past its lease, or are there two that live?
@@ -13,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +31,8 @@ from idempotency_mw.wsgi import IdempotencyMiddleware as WSGIIdempotencyMiddlewa
 from proof.chaos.journal import Journal
 
 __all__ = ["MOMENTS", "Setting", "Stage", "asgi_app", "wsgi_app"]
+
+_name: ContextVar[str] = ContextVar("the execution in whose context this is")
 
 MOMENTS = ("before the effect", "after the effect", "before complete", "after complete")
 
@@ -78,6 +82,13 @@ class Stage:
         self.folder = Path(setting.folder)
         self.journal = Journal(setting.journal)
         self._deaths: dict[str, str] = {}
+        self._known: set[str] = set()
+
+    def is_first(self, storage_key: str) -> bool:
+        """Tell whether this process runs this key for the first time."""
+        is_first = storage_key not in self._known
+        self._known.add(storage_key)
+        return is_first
 
     def will_die(self, storage_key: str, moment: str) -> None:
         """Have this process end itself at that moment of the run."""
@@ -93,7 +104,7 @@ class Stage:
         """Write down how a completion went, as the store said."""
         digest = sha256(result or b"").hexdigest()
         what = "settled" if isinstance(outcome, Settled) else "lost"
-        self.journal.note(what, storage_key=claim.storage_key, digest=digest)
+        self.journal.note(what, name=_name.get(), storage_key=claim.storage_key, digest=digest)
 
 
 class _Work:
@@ -104,9 +115,10 @@ class _Work:
         assert execution is not None
         wish = json.loads(body)
         self.seconds: float = wish.get("seconds", 0.0)
-        self.gate: str | None = wish.get("gate")
+        self._gate = wish.get("gate") if stage.is_first(execution.storage_key) else None
         self._stage = stage
         self._name = token_hex(8)
+        _name.set(self._name)
         self._key, self._storage_key, self._attempt = execution.key, execution.storage_key, execution.attempt
         self._marker = stage.folder / f"{execution.storage_key}.live"
         if self._attempt == 1 and "die" in wish:
@@ -145,7 +157,7 @@ class _Work:
 
     def is_held(self) -> bool:
         """Tell whether it waits at its gate, a file that somebody will make."""
-        return self.gate is not None and not (self._stage.folder / self.gate).exists()
+        return self._gate is not None and not (self._stage.folder / self._gate).exists()
 
     def end(self) -> bytes:
         """End, and return an answer that no other execution gives."""
@@ -186,9 +198,10 @@ class _AsyncNoting(_Noting):
         return outcome
 
 
-def asgi_app(setting: Setting, stage: Stage | None = None) -> IdempotencyMiddleware:
-    """Return the app under its middleware."""
+def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) -> IdempotencyMiddleware:
+    """Return the app under its middleware, over a layer of its own if none is given."""
     stage = stage or Stage(setting)
+    noting = _AsyncNoting(layer or setting.layer(is_async=True), stage)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         work = _Work(stage, (await receive())["body"])
@@ -202,8 +215,7 @@ def asgi_app(setting: Setting, stage: Stage | None = None) -> IdempotencyMiddlew
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    layer = _AsyncNoting(setting.layer(is_async=True), stage)
-    return IdempotencyMiddleware(app, persistence_store=layer, config=IdempotencyConfig(**setting.config))
+    return IdempotencyMiddleware(app, persistence_store=noting, config=IdempotencyConfig(**setting.config))
 
 
 def wsgi_app(setting: Setting) -> WSGIIdempotencyMiddleware:

@@ -1,12 +1,14 @@
 """What the journal and the answers say: each function returns what contradicts the promise, as words."""
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
 from proof.chaos.asking import Answer
 from proof.chaos.fleet import Fate
 from proof.chaos.journal import Execution, Reader
+from proof.chaos.stores import Look
 
-__all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "run_again"]
+__all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "lost_completions", "run_again"]
 
 
 def all_fates(reader: Reader, fates: Iterable[Fate]) -> list[Fate]:
@@ -34,16 +36,21 @@ def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False
     return found
 
 
-def different_answers(answers: Mapping[str, list[Answer]]) -> list[str]:
-    """I2: keys with two answers, and replays that no execution gave."""
+def different_answers(reader: Reader, answers: Mapping[str, list[Answer]]) -> list[str]:
+    """I2: keys with two answers, of those whose completion was acknowledged.
+
+    The other answers are their clients' all the same: the store was away for longer than its deadline.
+    """
+    settled = {line.more["name"] for line in reader.of("settled")}
     found: list[str] = []
     for key, some in answers.items():
-        kept = [answer for answer in some if answer.problem is None]
+        given = [answer for answer in some if answer.problem is None]
+        kept = [answer for answer in given if answer.is_replay or answer.execution in settled]
         if len({answer.digest for answer in kept}) > 1:
             found.append(f"{key}: {len({answer.digest for answer in kept})} different answers")
         if sum(not answer.is_replay for answer in kept) > 1:
             found.append(f"{key}: two answers that are no replays")
-        found.extend(f"{key}: {answer.status}" for answer in kept if answer.status != 201)
+        found.extend(f"{key}: {answer.status}" for answer in given if answer.status != 201)
     return found
 
 
@@ -63,3 +70,13 @@ def run_again(reader: Reader) -> list[str]:
         for key, some in reader.of_key.items()
         if any(each.begun > settled.get(each.storage_key, float("inf")) for each in some)
     ]
+
+
+def lost_completions(reader: Reader, look: Look) -> list[str]:
+    """I5: completions that the store acknowledged and does not have, to the byte."""
+    found: list[str] = []
+    for line in reader.of("settled"):
+        frame = look.frame(line.more["storage_key"])
+        if frame is None or sha256(frame.result).hexdigest() != line.more["digest"]:
+            found.append(f"{line.more['storage_key'][:12]}: acknowledged, and gone")
+    return found
