@@ -6,6 +6,7 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
@@ -13,7 +14,7 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
-from idempotency_mw.persistence.redis_clients import async_client, closers
+from idempotency_mw.persistence.redis_clients import async_client, closers, most_at_once
 from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, RAW, Call
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import drop
@@ -43,6 +44,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             raise IdempotencyConfigurationError("client is blocking: give it to RedisPersistenceLayer")
         super().__init__(client, key_prefix=key_prefix, timeout_seconds=timeout_seconds, **client_options)
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
@@ -157,11 +159,20 @@ class AsyncRedisPersistenceLayer(RedisLayer):
 
     async def _ask_once(self, call: Call) -> Any:
         client = self._client()
-        try:
-            return await client.execute_command(*call.by_digest, **RAW)
-        except NoScriptError:
-            # Restarted, failed over, flushed, or evicted from the script cache.
-            return await client.execute_command(*call.by_text, **RAW)
+        async with self._turn(client):
+            try:
+                return await client.execute_command(*call.by_digest, **RAW)
+            except NoScriptError:
+                # Restarted, failed over, flushed, or evicted from the script cache.
+                return await client.execute_command(*call.by_text, **RAW)
+
+    def _turn(self, client: RedisClientProtocol) -> asyncio.Semaphore:
+        """Return what lets this loop's commands go a few at a time: first come, first served."""
+        loop = asyncio.get_running_loop()
+        turns = self._turns.get(loop)
+        if turns is None:
+            turns = self._turns[loop] = asyncio.Semaphore(most_at_once(client))
+        return turns
 
     async def _release_in_doubt(self, claim: Claim) -> None:
         try:
