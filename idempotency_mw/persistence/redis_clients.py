@@ -129,10 +129,13 @@ def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> R
 
 
 def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
-    """Build a cluster client whose first command goes alone.
+    """Build a cluster client whose first command goes alone, and that follows slots one by one.
 
     redis-py renews the connections of every node when it has learnt the topology, those too on which others are
-    just shaking hands. With one command first, the others find it learnt.
+    just shaking hands, or wait for a reply. With one command first, the others find it learnt. By default it learns
+    it anew with every fifth MOVED: while slots move under load, commands would fail again and again on connections
+    that were closed under them, until their deadline. Here a MOVED tells of its own slot, and no more. A node
+    that can't be reached still makes it learn all anew.
     """
 
     class OneFirstCluster(_redis.asyncio.RedisCluster):  # type: ignore[misc]
@@ -148,7 +151,7 @@ def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
                         return reply
             return await super().execute_command(*args, **options)
 
-    return OneFirstCluster(**options)
+    return OneFirstCluster(**{"reinitialize_steps": 0} | options)
 
 
 def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:

@@ -512,3 +512,34 @@ async def test_a_herd_opens_a_few_connections_and_not_one_each(any_server):
         await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(400)))
         with any_server.client() as store:
             assert 1 <= sum(each["name"] == "herd" for each in store.client_list()) <= 50
+
+
+def redirections(client):
+    return client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"]
+
+
+@pytest.mark.fault(21)
+async def test_slots_that_have_moved_do_not_cost_connections_on_which_others_wait(any_binary):
+    with RedisCluster(any_binary) as cluster:
+        source, *others = clients = [master.client() for master in cluster.masters]
+        target_id = others[0].execute_command("CLUSTER", "MYID")
+        async with AsyncRedisPersistenceLayer.connect(RedisConnection(mode="cluster", url=cluster.url)) as layer:
+            claims = [a_claim() for _ in range(60)]
+            await asyncio.gather(*(layer.extend(claim) for claim in claims))
+            slots = {key_slot((layer.key_prefix + claim.storage_key).encode()) for claim in claims}
+            moved = [slot for slot in slots if slot <= 16384 // 3 - 1]
+            before = {each["id"] for client in clients for each in client.client_list()}
+            for node in (others[0], source, others[1]):
+                for slot in moved:
+                    node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            redirected = sum(
+                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
+            )
+            for claim in claims:
+                assert await layer.extend(claim) is False
+            after = {each["id"] for client in clients for each in client.client_list()}
+            seen = sum(
+                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
+            )
+    assert seen - redirected == len(moved) >= 5
+    assert before <= after
