@@ -97,6 +97,12 @@ class Proxy:
         for link in links:
             link.close()
 
+    def freeze(self) -> None:
+        """From now on swallow whatever comes on the connections that stand; they stay open."""
+        with self._lock:
+            for link in self._links:
+                link.hangs = True
+
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoPermissionError, NoScriptError
 
@@ -14,7 +15,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPers
 from idempotency_mw.persistence import redis_commands as commands
 from idempotency_mw.persistence import redis_trips as trips
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
-from idempotency_mw.persistence.redis_clients import async_client, closers
+from idempotency_mw.persistence.redis_clients import async_client, closers, most_at_once
 from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import drop
@@ -52,6 +53,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             **client_options,
         )
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
@@ -179,7 +181,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         pauses = commands.pauses()
         while True:
             try:
-                return await ask()
+                return await self._in_turn(ask)
             except DRIVER_ERRORS as error:
                 pause = next(pauses)
                 left = (deadline.when() or 0) - asyncio.get_running_loop().time()
@@ -195,10 +197,20 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             # Restarted, failed over, flushed, or evicted from the script cache.
             return await client.execute_command(*call.by_text, **RAW)
 
+    async def _in_turn(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Ask when it is this one's turn on this loop: a few at a time, first come, first served."""
+        loop = asyncio.get_running_loop()
+        turns = self._turns.get(loop)
+        if turns is None:
+            turns = self._turns[loop] = asyncio.Semaphore(most_at_once(self._client()))
+        async with turns:
+            return await ask()
+
     async def _release_in_doubt(self, claim: Claim) -> None:
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                await self._ask_once(commands.release(self._key(claim), claim))
+                call = commands.release(self._key(claim), claim)
+                await self._in_turn(lambda: self._ask_once(call))
         except (*DRIVER_ERRORS, TimeoutError):
             return  # the lease ends it
 

@@ -21,7 +21,7 @@ from redis.retry import Retry
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import with_sentinels
 
-__all__ = ["Deadline", "async_client", "blocking_client", "closers"]
+__all__ = ["Deadline", "async_client", "blocking_client", "closers", "most_at_once"]
 
 # What one release annotates, another does not have: clients are built from redis-py untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
@@ -129,10 +129,13 @@ def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> R
 
 
 def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
-    """Build a cluster client whose first command goes alone.
+    """Build a cluster client whose first command goes alone, and that follows slots one by one.
 
     redis-py renews the connections of every node when it has learnt the topology, those too on which others are
-    just shaking hands. With one command first, the others find it learnt.
+    just shaking hands, or wait for a reply. With one command first, the others find it learnt. By default it learns
+    it anew with every fifth MOVED: while slots move under load, commands would fail again and again on connections
+    that were closed under them, until their deadline. Here a MOVED tells of its own slot, and no more. A node
+    that can't be reached still makes it learn all anew.
     """
 
     class OneFirstCluster(_redis.asyncio.RedisCluster):  # type: ignore[misc]
@@ -148,7 +151,7 @@ def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
                         return reply
             return await super().execute_command(*args, **options)
 
-    return OneFirstCluster(**options)
+    return OneFirstCluster(**{"reinitialize_steps": 0} | options)
 
 
 def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, Any]:
@@ -159,6 +162,19 @@ def _sentinel_options(connection: RedisConnection, timeout: float) -> dict[str, 
         "socket_timeout": timeout / (len(connection.sentinels) + 1),
         "socket_connect_timeout": timeout / (len(connection.sentinels) + 1),
     }
+
+
+MOST_AT_ONCE = 50
+
+
+def most_at_once(client: Any) -> int:
+    """Return how many commands may be under way on an async client at once.
+
+    redis-py opens a connection for each. At its pool's limit (100 since 8.0) it raises instead of waiting, and
+    then the owner of a claim competes for its completion with the herd that asks whether it is there.
+    """
+    pool = getattr(client, "connection_pool", None)
+    return min(getattr(pool, "max_connections", MOST_AT_ONCE), MOST_AT_ONCE)
 
 
 def closers(client: Any) -> list[Callable[[], Any]]:

@@ -10,6 +10,7 @@ import pytest
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
@@ -18,7 +19,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
 from idempotency_mw.persistence.redis_clients import closers
 from idempotency_mw.persistence.redis_dropping import drop
-from tests.clusters import SERVICE, until
+from tests.clusters import SERVICE, RedisCluster, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -479,3 +480,66 @@ def test_a_transport_that_can_not_be_aborted_is_left_to_the_collector():
     loop.close()
     drop(Client(), loop)
     assert Pool._available_connections[0]._writer is None
+
+
+class Crowded:
+    """A client that counts how many commands are under way on it at once, and claims whatever is asked."""
+
+    def __init__(self, limit=None):
+        self.most = self.now = 0
+        if limit is not None:
+            self.connection_pool = type("Pool", (), {"max_connections": limit})
+
+    async def execute_command(self, *words, **_):
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return [1, 1]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 50), (1000, 50), (7, 7)])
+async def test_a_herd_takes_turns_at_the_client_instead_of_being_refused_by_its_pool(limit, most):
+    client = Crowded(limit)
+    layer = AsyncRedisPersistenceLayer(client)
+    won = await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(400)))
+    assert won == [Acquired(1)] * 400
+    assert client.most == most
+
+
+async def test_a_herd_opens_a_few_connections_and_not_one_each(any_server):
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, client_name="herd") as layer:
+        await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(400)))
+        with any_server.client() as store:
+            assert 1 <= sum(each["name"] == "herd" for each in store.client_list()) <= 50
+
+
+def redirections(client):
+    return client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"]
+
+
+@pytest.mark.fault(21)
+async def test_slots_that_have_moved_do_not_cost_connections_on_which_others_wait(any_binary):
+    with RedisCluster(any_binary) as cluster:
+        source, *others = clients = [master.client() for master in cluster.masters]
+        target_id = others[0].execute_command("CLUSTER", "MYID")
+        async with AsyncRedisPersistenceLayer.connect(RedisConnection(mode="cluster", url=cluster.url)) as layer:
+            claims = [a_claim() for _ in range(60)]
+            await asyncio.gather(*(layer.extend(claim) for claim in claims))
+            slots = {key_slot((layer.key_prefix + claim.storage_key).encode()) for claim in claims}
+            moved = [slot for slot in slots if slot <= 16384 // 3 - 1]
+            before = {each["id"] for client in clients for each in client.client_list()}
+            for node in (others[0], source, others[1]):
+                for slot in moved:
+                    node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+            redirected = sum(
+                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
+            )
+            for claim in claims:
+                assert await layer.extend(claim) is False
+            after = {each["id"] for client in clients for each in client.client_list()}
+            seen = sum(
+                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
+            )
+    assert seen - redirected == len(moved) >= 5
+    assert before <= after

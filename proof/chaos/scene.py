@@ -1,0 +1,76 @@
+"""The app in the run's own process, over an async and a blocking layer, while something befalls their servers."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+from idempotency_mw.persistence.threaded import as_async
+from proof.chaos.app import Setting, Stage, asgi_app
+from proof.chaos.asking import Ask, asking
+from proof.chaos.clients import Clients
+from proof.chaos.journal import Reader
+
+__all__ = ["Scene", "folder"]
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Make a folder, and remove it."""
+    with TemporaryDirectory(prefix="chaos-") as path:
+        yield Path(path)
+
+
+class Scene:
+    """Used as an async context manager, in the event loop in which it is asked."""
+
+    def __init__(
+        self, where: Path, store: dict[str, Any], *, timeout_seconds: float = 2.0, **config: Any
+    ) -> None:
+        # Hundreds of refusals are reported, as they should be; the run shows how many, and not each.
+        logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())
+        config = {"lease_seconds": 10, "expires_after_seconds": 3600} | config
+        setting = Setting(str(where), store, config, timeout_seconds)
+        self.folder = where
+        self.stage = Stage(setting)
+        self.reader = Reader(setting.journal)
+        self.asynchronous = setting.layer(is_async=True)
+        self.blocking = setting.layer(is_async=False)
+        self.asks: list[Ask] = [
+            asking(asgi_app(setting, self.stage, layer))
+            for layer in (self.asynchronous, as_async(self.blocking))
+        ]
+
+    def clients(self, seed: str, count: int, longest: float = 0.05, **more: Any) -> Clients:
+        """Return clients over both layers, whose runs take so many seconds at most."""
+
+        def wish(draw: random.Random) -> dict[str, Any]:
+            return {"seconds": round(draw.uniform(0, longest), 3)}
+
+        return Clients(self.asks, wish, seed=seed, count=count, **more)
+
+    def open_gate(self, gate: str) -> None:
+        """Let the runs go on that wait at it."""
+        (self.folder / gate).touch()
+
+    async def have_begun(self, count: int) -> None:
+        """Return once there were so many executions."""
+        self.reader.read()
+        while len(self.reader.executions) < count:
+            await asyncio.sleep(0.01)
+            self.reader.read()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.asynchronous.aclose()
+        await asyncio.to_thread(self.blocking.close)
+        self.stage.journal.close()

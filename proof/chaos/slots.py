@@ -1,0 +1,84 @@
+"""Moves slots from master to master, as a program: `python -m proof.chaos.slots JOURNAL COUNT SEED PORT PORT PORT`.
+
+As redis-cli does it, with time between the steps, and mostly slots in which a run is under way: the journal tells.
+A process of its own, so that it never waits for the clients that it disturbs. Says as JSON what it did.
+"""
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+
+from proof.chaos.journal import Reader
+from proof.chaos.stores import PREFIX
+from proof.chaos.workers import end_with_parent
+
+__all__ = ["slot_of"]
+
+SLOTS = 16384
+LONGEST_PAUSE = 0.003
+
+
+def slot_of(storage_key: str) -> int:
+    """Return the slot of a record."""
+    return int(key_slot((PREFIX + storage_key).encode("ascii")))
+
+
+class Mover:
+    """Knows who has which slot."""
+
+    def __init__(self, journal: Path, seed: int, ports: list[int]) -> None:
+        self.records = 0
+        self._reader = Reader(journal)
+        self._random = random.Random(seed)
+        self._ports = ports
+        self._nodes: list[Any] = [redis.Redis(port=port, socket_timeout=10) for port in ports]
+        self._ids = [node.execute_command("CLUSTER", "MYID").decode() for node in self._nodes]
+        self._owner = dict(self._owners())
+
+    def _owners(self) -> Any:
+        for first, last, master, *_ in self._nodes[0].execute_command("CLUSTER", "SLOTS"):
+            for slot in range(first, last + 1):
+                yield slot, self._ports.index(master[1])
+
+    def move(self) -> None:
+        """Move one slot: one with a run under way in it, if there is one."""
+        self._reader.read()
+        live = self._reader.live()
+        slot = slot_of(self._random.choice(live).storage_key) if live else self._random.randrange(SLOTS)
+        source = self._owner[slot]
+        target = self._random.choice([number for number in range(3) if number != source])
+        self._tell(target, "SETSLOT", slot, "IMPORTING", self._ids[source])
+        self._tell(source, "SETSLOT", slot, "MIGRATING", self._ids[target])
+        self._pause()
+        while keys := self._tell(source, "GETKEYSINSLOT", slot, 100):
+            where = ("127.0.0.1", self._ports[target], "", 0, 5000)
+            self._nodes[source].execute_command("MIGRATE", *where, "KEYS", *keys)
+            self.records += len(keys)
+        self._pause()
+        for number in (target, source, 3 - target - source):
+            self._tell(number, "SETSLOT", slot, "NODE", self._ids[target])
+        self._owner[slot] = target
+
+    def _tell(self, number: int, *words: Any) -> Any:
+        return self._nodes[number].execute_command("CLUSTER", *words)
+
+    def _pause(self) -> None:
+        time.sleep(self._random.uniform(0, LONGEST_PAUSE))
+
+
+def _main(journal: str, count: str, seed: str, *ports: str) -> None:
+    end_with_parent()
+    mover = Mover(Path(journal), int(seed), [int(port) for port in ports])
+    for _ in range(int(count)):
+        mover.move()
+    print(json.dumps({"moved": int(count), "records": mover.records}), flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

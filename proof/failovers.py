@@ -1,0 +1,316 @@
+"""Masters that die and slots that move under load: behind a Sentinel, and in a cluster.
+
+    without loss    the master is killed; its replica has all that was acknowledged
+    with loss       the replica is cut off, a run begins, and the master is killed: the claim is lost with it. A second
+                    run is then what the promise allows ("while the store keeps the writes that it acknowledged"),
+                    and the first owner's completion is refused
+    slots           slots in which runs are under way go from master to master
+"""
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from proof.chaos.asking import Answer
+from proof.chaos.clients import Clients
+from proof.chaos.fleet import ROOT
+from proof.chaos.judging import different_answers, live_beside, lost_completions, run_again
+from proof.chaos.scene import Scene, folder
+from proof.chaos.slots import SLOTS, slot_of
+from proof.chaos.stores import RedisLook
+from proof.figures import Figure, Progress, Size
+from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
+from tests.proxy import Proxy
+from tests.servers import RedisServer, binaries
+
+__all__ = ["Amount", "made", "run"]
+
+WITHIN = 5.0
+"""Seconds after the death of a master by which writing goes on."""
+LONGEST = 60.0
+LEASE = 5
+HELD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much is done."""
+
+    failovers: int
+    """Of each kind: behind a Sentinel and in a cluster, without loss and with."""
+    slots: int
+    clients: int = 24
+
+
+AMOUNTS = {Size.CI: Amount(failovers=1, slots=1200), Size.LONG: Amount(failovers=12, slots=16_384)}
+
+
+def run(size: Size, progress: Progress) -> Iterator[Figure]:
+    """Do it all, and yield what was seen."""
+    return made(AMOUNTS[size], progress)
+
+
+def made(amount: Amount, progress: Progress) -> Iterator[Figure]:
+    """Yield what so much of it shows."""
+    binary = next(iter(binaries().values()))
+    for number, (kind, enter) in enumerate((("Sentinel", _sentinel), ("cluster", _cluster))):
+        progress(number, 3)
+        seen = _Seen()
+        for turn in range(amount.failovers):
+            _make(seen, binary, enter, _without_loss, f"{kind}-{turn}", amount)
+            _make(seen, binary, enter, _with_loss, f"{kind}-{turn}-lossy", amount)
+        yield from seen.figures(kind, amount.failovers)
+    progress(2, 3)
+    yield from _slots(binary, amount)
+    progress(3, 3)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the failovers of one kind showed."""
+
+    away: list[float] = field(default_factory=list)
+    settled: int = 0
+    refused: int = 0
+    wrong: list[str] = field(default_factory=list)
+    lossy: int = 0
+    lost_claims: int = 0
+    unlike: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def figures(self, kind: str, failovers: int) -> Iterator[Figure]:
+        away = f"{', '.join(f'{each:.1f}' for each in self.away[-4:])} s ({self.refused} told 503)"
+        is_held = len(self.away) == 2 * failovers and max(self.away) <= WITHIN and not self.broken
+        what = f"{kind} failovers: writable again after kill -9"
+        yield Figure("#18 #19", what, f"{2 * failovers} within {WITHIN:g} s", _first(self.broken) or away, is_held)
+        what = f"{kind} failover without loss: lost, changed or run twice"
+        text = f"0 of {self.settled:,} acknowledged"
+        yield Figure("I1 I2 #18", what, "0", _first(self.wrong) or text, not self.wrong and self.settled > 0)
+        what = f"{kind} failover that loses claims: what follows"
+        text = _first(self.unlike) or f"so for {self.lost_claims} lost claims"
+        is_held = not self.unlike and self.lossy == failovers
+        yield Figure("I3 #19", what, "2 runs, 1st refused, 1 answer", text, is_held)
+
+
+def _first(found: list[str]) -> str:
+    return f"{len(found)}: {found[0]}" if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A master that is to die, what follows it, and where clients find them."""
+
+    store: dict[str, Any]
+    master: RedisServer
+    replica: RedisServer
+    cut: Callable[[], None]
+    """From now on nothing that the master writes gets to its replica."""
+    servers: tuple[RedisServer, ...]
+    """All that may hold records when the master is dead."""
+    slots: range
+
+    def has(self, storage_key: str) -> bool:
+        """Tell whether the record is one of the dying master's."""
+        return slot_of(storage_key) in self.slots
+
+
+def _sentinel(binary: Path, stack: ExitStack) -> _Stage:
+    master = stack.enter_context(RedisServer(binary))
+    relay = stack.enter_context(Proxy(master.port))
+    replica = stack.enter_context(RedisServer(binary, "--replicaof", "127.0.0.1", str(relay.port)))
+    until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+    sentinel = stack.enter_context(RedisSentinel(binary, master))
+    until(lambda: len(sentinel.client().execute_command("SENTINEL", "REPLICAS", SERVICE)) == 1)
+    store = {"mode": "sentinel", "sentinels": [["127.0.0.1", sentinel.port]], "service_name": SERVICE}
+    return _Stage(store, master, replica, relay.freeze, (replica,), range(SLOTS))
+
+
+def _cluster(binary: Path, stack: ExitStack) -> _Stage:
+    cluster = stack.enter_context(RedisCluster(binary, replicas=1))
+    master, replica = cluster.masters[0], cluster.replicas[0]
+    until(lambda: replica.client().info("replication")["master_link_status"] == "up")
+
+    def cut() -> None:
+        # The master's clients must find it at its own port, so no relay can stand before it. A replica that can't
+        # log in is cut off as well.
+        with replica.client() as its, master.client() as masters:
+            its.config_set("masteruser", "nobody")
+            its.config_set("masterauth", "nothing")
+            masters.execute_command("CLIENT", "KILL", "TYPE", "REPLICA")
+        until(lambda: replica.client().info("replication")["master_link_status"] == "down")
+
+    store = {"mode": "cluster", "url": cluster.masters[1].url}
+    return _Stage(store, master, replica, cut, (replica, *cluster.masters[1:]), range(SLOTS // 3))
+
+
+Make = Callable[[_Seen, _Stage, Scene, str, Amount], Any]
+
+
+def _make(
+    seen: _Seen, binary: Path, enter: Callable[[Path, ExitStack], _Stage], make: Make, name: str, amount: Amount
+) -> None:
+    try:
+        with ExitStack() as stack:
+            where = stack.enter_context(folder())
+            asyncio.run(_made(seen, enter(binary, stack), where, make, name, amount))
+    except Exception as error:
+        seen.broken.append(f"{name}: {error!r}")
+
+
+async def _made(seen: _Seen, stage: _Stage, where: Path, make: Make, name: str, amount: Amount) -> None:
+    async with asyncio.timeout(LONGEST), Scene(where, stage.store, lease_seconds=LEASE) as scene:
+        await make(seen, stage, scene, name, amount)
+
+
+async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
+    async with scene.clients(name, amount.clients, longest=0.2) as clients:
+        await clients.have_answered(5 * amount.clients)
+        seen.away.append(await _killed(stage, scene))
+        await clients.have_answered(clients.answered + 5 * amount.clients)
+    await clients.ask_all_again()
+    scene.reader.read()
+    seen.settled += len(scene.reader.of("settled"))
+    seen.refused += clients.trouble["store-unavailable"]
+    seen.wrong += live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
+    seen.wrong += lost_completions(scene.reader, _Everywhere(stage.servers))
+
+
+async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
+    """Claims that the new master never heard of: the first owner changes nothing, and gets what the second made."""
+    async with scene.clients(name, amount.clients, longest=0.2) as clients:
+        await clients.have_answered(amount.clients)
+        stage.cut()
+        firsts = await _held(scene, clients)
+        lost = [key for key in firsts if stage.has(scene.reader.of_key[key][0].storage_key)]
+        seen.away.append(await _killed(stage, scene))
+        seconds = {key: await clients.ask_until_answered(key, 10) for key in lost}
+        scene.open_gate("gate")
+        answers = {key: await firsts[key] for key in firsts}
+        thirds = {key: await clients.ask_until_answered(key, 10) for key in lost}
+    scene.reader.read()
+    refused = {line.more["storage_key"] for line in scene.reader.of("lost")}
+    for key in lost:
+        runs, some = scene.reader.of_key[key], (seconds[key], answers[key], thirds[key])
+        shown = ([each.attempt for each in runs], [each.is_replay for each in some])
+        is_one = len({each.digest for each in some}) == 1 and runs[0].storage_key in refused
+        if shown != ([1, 1], [False, True, True]) or not is_one:
+            seen.unlike.append(f"{key}: {shown}")
+    seen.lost_claims += len(lost)
+    seen.lossy += bool(lost)
+
+
+async def _held(scene: Scene, clients: Clients) -> dict[str, "asyncio.Task[Answer]"]:
+    """Begin runs that wait at a gate; some of them are the dying master's, wherever their digests put them."""
+    keys = [clients.new_key() for _ in range(HELD)]
+    clients.wishes.update(dict.fromkeys(keys, b'{"gate": "gate"}'))
+    firsts = {key: asyncio.create_task(clients.ask_until_answered(key, LONGEST)) for key in keys}
+    while not all(key in scene.reader.of_key for key in keys):
+        await asyncio.sleep(0.01)
+        scene.reader.read()
+    return firsts
+
+
+async def _killed(stage: _Stage, scene: Scene) -> float:
+    """Kill the master; return the seconds until a completion was acknowledged by what follows it."""
+    stage.master.kill()
+    began = time.time()
+    while True:
+        await asyncio.sleep(0.02)
+        scene.reader.read()
+        for line in scene.reader.of("settled"):
+            # What the master had said before it died has been read after so long.
+            if line.at > began + 0.3 and stage.has(line.more["storage_key"]):
+                return line.at - began
+
+
+class _Everywhere:
+    """A look into whichever server has the record."""
+
+    def __init__(self, servers: tuple[RedisServer, ...]) -> None:
+        self._clients = [server.client() for server in servers]
+
+    def frame(self, storage_key: str) -> Any:
+        """As in `Look`."""
+        for client in self._clients:
+            try:
+                return RedisLook(client).frame(storage_key)
+            except redis.ResponseError:  # MOVED: another one's
+                continue
+        return None
+
+    def unexpiring(self) -> tuple[int, int]:
+        """As in `Look`."""
+        return RedisLook(*self._clients).unexpiring()
+
+
+# Slots.
+
+
+def _slots(binary: Path, amount: Amount) -> Iterator[Figure]:
+    try:
+        with folder() as where, RedisCluster(binary) as cluster:
+            yield from asyncio.run(_moved(where, cluster, amount))
+    except Exception as error:
+        yield Figure("#21", "slots moved under load", f"{amount.slots:,}", repr(error), holds=False)
+
+
+async def _moved(where: Path, cluster: RedisCluster, amount: Amount) -> list[Figure]:
+    store = {"mode": "cluster", "url": cluster.url}
+    async with asyncio.timeout(LONGEST + amount.slots / 10), Scene(where, store) as scene:
+        async with scene.clients("slots", amount.clients // 2, longest=0.3) as clients:
+            await clients.have_answered(amount.clients)
+            moved = await _move_slots(scene, cluster, amount.slots)
+        redirected = _redirected(cluster)
+        await clients.ask_all_again()
+        scene.reader.read()
+        wrong = live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
+        wrong += lost_completions(scene.reader, _Everywhere(tuple(cluster.masters)))
+        again = [each for some in scene.reader.of_key.values() for each in some[1:]]
+        bad, count = _Everywhere(tuple(cluster.masters)).unexpiring()
+    trouble = {name: seen for name, seen in clients.trouble.items() if name != "in-progress"}
+    text = f"{moved['moved']:,} moved, {moved['records']:,} records with them"
+    is_moved = moved["moved"] == amount.slots and moved["records"] > 0
+    what = "second wins while slots move under their runs"
+    won = _first(wrong) or f"{len(again)} of {len(scene.reader.executions):,} runs"
+    told = str(trouble or "") or f"0 ({', '.join(f'{name} {seen:,}' for name, seen in redirected.items())})"
+    return [
+        Figure("#21", "slots moved under load", f"{amount.slots:,}", text, is_moved),
+        Figure("I1 I2 #21", what, "0", won, not wrong and not again),
+        Figure("#21", "errors that a client saw meanwhile", "0", told, not trouble and redirected["ASK"] > 0),
+        Figure("I4", "records without expiry, after all moves", "0", f"{bad} of {count:,}", bad == 0 < count),
+    ]
+
+
+async def _move_slots(scene: Scene, cluster: RedisCluster, count: int) -> dict[str, int]:
+    ports = [str(master.port) for master in cluster.masters]
+    arguments = ("-m", "proof.chaos.slots", str(scene.reader.path), str(count), "1", *ports)
+    mover = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=PIPE)
+    try:
+        said, _ = await mover.communicate()
+    finally:
+        if mover.returncode is None:
+            mover.kill()
+            await mover.wait()
+    done: dict[str, int] = json.loads(said)
+    return done
+
+
+def _redirected(cluster: RedisCluster) -> dict[str, int]:
+    """Return how often the servers sent their clients elsewhere."""
+    names = ("MOVED", "ASK", "TRYAGAIN")
+    found = dict.fromkeys(names, 0)
+    for master in cluster.masters:
+        with master.client() as client:
+            stats = client.info("errorstats")
+        for name in names:
+            found[name] += stats.get(f"errorstat_{name}", {}).get("count", 0)
+    return found

@@ -1,0 +1,311 @@
+"""Workers killed and stopped under load: uvicorn over Redis and over SQLite, gunicorn over Valkey.
+
+Clients send a steady load, each with its key until it has an answer. Meanwhile workers are killed from outside,
+kill themselves at moments that nobody could hit from outside, and are stopped until others took their runs over.
+Shows I1 to I4; `proof.chaos.app` says how the app itself watches over I1.
+"""
+
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proof.chaos.app import MOMENTS, Setting
+from proof.chaos.asking import asking_over_http
+from proof.chaos.clients import Clients
+from proof.chaos.fleet import Fleet
+from proof.chaos.journal import Execution, Reader
+from proof.chaos.judging import cut_off, different_answers, live_beside, run_again
+from proof.chaos.stores import Look, RedisLook, SQLiteLook
+from proof.figures import Figure, Progress, Size
+from tests.servers import RedisServer, binaries
+
+__all__ = ["Part", "made", "run"]
+
+LEASE = 0.8
+FREE_WITHIN = 0.25
+"""What a key may take beyond its dead owner's lease."""
+RETENTION = 3600
+LONGEST = 120.0
+"""Seconds for one round of deeds and all that follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is done to the workers of one kind, over one store."""
+
+    kind: str
+    store: str
+    kills: int
+    deaths: int
+    """By their own hand, at each of `MOMENTS` in turn."""
+    stops: int
+    workers: int = 3
+    clients: int = 10
+
+
+CI = (
+    Part("uvicorn", "redis", kills=10, deaths=8, stops=5),
+    Part("uvicorn", "sqlite", kills=4, deaths=4, stops=3),
+    Part("gunicorn", "valkey", kills=2, deaths=2, stops=2, workers=2),
+)
+ROUNDS = {Size.CI: 1, Size.LONG: 12}
+
+
+def run(size: Size, progress: Progress) -> Iterator[Figure]:
+    """Kill, stop, and yield what was seen."""
+    parts = CI * ROUNDS[size]
+    return made(parts, progress)
+
+
+def made(parts: tuple[Part, ...], progress: Progress, seed: int = 1) -> Iterator[Figure]:
+    """Yield what these parts show."""
+    seen = _Seen()
+    of = sum(part.kills + part.deaths + part.stops for part in parts)
+
+    def tell() -> None:
+        progress(seen.killed + seen.stopped, of)
+
+    for number, part in enumerate(parts):
+        with ExitStack() as stack:
+            try:
+                _Round(part, stack, seen, f"{seed}-{number}").make(tell)
+            except Exception as error:
+                seen.broken.append(f"{part.kind} over {part.store}: {type(error).__name__}: {error}")
+    yield from seen.figures(parts)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What all parts saw, together."""
+
+    killed: int = 0
+    stopped: int = 0
+    executions: int = 0
+    cut_off: int = 0
+    taken_over: int = 0
+    late: int = 0
+    answers: int = 0
+    records: int = 0
+    last_refused: float = -LEASE
+    """Seconds after a dead owner's lease at which the last was sent that was refused for it."""
+    longest_free: float = 0.0
+    """Seconds after it at which the next run began; that takes a client that asks, and a worker that listens."""
+    beside: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    not_free: list[str] = field(default_factory=list)
+    unexpiring: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def figures(self, parts: tuple[Part, ...]) -> Iterator[Figure]:
+        kills, stops = sum(part.kills + part.deaths for part in parts), sum(part.stops for part in parts)
+        tried = f"{kills} SIGKILLs, {stops} SIGSTOPs"
+        done = f"{self.killed} SIGKILLs, {self.stopped} SIGSTOPs"
+        is_done = (self.killed, self.stopped) == (kills, stops) and not self.broken
+        yield Figure("", "workers killed and stopped under load", tried, _first(self.broken) or done, is_done)
+        held = f"0 of {self.executions:,} runs, {self.cut_off} of them cut off"
+        yield _none("I1", "runs of one key live at once, leases honoured", self.beside, held)
+        held = f"0 of {self.answers:,} answers, {self.taken_over} from takeovers"
+        yield _none("I2", "answers unlike the first, or runs after a completion", self.different, held)
+        held = f"0, {self.late} late completions refused"
+        yield _none("I3", "records changed by a worker stopped past its lease", self.changed, held)
+        refused = f"last refused {self.last_refused * 1000:+.0f} ms"
+        free = f"{refused}, run again {self.longest_free * 1000:+.0f} ms"
+        wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
+        what = "a dead owner's key is free again"
+        yield Figure("I4", what, wanted, _first(self.not_free) or free, not self.not_free and self.cut_off > 0)
+        text = f"{self.unexpiring} of {self.records:,}"
+        yield Figure("I4", "records without expiry", "0", text, self.unexpiring == 0 < self.records)
+
+
+def _first(found: list[str]) -> str:
+    return f"{len(found)}: {found[0]}" if found else ""
+
+
+def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
+    return Figure(shows, what, "0", _first(found) or held, not found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    """A claim whose owner died, as the store had it then."""
+
+    execution: Execution
+    lease_until: float
+
+
+class _Round:
+    """One part, made once."""
+
+    def __init__(self, part: Part, stack: ExitStack, seen: _Seen, seed: str) -> None:
+        self._part = part
+        self._seen = seen
+        self._random = random.Random(seed)
+        self._orphans: list[_Orphan] = []
+        self._dead: set[int] = set()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        store, self._look = _store(part.store, folder, stack)
+        config = {"lease_seconds": LEASE, "expires_after_seconds": RETENTION}
+        self._fleet = Fleet(part.kind, Setting(str(folder), store, config), part.workers)
+        self._reader = Reader(folder / "journal")
+        self._reader.path.touch()
+        self._clients = Clients(
+            [asking_over_http(self._fleet.port)], _wish, seed=f"{part.kind}-{seed}", count=part.clients,
+            impatience=0.7,
+        )  # fmt: skip
+
+    def make(self, tell: Any) -> None:
+        """Do it all, and add to what was seen."""
+        with self._fleet:
+            asyncio.run(self._made_in_time(tell))
+        if "Traceback" in self._fleet.log:
+            self._seen.broken.append(f"{self._part.kind} over {self._part.store}: a traceback in the log")
+
+    async def _made_in_time(self, tell: Any) -> None:
+        async with asyncio.timeout(LONGEST):
+            async with self._clients:
+                await self._clients.have_answered(2 * self._part.clients)
+                for deed in self._deeds():
+                    await asyncio.sleep(self._random.uniform(0.05, 0.25))
+                    await deed()
+                    tell()
+            await self._clients.ask_all_again()
+        self._reader.read()
+        self._judge()
+
+    def _deeds(self) -> list[Any]:
+        part = self._part
+        deaths = [lambda moment=MOMENTS[number % 4]: self._die(moment) for number in range(part.deaths)]
+        deeds = [*[self._kill] * part.kills, *deaths, *[self._stop] * part.stops]
+        self._random.shuffle(deeds)
+        return deeds
+
+    # The deeds.
+
+    async def _kill(self) -> None:
+        victim = await self._one_alive()
+        self._fleet.kill(victim.pid)
+        self._seen.killed += 1
+        await self._bury(victim.pid)
+
+    async def _die(self, moment: str) -> None:
+        key = self._clients.new_key()
+        self._clients.wishes[key] = b'{"seconds": 0.02, "die": "%s"}' % moment.encode("ascii")
+        asked = asyncio.create_task(self._clients.ask_until_answered(key, 0.7))
+        while not (pids := {line.pid for line in self._reader.of("dies")} - self._dead):
+            await self._read_soon()
+        self._seen.killed += 1
+        await self._bury(*pids)
+        await asked
+
+    async def _stop(self) -> None:
+        """Stop a worker until its runs were taken over, have it go on, and see that it changes nothing."""
+        victim = await self._one_alive(least=0.5)
+        self._fleet.stop(victim.pid)
+        try:
+            mine = [each for each in self._reader.live() if each.pid == victim.pid]
+            await asyncio.sleep(LEASE * self._random.uniform(1.4, 2.2))
+            self._reader.read()
+            theirs = [each for each in mine if self._is_taken_over(each)]
+            before = {each.storage_key: self._look.frame(each.storage_key) for each in theirs}
+        finally:
+            self._fleet.go_on(victim.pid)
+        self._seen.stopped += 1
+        await asyncio.sleep(0.3)
+        for storage_key, frame in before.items():
+            self._compare(storage_key, frame, self._look.frame(storage_key))
+
+    def _is_taken_over(self, execution: Execution) -> bool:
+        return self._reader.of_key[execution.key][-1] is not execution
+
+    def _compare(self, storage_key: str, before: Any, after: Any) -> None:
+        """I3: what was completed is the same to the byte; what runs is still, or was, its new owner's."""
+        is_same = after == before if before.result else after is not None and after.token == before.token
+        if not is_same and after.attempt <= before.attempt:
+            self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
+
+    async def _one_alive(self, least: float = 0.0) -> Execution:
+        """Return a run that is under way, of a worker that lives."""
+        while True:
+            await self._read_soon()
+            some = [each for each in self._reader.live() if each.pid not in self._dead]
+            if least:
+                some = [each for each in some if self._seconds(each) >= least]
+            if some:
+                return self._random.choice(some)
+
+    def _seconds(self, execution: Execution) -> float:
+        import json
+
+        wish = json.loads(self._clients.wishes[execution.key])
+        return float(wish["seconds"]) - (time.time() - execution.begun)
+
+    async def _read_soon(self) -> None:
+        await asyncio.sleep(0.01)
+        self._reader.read()
+
+    async def _bury(self, *pids: int) -> None:
+        """Note which claims the dead leave, and until when the store holds them."""
+        self._dead.update(pids)
+        await asyncio.sleep(0.05)  # what they had sent has arrived
+        self._reader.read()
+        for pid in pids:
+            for execution in cut_off(self._reader, pid):
+                frame = self._look.frame(execution.storage_key)
+                if frame is not None and not frame.result and frame.attempt == execution.attempt:
+                    self._orphans.append(_Orphan(execution, frame.until_ms / 1000))
+
+    # What it shows.
+
+    def _judge(self) -> None:
+        seen, reader, answers = self._seen, self._reader, self._clients.answers
+        seen.executions += len(reader.executions)
+        seen.cut_off += len(self._orphans)
+        seen.taken_over += sum(each.attempt > 1 for each in reader.executions.values())
+        seen.late += len(reader.of("lost"))
+        seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
+        seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
+        seen.different += different_answers(reader, answers) + run_again(reader)
+        for orphan in self._orphans:
+            self._judge_orphan(orphan)
+        bad, count = self._look.unexpiring()
+        seen.unexpiring += bad
+        seen.records += count
+
+    def _judge_orphan(self, orphan: _Orphan) -> None:
+        """I4: nobody who asked after the lease and a quarter of a second is told that the dead one runs."""
+        dead = orphan.execution
+        next_begun = [each.begun for each in self._reader.of_key[dead.key] if each.attempt > dead.attempt]
+        again = min(next_begun, default=float("inf"))
+        refused = [
+            answer.sent - orphan.lease_until
+            for answer in self._clients.answers.get(dead.key, [])
+            if answer.problem == "in-progress" and answer.received < again
+        ]
+        last = max(refused, default=0.0)
+        self._seen.last_refused = max(self._seen.last_refused, last)
+        if last > FREE_WITHIN or not next_begun:
+            self._seen.not_free.append(f"{dead.key}: refused {last:.2f} s after, taken over: {bool(next_begun)}")
+        else:
+            self._seen.longest_free = max(self._seen.longest_free, again - orphan.lease_until)
+
+
+def _store(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], Look]:
+    if name == "sqlite":
+        path = folder / "records.sqlite3"
+        return {"path": str(path)}, SQLiteLook(path, RETENTION + 5)
+    found = binaries()
+    server = stack.enter_context(RedisServer(found.get(name) or next(iter(found.values()))))
+    return {"url": server.url}, RedisLook(stack.enter_context(server.client()))
+
+
+def _wish(draw: random.Random) -> dict[str, Any]:
+    """Most runs are short; some are so long that they live by their heartbeat."""
+    longest = draw.choices((0.1, 0.4, 2 * LEASE), weights=(6, 3, 2))[0]
+    return {"seconds": round(draw.uniform(longest / 4, longest), 3)}
