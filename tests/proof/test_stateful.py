@@ -1,4 +1,4 @@
-"""The machine finds layers that do wrong, and none among ours. `proof/stateful.py` makes more and longer histories."""
+"""The machine finds layers that do wrong, and none among ours. `proof/stateful.py` makes more histories."""
 
 import asyncio
 from dataclasses import replace
