@@ -16,7 +16,7 @@ __all__ = ["Bench", "Tally", "run", "try_histories"]
 
 HISTORIES = {Size.CI: 200, Size.LONG: 5_000}
 AT_ONCE = {Size.CI: 40, Size.LONG: 1_000}
-SHORTER = 1.25
+SHORTER = 1.04
 """So many more histories are written than are wanted whole: hypothesis breaks some off."""
 
 EVERY_REPLY = {

@@ -9,7 +9,7 @@
 
 Time passes for what stands there: where the layer takes a clock, that one goes on; elsewhere each record and its
 expiry are moved into the past, which to the server's clock is the same. A proxy stands in front of every server,
-so that messages can be lost wherever a client connects to; the store itself is looked into behind it.
+so that messages can be lost wherever a client connects to. A store is looked into with commands of other names.
 """
 
 import contextlib
@@ -218,7 +218,6 @@ class RedisGround:
         self.kind = kind
         self.servers = servers
         self.proxies = proxies
-        self.options: dict[str, Any] = {}
         self.connection = RedisConnection(url=proxies[0].url)
         self.client: Any = servers[0].client()
 
@@ -234,9 +233,7 @@ class RedisStore(Store):
 
     def layer(self, *, is_async: bool, timeout_seconds: float = PATIENCE) -> Any:
         kind = AsyncRedisPersistenceLayer if is_async else RedisPersistenceLayer
-        return kind.connect(
-            self.ground.connection, key_prefix=self.prefix, timeout_seconds=timeout_seconds, **self.ground.options
-        )
+        return kind.connect(self.ground.connection, key_prefix=self.prefix, timeout_seconds=timeout_seconds)
 
     def _names(self) -> list[bytes]:
         return list(self.client.scan_iter(match=f"{self.prefix}*", count=1000))
@@ -366,11 +363,19 @@ class Grounds:
         return ground
 
     def _cluster(self, kind: str) -> RedisGround:
-        cluster = self._stack.enter_context(RedisCluster(next(iter(binaries().values()))))
+        cluster = RedisCluster(next(iter(binaries().values())))
         proxies = [self._stack.enter_context(Proxy(master.port)) for master in cluster.masters]
-        behind = {master.port: proxy.port for master, proxy in zip(cluster.masters, proxies, strict=True)}
+        for master, proxy in zip(cluster.masters, proxies, strict=True):
+            # What a node calls itself is where clients go, after a MOVED too; the nodes meet at their own ports.
+            bus = master.port + 10_000
+            master._command += [
+                "--cluster-announce-port",
+                str(proxy.port),
+                "--cluster-announce-bus-port",
+                str(bus),
+            ]
+        self._stack.enter_context(cluster)
         ground = RedisGround(kind, cluster.masters, proxies)
         ground.connection = RedisConnection(host="127.0.0.1", port=proxies[0].port, mode="cluster")
-        ground.options = {"address_remap": lambda address: (address[0], behind.get(address[1], address[1]))}
-        ground.client = redis.RedisCluster("127.0.0.1", cluster.masters[0].port, socket_timeout=PATIENCE)
+        ground.client = redis.RedisCluster("127.0.0.1", proxies[0].port, socket_timeout=PATIENCE)
         return ground
