@@ -160,6 +160,10 @@ class SQLiteStore(Store):
         ).fetchone()
         return (None, None) if row is None else (row[0], row[1] - now_ms)
 
+    def address(self) -> dict[str, Any]:
+        """Return what another process needs to find the store."""
+        return {"path": str(self.path)}
+
     def plant(self, storage_key: str, data: bytes) -> None:
         self._file.execute(
             "INSERT OR REPLACE INTO idempotency_records VALUES (?, ?, ?)",
@@ -235,6 +239,12 @@ class RedisStore(Store):
         kind = AsyncRedisPersistenceLayer if is_async else RedisPersistenceLayer
         return kind.connect(self.ground.connection, key_prefix=self.prefix, timeout_seconds=timeout_seconds)
 
+    def address(self) -> dict[str, Any]:
+        """Return what another process needs to find the store."""
+        connection = self.ground.connection
+        names = ("url", "host", "port", "mode", "sentinels", "service_name")
+        return {"prefix": self.prefix, "connection": {name: getattr(connection, name) for name in names}}
+
     def _names(self) -> list[bytes]:
         return list(self.client.scan_iter(match=f"{self.prefix}*", count=1000))
 
@@ -280,6 +290,10 @@ class RedisStore(Store):
         """As `Proxy.when`, on every server. In a cluster a plan for one message waits at each node."""
         for proxy in self.ground.proxies:
             proxy.when(match, action, **options)
+
+    def heard(self, word: bytes) -> int:
+        """Return how many messages with the word were sent to any server."""
+        return sum(proxy.count(word) for proxy in self.ground.proxies)
 
     def pass_all(self) -> None:
         for proxy in self.ground.proxies:

@@ -28,7 +28,7 @@ DOWN = {
 
 
 async def hasty(place):
-    """Return a surface of little patience, over a layer that is connected and a store that is empty. It ran once."""
+    """Return a surface of little patience, over a connected layer and an empty store. It ran once."""
     surface = place.surface()
     await surface.send(key="before")
     surface.layer.timeout_seconds = HASTY
@@ -81,8 +81,10 @@ async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(
 async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lease_ends(place):
     patient, surface = place.surface(), await hasty(place)
     place.store.when(VERB, "hang reply", times=1)
-    place.store.when(VERB, "cut request", times=None)  # its release, however often it is tried
+    place.store.when(VERB, "cut request", times=None)  # its release
+    heard = place.store.heard(VERB)
     assert (await surface.send()).refused == "store-unavailable"
+    await until(lambda: place.store.heard(VERB) >= heard + 2)
     assert place.status() == "in progress"
     place.store.pass_all()
     assert (await patient.send()).refused == "in-progress"
