@@ -3,11 +3,13 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.faults.rows import FAULTS, places
+from tests.faults.surfaces import SURFACES
 from tests.rows import ROWS
 from tests.servers import RedisServer, binaries
 
@@ -53,7 +55,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     # On the report, because that is what comes back from the process that ran the test.
     report.rows = [str(row) for mark in item.iter_markers("row") for row in mark.args]
     place = getattr(item, "callspec", None) and item.callspec.params.get("place")
-    report.faults = [(row, place) for mark in item.iter_markers("fault") for row in mark.args]
+    report.faults = [(row, each) for mark in item.iter_markers("fault") for row in mark.args for each in _all(place)]
+
+
+def _all(place: Any) -> list[Any]:
+    """Return the places that a test was at: a layer may stand alone, for all surfaces at once."""
+    return [(place, surface) for surface in SURFACES] if isinstance(place, str) else [place]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -78,12 +78,21 @@ def places(*rows: int) -> list[tuple[str, str]]:
 
 
 def shows(
-    *rows: int, layers: tuple[str, ...] = KINDS, surfaces: tuple[str, ...] = SURFACES
+    *rows: int,
+    layers: tuple[str, ...] = KINDS,
+    surfaces: tuple[str, ...] = SURFACES,
+    at_once: bool = False,
 ) -> Callable[[Any], Any]:
-    """Mark a test with rows of the matrix, and run it at every place where they apply."""
+    """Mark a test with rows of the matrix, and run it at every place where they apply.
+
+    `at_once`: on each layer, which it is given by name, under all surfaces together.
+    """
     chosen = [(layer, surface) for layer, surface in places(*rows) if layer in layers and surface in surfaces]
 
     def marked(test: Any) -> Any:
+        if at_once:
+            chosen_layers = list(dict.fromkeys(layer for layer, _ in chosen))
+            return pytest.mark.fault(*rows)(pytest.mark.parametrize("place", chosen_layers)(test))
         names = [f"{layer}-{surface}".replace(" ", "-") for layer, surface in chosen]
         return pytest.mark.fault(*rows)(pytest.mark.parametrize("place", chosen, ids=names, indirect=True)(test))
 

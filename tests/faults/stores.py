@@ -222,18 +222,18 @@ class RedisGround:
         self.kind = kind
         self.servers = servers
         self.proxies = proxies
-        self.connection = RedisConnection(url=proxies[0].url)
+        self.connection = RedisConnection(url=(proxies or servers)[0].url)
         self.client: Any = servers[0].client()
 
 
 class RedisStore(Store):
     """A prefix of its own on a ground."""
 
-    def __init__(self, ground: RedisGround) -> None:
+    def __init__(self, ground: RedisGround, tag: str = "") -> None:
         self.kind = ground.kind
         self.ground = ground
         self.client = ground.client
-        self.prefix = f"{uuid4().hex}:"
+        self.prefix = f"{tag}{uuid4().hex}:"
 
     def layer(self, *, is_async: bool, timeout_seconds: float = PATIENCE) -> Any:
         kind = AsyncRedisPersistenceLayer if is_async else RedisPersistenceLayer
@@ -290,10 +290,6 @@ class RedisStore(Store):
         """As `Proxy.when`, on every server. In a cluster a plan for one message waits at each node."""
         for proxy in self.ground.proxies:
             proxy.when(match, action, **options)
-
-    def heard(self, word: bytes) -> int:
-        """Return how many messages with the word were sent to any server."""
-        return sum(proxy.count(word) for proxy in self.ground.proxies)
 
     def pass_all(self) -> None:
         for proxy in self.ground.proxies:
