@@ -4,6 +4,7 @@
         proxy.when(b"EVALSHA", "cut reply")             # the next one is done, its reply is lost
         proxy.when(b"EVALSHA", "drop request", times=2) # the next two never arrive, the connection stays
         proxy.when(b"", "hang request", times=None)     # whatever comes: from now on it never answers
+        proxy.when(b"EVALSHA", "answer request", reply=LOADING)   # the proxy answers in the server's stead
         … a client on proxy.port …
         proxy.requests                                  # every message of a client that came, as bytes
 
@@ -26,6 +27,7 @@ Action = Literal[
     "cut request",  # swallowed, and the connection is closed
     "hang request",  # swallowed, and nothing passes on this connection any more
     "delay request",
+    "answer request",  # swallowed; the proxy answers in the server's stead
     "drop reply",  # the server did it; the connection goes on
     "cut reply",
     "hang reply",
@@ -40,6 +42,7 @@ class _Plan:
     action: Action
     times: int | None
     seconds: float
+    reply: bytes
 
 
 @dataclass
@@ -74,12 +77,17 @@ class Proxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def when(self, match: bytes, action: Action, *, times: int | None = 1, seconds: float = 0.1) -> None:
-        """Plan the action for the next requests that contain `match`; `seconds` is the delay of a delayed one."""
+    def when(
+        self, match: bytes, action: Action, *, times: int | None = 1, seconds: float = 0.1, reply: bytes = b""
+    ) -> None:
+        """Plan the action for the next requests that contain `match`.
+
+        `seconds` is the delay of a delayed one, `reply` what the proxy answers in the server's stead.
+        """
         with self._lock:
             if times == 0:
                 return
-            self._plans.append(_Plan(match, action, times, seconds))
+            self._plans.append(_Plan(match, action, times, seconds, reply))
 
     def pass_all(self) -> None:
         """Forget every plan; what hangs already goes on hanging."""
@@ -145,6 +153,8 @@ class Proxy:
                     link.hangs = True
                 if what == "delay":
                     time.sleep(plan.seconds)
+                if what == "answer" and not link.hangs:
+                    source.sendall(plan.reply)
                 if what in ("pass", "delay") and not link.hangs:
                     target.sendall(data)
         link.close()

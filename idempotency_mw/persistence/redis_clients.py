@@ -182,5 +182,18 @@ def closers(client: Any) -> list[Callable[[], Any]]:
     clients = with_sentinels(client)
     # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
     pools = [each.connection_pool.disconnect for each in clients if hasattr(each, "connection_pool")]
-    nodes = [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else []
+    nodes = (
+        [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else _nodes(client)
+    )
     return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
+
+
+def _nodes(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the connections to an async cluster's nodes.
+
+    redis-py's own `aclose` does nothing for a client that is about to learn the topology anew: one that has just
+    lost a node.
+    """
+    manager = getattr(client, "nodes_manager", None)
+    known = (getattr(manager, "nodes_cache", {}), getattr(manager, "startup_nodes", {}))
+    return [node.disconnect for nodes in known for node in nodes.values()]

@@ -1,0 +1,77 @@
+"""Every layer against one model, in histories that hypothesis writes: acquire, extend, complete, release, lapse.
+
+The model is a plain dict. Each step is made through a store's blocking or its async layer, as the history says, so
+that both work on the same records. Besides histories on each layer alone, there are histories on all layers at
+once: the same history has the same outcome everywhere.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from proof.figures import Figure, Progress, Size
+from proof.stateful.machine import STEPS, Bench, Tally, try_histories
+from tests.faults.stores import KINDS, Grounds, is_there
+
+__all__ = ["Bench", "Tally", "run", "try_histories"]
+
+HISTORIES = {Size.CI: 200, Size.LONG: 5_000}
+AT_ONCE = {Size.CI: 40, Size.LONG: 1_000}
+SHORTER = 1.04
+"""So many more histories are written than are wanted whole: hypothesis breaks some off."""
+
+EVERY_REPLY = {
+    "acquire: Acquired",
+    "acquire: taken over",
+    "acquire: Existing in progress",
+    "acquire: Existing completed",
+    "acquire: Existing not kept",
+    "extend: True",
+    "extend: False",
+    "complete: Settled",
+    "complete: Lost",
+    "complete: Lost in progress",
+    "complete: Lost completed",
+    "complete: Lost not kept",
+    "release: True",
+    "release: False",
+}
+"""What a layer can answer. Histories that never meet one of these show nothing of it."""
+
+
+def run(size: Size, progress: Progress) -> Iterator[Figure]:
+    """Try every layer alone, then all at once."""
+    kinds = [kind for kind in KINDS if is_there(kind)]
+    rounds = [*([kind] for kind in kinds), kinds]
+    looks = 0
+    with Grounds() as grounds, asyncio.Runner() as runner:
+        for number, together in enumerate(rounds):
+            progress(number, len(rounds))
+            tally = Tally()
+            yield _tried(grounds, runner, together, size, tally)
+            looks += tally.looks * len(together)
+    yield Figure("I4", "records without expiry, after each step", f"0 of {looks:,}", f"0 of {looks:,}", looks > 0)
+
+
+def _tried(grounds: Grounds, runner: asyncio.Runner, kinds: Sequence[str], size: Size, tally: Tally) -> Figure:
+    wanted = (HISTORIES if len(kinds) == 1 else AT_ONCE)[size]
+    benches = [Bench(grounds.open(kind), runner) for kind in kinds]
+    difference = _difference(benches, round(wanted * SHORTER), tally, same=size is Size.CI)
+    for bench in benches:
+        bench.close()
+    is_enough = tally.histories >= wanted and tally.steps >= wanted * STEPS
+    has_seen_all = len(kinds) > 1 or tally.replies >= EVERY_REPLY
+    return Figure(
+        shows="I3 I9",
+        what=f"model and layer: {kinds[0] if len(kinds) == 1 else f'all {len(kinds)} at once'}, both variants",
+        wanted=f"{wanted:,} x {STEPS} steps, 0 differences",
+        seen=f"{tally.steps:,} steps, {difference or '0 differences'}",
+        holds=difference is None and is_enough and has_seen_all,
+    )
+
+
+def _difference(benches: Sequence[Bench], histories: int, tally: Tally, *, same: bool) -> str | None:
+    try:
+        try_histories(benches, histories, tally, same=same)
+    except Exception as error:  # an assertion, or whatever a layer should not have raised
+        return " ".join([type(error).__name__, *str(error).split()])[:300]
+    return None

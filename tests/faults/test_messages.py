@@ -1,0 +1,161 @@
+"""Messages that are lost or late between a layer and its servers, and what servers say when they can't serve."""
+
+import time
+
+import pytest
+
+from tests.asgi.driver import until
+from tests.faults.rows import shows
+from tests.faults.surfaces import Play
+
+VERB = b"EVAL"  # and EVALSHA: every verb is one
+HASTY = 0.15
+IN_DOUBT = 0.5
+"""Time for an acquire that is to be heard and not answered, and then for its release, which connects anew."""
+SLACK = 0.1 + 0.6
+"""A tenth of a second by the contract; the rest is for a machine that is shared."""
+
+
+def error(text: str) -> dict[str, object]:
+    return {"action": "answer request", "reply": f"-{text}\r\n".encode(), "times": None}
+
+
+DOWN = {
+    "unreachable": {"action": "cut request", "times": None},
+    "hanging": {"action": "hang request", "times": None},
+    "loading": error("LOADING Redis is loading the dataset in memory"),
+    "a replica": error("READONLY You can't write against a read only replica."),
+    "cluster down": error("CLUSTERDOWN The cluster is down"),
+}
+
+
+async def hasty(place):
+    """Return a surface of little patience, over a connected layer and an empty store. It ran once."""
+    surface = place.surface()
+    await surface.send(key="before")
+    surface.layer.timeout_seconds = HASTY
+    place.store.lose()
+    return surface
+
+
+@pytest.mark.parametrize("how", DOWN)
+@shows(1)
+async def test_a_store_that_can_not_serve_refuses_in_time_and_nothing_runs(place, how):
+    surface = await hasty(place)
+    place.store.when(VERB, **DOWN[how])
+    began = time.monotonic()
+    seen = await surface.send()
+    took = time.monotonic() - began
+    assert (seen.refused, surface.runs) == ("store-unavailable", 1)
+    assert took < HASTY + SLACK
+    place.store.pass_all()
+    assert place.status() is None
+    assert (await place.surface().send()).answer == b"done"
+
+
+@pytest.mark.parametrize("action", ["cut request", "cut reply", "delay reply", "delay request"])
+@shows(2, 3)
+async def test_an_acquire_that_was_lost_or_late_on_either_way_changes_nothing(place, action):
+    surface = place.surface()
+    await surface.send(key="before")  # connected, and the scripts are known
+    place.store.lose()
+    place.store.when(VERB, action, seconds=0.05)
+    seen = await surface.send()
+    assert (seen.answer, seen.replayed) == (b"done", False)
+    assert surface.attempts == [1, 1]
+    assert place.status() == "completed"
+    await place.assert_kept(surface, b"done")
+
+
+@shows(4)
+async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(place):
+    surface = await hasty(place)
+    surface.layer.timeout_seconds = IN_DOUBT
+    place.store.when(VERB, "hang reply")
+    seen = await surface.send()
+    assert (seen.refused, surface.runs) == ("store-unavailable", 1)
+    await until(lambda: place.status() is None)
+    place.store.pass_all()
+    assert (await place.surface().send()).answer == b"done"
+
+
+@shows(4)
+async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lease_ends(place):
+    patient, surface = place.surface(), await hasty(place)
+    surface.layer.timeout_seconds = IN_DOUBT
+    place.store.when(VERB, "hang reply", times=1)
+    place.store.when(VERB, "cut request", times=None)  # its release
+    assert (await surface.send()).refused == "store-unavailable"
+    await until(lambda: not surface.layer._in_doubt)
+    assert place.status() == "in progress"
+    place.store.pass_all()
+    assert (await patient.send()).refused == "in-progress"
+    place.store.pass_time(31)
+    seen = await patient.send()
+    assert (seen.answer, patient.attempts, surface.runs) == (b"done", [2], 1)
+
+
+@shows(6)
+async def test_scripts_that_are_gone_at_any_verb_are_nothing_to_a_client(place):
+    surface = place.surface(Play(seen=lambda body: place.store.forget_scripts()))
+    place.store.forget_scripts()
+    seen = await surface.send()
+    assert (seen.answer, seen.replayed, surface.attempts) == (b"done", False, [1])
+    place.store.forget_scripts()
+    await place.assert_kept(surface, b"done")
+
+
+@shows(14)
+async def test_a_reply_to_complete_that_was_lost_changes_nothing(place):
+    surface = place.surface(Play(seen=lambda body: place.store.when(VERB, "cut reply")))
+    seen = await surface.send()
+    assert (seen.answer, seen.replayed, surface.runs) == (b"done", False, 1)
+    assert place.status() == "completed"
+    await place.assert_kept(surface, b"done")
+
+
+@pytest.mark.parametrize("how", ["unreachable", "hanging"])
+@shows(15)
+async def test_a_store_that_is_down_at_complete_costs_the_client_nothing_and_is_reported(place, how, caplog):
+    def fail(body):
+        surface.layer.timeout_seconds = HASTY
+        place.store.when(VERB, **DOWN[how])
+
+    surface = place.surface(Play(seen=fail))
+    seen = await surface.send()
+    assert (seen.answer, surface.runs) == (b"done", 1)
+    assert "complete failed; the lease has to lapse" in caplog.text
+    assert place.status() == "in progress"
+    place.store.pass_all()
+    other = place.surface()
+    assert (await other.send()).refused == "in-progress"
+    place.store.pass_time(31)
+    assert (await other.send()).answer == b"done"
+    assert other.attempts == [2]
+
+
+@shows(5)
+async def test_a_full_server_refuses_what_is_new_and_runs_nothing(place):
+    surface = place.surface()
+    await surface.send(key="before")
+    place.store.fill()
+    try:
+        seen = await surface.send()
+        assert (seen.refused, surface.runs) == ("store-unavailable", 1)
+        assert place.status() == "completed"  # of what was before
+        await place.assert_kept(surface, b"done", key="before")
+    finally:
+        place.store.empty()
+    assert (await surface.send()).answer == b"done"
+
+
+@shows(16)
+async def test_a_server_that_is_full_at_complete_keeps_the_answer(place):
+    surface = place.surface(Play(seen=lambda body: place.store.fill()))
+    try:
+        seen = await surface.send()
+        assert (seen.answer, surface.runs) == (b"done", 1)
+        assert place.status() == "completed"
+        await place.assert_kept(surface, b"done")
+    finally:
+        place.store.empty()

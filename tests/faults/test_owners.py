@@ -1,0 +1,60 @@
+"""Owners that are killed, or stopped past their lease: real processes, and what becomes of their keys."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.asgi.driver import until
+from tests.faults.dying import MOMENTS, Nursery
+from tests.faults.rows import shows
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what a process does is told by /proc")
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@shows(7)
+async def test_the_key_of_a_killed_worker_is_taken_over_once_its_lease_is_over(place, nursery, tmp_path, moment):
+    surface = place.surface()
+    child = nursery.run(place.kind, place.store.address(), moment, tmp_path)
+    await child.until_dead()
+    assert (child.answer, child.effects) == (None, int(moment != "before the effect"))
+    assert place.status() == "in progress"
+    assert (await surface.send()).refused == "in-progress"
+    place.store.pass_time(31)
+    seen = await surface.send()
+    assert (seen.answer, seen.replayed, surface.attempts) == (b"done", False, [2])
+    await place.assert_kept(surface, b"done")
+
+
+@shows(7)
+async def test_the_outcome_of_a_killed_worker_is_unknown_where_a_second_run_is_refused(place, nursery, tmp_path):
+    surface = place.surface(after_crash="refuse")
+    child = nursery.run(place.kind, place.store.address(), "after the effect", tmp_path)
+    await child.until_dead()
+    assert (await surface.send()).refused == "in-progress"
+    place.store.pass_time(31)
+    left = place.store.records()
+    assert (await surface.send()).refused == "outcome-unknown"
+    assert (surface.runs, place.store.records()) == (0, left)
+
+
+@shows(8)
+async def test_one_stopped_past_its_lease_gives_its_client_the_winners_answer(place, nursery, tmp_path):
+    surface = place.surface()
+    child = nursery.run(place.kind, place.store.address(), "stopped", tmp_path)
+    await child.until_stopped()
+    place.store.pass_time(31)
+    seen = await surface.send()
+    assert (seen.answer, surface.attempts, child.effects) == (b"done", [2], 1)
+    winner = place.store.records()
+    child.resume()
+    await until(lambda: child.answer is not None, within=20)
+    assert child.answer == {"answer": "done", "replayed": True}
+    assert place.store.records() == winner

@@ -1,0 +1,138 @@
+"""Records that are gone, unreadable or somebody else's, and many who want the same one."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.asgi.driver import until
+from tests.faults.rows import shows
+from tests.faults.surfaces import Play
+
+
+@shows(20)
+async def test_a_record_that_is_gone_is_not_created_by_its_completion_and_the_key_is_new(place, caplog):
+    surface = place.surface(Play(seen=lambda body: place.store.lose()))
+    seen = await surface.send()
+    assert (seen.answer, seen.replayed) == (b"done", False)
+    assert place.status() is None
+    assert "claim was lost" in caplog.text
+    surface.play = Play()
+    assert (await surface.send()).answer == b"done"
+    assert surface.attempts == [1, 1]
+    await place.assert_kept(surface, b"done")
+
+
+@pytest.mark.parametrize("policy", ["refuse", "pass"])
+@shows(22)
+async def test_a_record_that_can_not_be_read_is_refused_not_run_and_left_as_it_is(place, policy):
+    surface = place.surface(on_store_failure=policy)
+    await surface.send()
+    ((storage_key, record),) = place.store.records().items()
+    for data in (b"", b"{}", record[:118], b"2" + record[1:], b"\xff" * 200):
+        place.store.plant(storage_key, data)
+        assert (await surface.send()).refused == "record-unreadable"
+        assert place.store.records() == {storage_key: data}
+    assert surface.runs == 1
+
+
+@shows(23)
+async def test_another_payload_is_refused_whatever_stands_and_changes_nothing(place):
+    gate = asyncio.Event()
+    surface = place.surface(Play(waits_for=gate))
+    first = asyncio.ensure_future(surface.send(b'"one"'))
+    await until(lambda: surface.runs == 1)
+    running = place.store.records()
+    assert (await surface.send(b'"other"')).refused == "key-reused"
+    assert place.store.records() == running
+    gate.set()
+    assert (await first).answer == b"done"
+    completed = place.store.records()
+    assert (await surface.send(b'"other"')).refused == "key-reused"
+    assert place.store.records() == completed
+    assert surface.runs == 1
+
+
+@pytest.mark.parametrize("wait_seconds", [0, 20])
+@shows(24)
+async def test_of_many_duplicates_one_runs_and_the_others_are_refused_or_get_its_answer(place, wait_seconds):
+    gate = asyncio.Event()
+    surface = place.surface(Play(waits_for=gate), wait_seconds=wait_seconds)
+    first = asyncio.ensure_future(surface.send())
+    await until(lambda: surface.runs == 1)
+    others = [asyncio.ensure_future(surface.send()) for _ in range(8)]
+    if wait_seconds:
+        await asyncio.sleep(0)
+        gate.set()
+        seen = await asyncio.gather(*others)
+        assert {(each.answer, each.replayed) for each in seen} == {(b"done", True)}
+    else:
+        seen = await asyncio.gather(*others)
+        assert {each.refused for each in seen} == {"in-progress"}
+        gate.set()
+    assert (await first).answer == b"done"
+    assert surface.runs == 1
+    await place.assert_kept(surface, b"done")
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+@shows(26)
+async def test_an_app_whose_clock_is_an_hour_off_does_as_the_others(place, hours, monkeypatch):
+    gate = asyncio.Event()
+    surface, other = place.surface(Play(waits_for=gate)), place.surface()
+    first = asyncio.ensure_future(surface.send())
+    await until(lambda: surface.runs == 1)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
+    assert (await other.send()).refused == "in-progress"
+    gate.set()
+    assert (await first).answer == b"done"
+    seen = await other.send()
+    assert (seen.answer, seen.replayed, other.runs) == (b"done", True, 0)
+    monkeypatch.undo()
+    await place.assert_kept(surface, b"done")
+
+
+# SQLite's own.
+
+
+@shows(25)
+async def test_a_busy_file_refuses_in_time_and_nothing_runs(place):
+    surface = place.surface(timeout_seconds=0.2)
+    with place.store.busy():
+        began = time.monotonic()
+        assert (await surface.send()).refused == "store-unavailable"
+        assert time.monotonic() - began < 0.2 + 0.1 + 0.6
+    assert (surface.runs, place.status()) == (0, None)
+    assert (await place.surface().send()).answer == b"done"
+
+
+@shows(25)
+async def test_a_file_that_can_not_be_written_refuses_and_nothing_runs(place):
+    surface = place.surface()
+    await surface.send(key="before")
+    place.store.lose()
+    with place.store.read_only():
+        assert (await surface.send()).refused == "store-unavailable"
+    assert (surface.runs, place.status()) == (1, None)
+    assert (await place.surface().send()).answer == b"done"
+
+
+@pytest.mark.parametrize("how", ["busy", "read_only", "full"])
+@shows(25)
+async def test_a_file_that_fails_at_complete_costs_the_client_nothing_and_is_reported(place, how, caplog):
+    body = b"x" * 200_000
+    fault = getattr(place.store, how)()
+    surface = place.surface(Play(seen=lambda body: fault.__enter__(), chunks=(body,)), timeout_seconds=0.5)
+    try:
+        seen = await surface.send()
+    finally:
+        fault.__exit__(None, None, None)
+    assert (seen.answer, surface.runs) == (body, 1)
+    assert "complete failed; the lease has to lapse" in caplog.text
+    assert place.status() == "in progress"
+    other = place.surface()
+    assert (await other.send()).refused == "in-progress"
+    place.store.pass_time(31)
+    assert (await other.send()).answer == b"done"
+    assert other.attempts == [2]
