@@ -14,7 +14,11 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
-from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceLayerError
+from idempotency_mw.errors import (
+    IdempotencyConfigurationError,
+    IdempotencyPersistenceConnectionError,
+    IdempotencyPersistenceLayerError,
+)
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
 from idempotency_mw.persistence.redis_clients import closers
@@ -26,9 +30,13 @@ from tests.servers import RedisServer
 
 HERE = [("127.0.0.1", 26379)]
 SECRET = "s3cr3t-of-the-test"
+LARGE_RESULT = b"x" * 20_000
 
 # Everything that the layer says to a server, and nothing else. README.md shows it.
 LEAST_PRIVILEGE = "resetkeys ~idempotency:* resetchannels -@all +eval +evalsha +get +set +del +time"
+# What spares the server most of the cost of large results; test_redis_large.py shows what is without it.
+FOR_LARGE = "+setrange +pexpire +rename"
+FOR_REPLICAS = "+wait"
 # What redis-py itself says when it connects.
 CONNECTING = "+hello +client|setinfo"
 CHECKING = "+info +config|get"
@@ -415,6 +423,23 @@ def test_a_user_with_the_least_privileges_can_do_all_that_the_layer_needs(kind, 
         assert layer.release(other) is True
         assert layer.complete(other, b"done") == Lost(None)
         layer.check()
+
+
+def test_large_results_and_replicas_need_what_the_readme_says(kind, server, restricted):
+    url = restricted(f"{LEAST_PRIVILEGE} {FOR_LARGE} {FOR_REPLICAS} {CONNECTING}")
+    with server.client() as store, driven(kind.from_url(url, min_replicas=1)) as layer:
+        claim = a_claim()
+        with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):
+            layer.acquire(claim)
+        layer.layer.min_replicas = 0
+        layer.acquire(claim)
+        layer.complete(claim, LARGE_RESULT)  # the script is known from here on
+        assert layer.acquire(claim).record.result == LARGE_RESULT
+        other = a_claim()
+        layer.acquire(other)
+        before = store.info("errorstats")
+        assert layer.complete(other, LARGE_RESULT) == Settled()
+        assert store.info("errorstats") == before
 
 
 def test_no_privilege_of_the_least_is_too_much(server, restricted):

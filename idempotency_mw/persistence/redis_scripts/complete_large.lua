@@ -30,8 +30,12 @@ then
     return 2
   end
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
-  -- The record gets the expiry with the value.
-  redis.call('RENAME', KEYS[2], KEYS[1])
+  -- The record gets the expiry with the value. An ACL may forbid this alone, and the expiry is already long.
+  local renamed = redis.pcall('RENAME', KEYS[2], KEYS[1])
+  if renamed.err then
+    redis.call('DEL', KEYS[2])
+    return renamed
+  end
   return 1
 end
 
