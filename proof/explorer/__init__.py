@@ -1,0 +1,116 @@
+"""All interleavings of a few workers, explored breadth-first, with the library's own machine and verbs.
+
+Messages are lost, replies are lost, messages are held up and arrive after others; workers die; leases lapse and
+records expire. In one mode leases are honoured: a lease lapses only when its owner is dead or has stopped, and
+nothing may break. In the other they are not: a lease lapses under a live owner too, and then two may run at a
+time, but nothing else may break.
+
+What may never happen stands in `rules.py`; a counter-example is the shortest there is, shown as a timeline.
+That the exploration finds faults is shown by twelve systems with one fault each: see `mutants.py`.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+
+from proof.explorer.mutants import MUTANTS
+from proof.explorer.search import Explored, explore
+from proof.explorer.states import Setting
+from proof.explorer.system import PRODUCTION, System
+from proof.explorer.timeline import takeover, timeline
+from proof.figures import Figure, Progress, Size
+
+__all__ = [
+    "MUTANTS",
+    "PRODUCTION",
+    "Explored",
+    "Setting",
+    "explore",
+    "killed",
+    "run",
+    "takeover",
+    "timeline",
+    "variants",
+]
+
+LEAST_STATES = 40_000
+HONOURED = {Size.CI: Setting(3, 3, 2), Size.LONG: Setting(5, 3, 2)}
+BROKEN = {Size.CI: Setting(3, 2, 1, honoured=False), Size.LONG: Setting(4, 3, 1, honoured=False)}
+SMALL = Setting(2, 2, 1)
+SMALLEST = Setting(2, 1, 1, honoured=False)
+
+
+def run(size: Size, progress: Progress) -> Iterator[Figure]:
+    """Explore both modes under every option, and then what each mutant breaks."""
+    gc.disable()  # millions of tuples and no cycles
+    one_more = _counter(progress, 12 + len(MUTANTS))
+    yield _mode(HONOURED[size], SMALL, one_more)
+    yield _mode(BROKEN[size], SMALLEST, one_more)
+    yield _mutants(one_more)
+
+
+def variants(setting: Setting) -> list[Setting]:
+    """Return the setting with each option in turn that is not as it is by default."""
+    return [
+        replace(setting, on_error="store"),
+        replace(setting, after_crash="refuse"),
+        replace(setting, on_store_failure="pass"),
+        replace(setting, strangers=1),
+        replace(setting, has_large=True),
+    ]
+
+
+def killed(mutant: System) -> Explored | None:
+    """Return the exploration that found the mutant out, if one does."""
+    for honoured in (True, False):
+        explored = explore(mutant, replace(SMALL, honoured=honoured))
+        if explored.path:
+            return explored
+    return None
+
+
+def _counter(progress: Progress, of: int) -> Callable[[], None]:
+    done = count(1)
+    return lambda: progress(next(done), of)
+
+
+def _mode(setting: Setting, small: Setting, one_more: Callable[[], None]) -> Figure:
+    """Explore one mode in its size, and every other option in a small one."""
+    states, violations = 0, 0
+    for each in (setting, *variants(small)):
+        explored = explore(PRODUCTION, each)
+        states += explored.states
+        violations += _show(each, explored)
+        one_more()
+    name = "leases honoured" if setting.honoured else "leases broken"
+    return Figure(
+        shows="I1-I4 I13" if setting.honoured else "I2-I4 I13",
+        what=f"{name}: {setting.workers} workers, {setting.losses} lost, {setting.crashes} crashes",
+        wanted=f"{LEAST_STATES:,} states, 0 violations",
+        seen=f"{states:,} states, {violations} violations",
+        holds=states >= LEAST_STATES and not violations,
+    )
+
+
+def _show(setting: Setting, explored: Explored) -> bool:
+    """Show a counter-example where one can read it; tell whether there is one."""
+    if explored.path:
+        print(f"{setting}\n{timeline(explored.path)}\n", file=sys.stderr)
+    return bool(explored.path)
+
+
+def _mutants(one_more: Callable[[], None]) -> Figure:
+    alive = []
+    for name, mutant in MUTANTS.items():
+        alive += [] if killed(mutant) else [name]
+        one_more()
+    seen = f"{len(MUTANTS) - len(alive)} of {len(MUTANTS)}"
+    return Figure(
+        shows="I1-I4 I8",
+        what="mutants of the machine and the verbs found out",
+        wanted=f"{len(MUTANTS)} of {len(MUTANTS)}",
+        seen=", ".join([seen, *alive]),
+        holds=not alive,
+    )

@@ -1,0 +1,100 @@
+"""Twelve ways to get it wrong, each one function of the system put in another's place. All must be found out."""
+
+from dataclasses import replace
+from typing import Any
+
+from idempotency_mw.core import machine
+from idempotency_mw.core.machine import Answered, Complete, Ending, Execute, Failed, Kept, Release, Replay, Stopped
+from idempotency_mw.core.record import Acquired, Claim, Existing, Status
+from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.verbs import Write
+from proof.explorer.store import NOW_MS, RETENTION_MS, claim_of
+from proof.explorer.system import PRODUCTION, System
+
+__all__ = ["MUTANTS"]
+
+NEVER_MS = NOW_MS + 1000 * RETENTION_MS
+
+
+# Of the verbs
+
+
+def _as_own(standing: Frame | None, claim: Claim) -> Frame | None:
+    """Return the record as if it bore the claim's token: what is left when nobody compares."""
+    return standing and replace(standing, token=claim.token)
+
+
+def _complete_without_compare(standing: Frame | None, claim: Claim, result: bytes | None, now_ms: int) -> Any:
+    return verbs.complete(_as_own(standing, claim), claim, result, now_ms)
+
+
+def _release_without_compare(standing: Frame | None, claim: Claim) -> bool:
+    return verbs.release(_as_own(standing, claim), claim)
+
+
+def _extend_without_compare(standing: Frame | None, claim: Claim, now_ms: int) -> Write | None:
+    return verbs.extend(_as_own(standing, claim), claim, now_ms)
+
+
+def _acquire_without_own_token(standing: Frame | None, claim: Claim, now_ms: int) -> Any:
+    other = standing and replace(standing, token="0" * 32)
+    found, write = verbs.acquire(other, claim, now_ms)
+    return found, write
+
+
+def _acquire_without_new_attempt(standing: Frame | None, claim: Claim, now_ms: int) -> Any:
+    found, write = verbs.acquire(standing, claim, now_ms)
+    if standing is None or write is None:
+        return found, write
+    return Acquired(standing.attempt), replace(write, frame=replace(write.frame, attempt=standing.attempt))
+
+
+def _complete_without_expiry(standing: Frame | None, claim: Claim, result: bytes | None, now_ms: int) -> Any:
+    outcome, write = verbs.complete(standing, claim, result, now_ms)
+    return outcome, write and replace(write, expires_ms=NEVER_MS)
+
+
+# Of the machine
+
+
+def _silence_is_acquired(**_: Any) -> Execute:
+    return Execute(claim_of(0, may_take_over=True), attempt=1)
+
+
+def _release_after_cancellation(ending: Ending, on_error: Any) -> Any:
+    return Release() if isinstance(ending, Stopped) else machine.on_ended(ending, on_error)
+
+
+def _store_on_abort(ending: Ending, on_error: Any) -> Any:
+    return Complete(Kept.ANSWER) if isinstance(ending, Stopped) else machine.on_ended(ending, on_error)
+
+
+def _busy_is_replay(claim: Claim, found: Acquired | Existing) -> Any:
+    match found:
+        case Existing(record) if record.status is Status.IN_PROGRESS:
+            return Replay(record)
+        case _:
+            return machine.on_acquired(claim, found)
+
+
+def _on_error_inverted(ending: Ending, on_error: Any) -> Any:
+    if isinstance(ending, Answered | Failed):
+        on_error = "release" if on_error == "store" else "store"
+    return machine.on_ended(ending, on_error)
+
+
+MUTANTS: dict[str, System] = {
+    "no compare on complete": replace(PRODUCTION, complete=_complete_without_compare),
+    "no compare on release": replace(PRODUCTION, release=_release_without_compare),
+    "own token ignored": replace(PRODUCTION, acquire=_acquire_without_own_token),
+    "lost reply read as acquired": replace(PRODUCTION, on_store_failure=_silence_is_acquired),
+    "extend without compare": replace(PRODUCTION, extend=_extend_without_compare),
+    "token used again after release": replace(PRODUCTION, has_fresh_tokens=False),
+    "takeover without attempt + 1": replace(PRODUCTION, acquire=_acquire_without_new_attempt),
+    "release after cancellation": replace(PRODUCTION, on_ended=_release_after_cancellation),
+    "stored on abort": replace(PRODUCTION, on_ended=_store_on_abort),
+    "busy read as replay": replace(PRODUCTION, on_acquired=_busy_is_replay),
+    "on_error inverted": replace(PRODUCTION, on_ended=_on_error_inverted),
+    "expiry dropped on complete": replace(PRODUCTION, complete=_complete_without_expiry),
+}

@@ -1,0 +1,120 @@
+"""The store as the explorer sees it: the system's verbs, on a record with the time abstracted.
+
+The store's clock stands still, and a lease either has lapsed or has not. A worker asks with its own token;
+whatever else stands there bears another's. So there are few questions: each is put to the verbs once, and
+remembered.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+from idempotency_mw.core.record import Claim, Operation, Status
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.verbs import Write
+from proof.explorer.rules import wrong_answer, wrong_change, wrong_expiry
+from proof.explorer.states import NOBODY, Phase, Setting, Standing, State, Worker
+from proof.explorer.system import System
+
+__all__ = ["Ask", "Asked", "asker", "claim_of", "put_to"]
+
+NOW_MS, LEASE_MS, RETENTION_MS = 1_000_000, 30_000, 86_400_000
+MINE, ANOTHERS = "a" * 32, "b" * 32
+PAYLOADS = ("c" * 64, "d" * 64)
+HIGHEST_ATTEMPT = 2
+"""From here on attempts are not told apart, so that there are finitely many states."""
+LETTER_OF = {Status.IN_PROGRESS: "P", Status.COMPLETED: "C", Status.NOT_KEPT: "N"}
+STATUS_OF = {letter: status for status, letter in LETTER_OF.items()}
+
+STRANGER = Worker(Phase.GONE, 0, "whole")
+
+
+class Asked(NamedTuple):
+    """What came of one verb."""
+
+    answer: Any
+    after: Standing | None
+    has_changed: bool
+    wrong: str
+
+
+Ask = Callable[[str, int, int, str, Standing | None], Asked]
+"""The verb, who asks, with which payload, what a completion keeps, and what stands there."""
+
+
+@cache
+def claim_of(payload: int, *, may_take_over: bool) -> Claim:
+    """Return the claim of a worker with this payload."""
+    return Claim(Operation("e" * 64, PAYLOADS[payload]), MINE, LEASE_MS, RETENTION_MS, may_take_over)
+
+
+def put_to(ask: Ask, state: State, number: int, verb: str) -> tuple[Asked, State]:
+    """Let a worker's message reach the store; return what came of it, and the state then."""
+    worker = STRANGER if number == NOBODY else state.workers[number]
+    kept = worker.kept if verb == "complete" else ""
+    asked = ask(verb, number, worker.payload, kept, state.record)
+    if not asked.has_changed:
+        return asked, state
+    return asked, State(asked.after, state.workers, state.losses, state.crashes, state.strays)
+
+
+def asker(system: System, setting: Setting) -> Ask:
+    """Return what puts a question to the system's verbs, judges what they do, and remembers it."""
+
+    @cache
+    def ask(verb: str, number: int, payload: int, kept: str, record: Standing | None) -> Asked:
+        frame = None if record is None else _frame(record, record.owner == number != NOBODY)
+        claim = claim_of(payload, may_take_over=setting.after_crash == "retry")
+        answer, done = _do(system, verb, frame, claim, _result(kept))
+        after = done.frame if isinstance(done, Write) else None if done else frame
+        wrong = wrong_change(verb, claim, frame, after, NOW_MS) or wrong_answer(answer, MINE, after)
+        if isinstance(done, Write):
+            wrong = wrong or wrong_expiry(done, NOW_MS + RETENTION_MS)
+        standing = after and _standing(after, number, NOBODY if record is None else record.owner)
+        return Asked(answer, standing, after != frame, wrong)
+
+    return ask
+
+
+def _do(
+    system: System, verb: str, frame: Frame | None, claim: Claim, result: bytes | None
+) -> tuple[Any, Write | bool]:
+    """Return the verb's answer, and what it does: a write, True for a deletion, False for nothing."""
+    if verb == "acquire":
+        found, write = system.acquire(frame, claim, NOW_MS)
+        return found, write or False
+    if verb == "complete":
+        outcome, write = system.complete(frame, claim, result, NOW_MS)
+        return outcome, write or False
+    if verb == "extend":
+        write = system.extend(frame, claim, NOW_MS)
+        return write is not None, write or False
+    released = system.release(frame, claim)
+    return released, released
+
+
+def _frame(record: Standing, is_mine: bool) -> Frame:  # noqa: FBT001 - private
+    lasts_ms = RETENTION_MS if record.status != "P" else 0 if record.has_lapsed else LEASE_MS
+    return Frame(
+        status=STATUS_OF[record.status],
+        token=MINE if is_mine else ANOTHERS,
+        attempt=record.attempt,
+        until_ms=NOW_MS + lasts_ms,
+        fingerprint=PAYLOADS[record.payload],
+        result=record.kept.encode(),
+    )
+
+
+def _standing(frame: Frame, asker: int, owner: int) -> Standing:
+    return Standing(
+        status=LETTER_OF[frame.status],
+        owner=asker if frame.token == MINE else owner,
+        attempt=min(frame.attempt, HIGHEST_ATTEMPT),
+        payload=PAYLOADS.index(frame.fingerprint),
+        has_lapsed=frame.until_ms <= NOW_MS,
+        kept=frame.result.decode(),
+    )
+
+
+def _result(kept: str) -> bytes | None:
+    return None if kept == "nothing" else kept.encode()
