@@ -1,4 +1,4 @@
-"""I12: no key, credential, caller, body or token where it has no business, on every surface and in each failure."""
+"""I12: no key, credential, caller, body or token where it has no business, on any surface, in any failure."""
 
 import pytest
 import redis.exceptions

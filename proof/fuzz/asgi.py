@@ -1,8 +1,8 @@
 """Any order of events by an app inside the ASGI middleware: legal and illegal, well formed and not.
 
-A program is drawn from a seed: what the app does, from one task or several, when the client goes, when the task is
-cancelled, which verbs of the store fail. It runs on a loop whose time is nobody's: it leaps to the next timer, and a
-loop in which nobody will ever wake is found at once.
+A program is drawn from a seed: what the app does, from one task or several, when the client goes, when the task
+is cancelled, which verbs of the store fail. It runs on a loop whose time is nobody's: it leaps to the next timer,
+and a loop in which nobody will ever wake is found at once.
 
 What must hold: only declared outcomes (see `programs`); only whole answers are stored; nobody sees a whole answer
 before its record is settled; no task of ours is left; a duplicate gets the stored bytes; and the key is free, or
@@ -12,7 +12,7 @@ answered, one lease after the call is over.
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -172,30 +172,26 @@ _MALFORMED: tuple[Any, ...] = (
 
 
 def _step(chance: random.Random, program: Program) -> Any:
-    match chance.randint(0, 11):
-        case 0:
-            return "send", _start(chance)
-        case 1 | 2:
-            return "send", _body(chance, more=chance.random() < 0.6)
-        case 3:
-            return "send", chance.choice(_OTHER)
-        case 4 if chance.random() < 0.5:
-            program.is_malformed = True
-            return "send", chance.choice(_MALFORMED)
-        case 5:
-            return "sleep", chance.choice([0, 0, 0.01, 0.04, 0.06, 1.0, LEASE_SECONDS + 1])
-        case 6:
-            return ("receive",)
-        case 7:
-            return "raise", chance.choice([AppError, AppError, AppStop, asyncio.CancelledError])
-        case 8:
-            return ("discard",)
-        case 9:
-            return "task", [_step(chance, program) for _ in range(chance.randint(1, 3))]
-        case 10:
-            return ("join",)
-        case _:
-            return ("return",)
+    steps: list[Callable[[], Any]] = [
+        lambda: ("send", _start(chance)),
+        lambda: ("send", _body(chance, more=chance.random() < 0.6)),
+        lambda: ("send", _body(chance, more=chance.random() < 0.6)),
+        lambda: ("send", chance.choice(_OTHER)),
+        lambda: ("send", _malformed(chance, program)),
+        lambda: ("sleep", chance.choice([0, 0, 0.01, 0.04, 0.06, 1.0, LEASE_SECONDS + 1])),
+        lambda: ("receive",),
+        lambda: ("raise", chance.choice([AppError, AppError, AppStop, asyncio.CancelledError])),
+        lambda: ("discard",),
+        lambda: ("task", [_step(chance, program) for _ in range(chance.randint(1, 3))]),
+        lambda: ("join",),
+        lambda: ("return",),
+    ]
+    return chance.choice(steps)()
+
+
+def _malformed(chance: random.Random, program: Program) -> Any:
+    program.is_malformed = True
+    return chance.choice(_MALFORMED)
 
 
 class _Return(BaseException):
@@ -212,7 +208,7 @@ class _App:
         self.runs = 0
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+    async def __call__(self, _scope: Message, receive: Any, send: Any) -> None:
         self.runs += 1
         with suppress(_Return):
             await self._do(self.program.steps, receive, send, is_main=True)
@@ -229,7 +225,7 @@ class _App:
                 if not self.program.is_tolerant or isinstance(error, Surprise):
                     raise
 
-    async def _one(self, step: Any, receive: Any, send: Any) -> None:
+    async def _one(self, step: Any, receive: Any, send: Any) -> None:  # noqa: C901 - one case a step
         match step:
             case ("send", message):
                 await send(dict(message))
@@ -454,7 +450,7 @@ def _check_error(error: BaseException | None, *, is_malformed: bool) -> None:
     raise Surprise(f"{type(error).__name__}: {error}") from error
 
 
-async def _check_duplicate(
+async def _check_duplicate(  # noqa: PLR0917
     loop: LeapingLoop,
     program: Program,
     store: Watched,
@@ -463,7 +459,7 @@ async def _check_duplicate(
     stored: Response | None,
     first: _Server,
 ) -> None:
-    """Ask again after one lease: the stored bytes, or a second run; never a refusal because somebody still runs."""
+    """Ask again after one lease: the stored bytes, or a second run; never word that somebody still runs."""
     store.fails = frozenset()
     frame = store.frame()
     was_taken_over = frame is not None and frame.token == "f" * 32
@@ -497,8 +493,3 @@ _PLAIN: tuple[Message, ...] = (
     {"type": "http.response.start", "status": 200, "headers": []},
     {"type": "http.response.body", "body": b"again"},
 )
-
-
-def programs(first: int, count: int) -> Iterator[Program]:
-    """Yield so many programs from consecutive seeds."""
-    return (Program.drawn(seed) for seed in range(first, first + count))

@@ -1,7 +1,9 @@
-"""Inputs that coverage guides, by atheris, for the long run: python -m proof.fuzz.guided NAME SECONDS FOLDER
+"""Inputs that coverage guides, by atheris, for the long run.
 
-A process of its own a reader, because atheris ends its process, and because a crash is what it looks for. FOLDER gets
-the inputs that reached something new, and what broke a reader.
+    python -m proof.fuzz.guided NAME SECONDS FOLDER
+
+A process of its own for each reader, because atheris ends its process, and because a crash is what it looks for.
+The folder gets the inputs that reached something new, and what broke a reader.
 """
 
 import subprocess

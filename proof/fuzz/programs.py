@@ -50,7 +50,7 @@ class AppError(Exception):
     """What an app raises."""
 
 
-class AppStop(BaseException):  # noqa: N818 - as KeyboardInterrupt is named
+class AppStop(BaseException):
     """What interrupts an app, and is no `Exception`."""
 
 
@@ -110,7 +110,7 @@ class Watched(MemoryPersistenceLayer):
 
 @dataclass
 class Whole:
-    """What an app has sent, as a reader of the protocol takes it: the oracle, which shares no code with a capture."""
+    """What an app has sent, as a reader of the protocol takes it: an oracle that shares no code with a capture."""
 
     is_head: bool
     status: int | None = 0
