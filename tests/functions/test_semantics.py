@@ -107,6 +107,8 @@ async def test_the_payload_before_the_run_is_the_one_that_counts(surface):
 
 @pytest.mark.parametrize("payload", [None, "", {}, [], {"a": None}, [None, None]], ids=repr)
 async def test_an_empty_payload_is_no_key(surface, caplog, payload):
+    asked = []
+    surface.watch(lambda verb, claim, outcome: asked.append(verb))
     function = surface.function()
     for _ in range(2):
         assert await surface.call(function, payload) == payload
@@ -116,6 +118,7 @@ async def test_an_empty_payload_is_no_key(surface, caplog, payload):
     with pytest.raises(IdempotencyKeyError):
         await surface.call(strict, payload)
     assert len(surface.runs) == 2
+    assert asked == []
 
 
 @pytest.mark.parametrize("payload", [0, 0.0, False, " ", {"a": 0, "b": None}], ids=repr)
@@ -124,6 +127,14 @@ async def test_falsy_values_are_keys(surface, payload):
     for _ in range(2):
         assert await surface.call(function, payload) == payload
     assert len(surface.runs) == 1
+
+
+async def test_falsy_values_that_are_selected_are_keys_and_not_one(surface):
+    function = surface.function(config=IdempotencyConfig(event_key_jmespath="id"))
+    for value in (0, 0.0, False):
+        for trace in (1, 2):
+            await surface.call(function, {"id": value, "trace": trace})
+    assert repr([payload["id"] for payload in surface.runs]) == "[0, 0.0, False]"
 
 
 async def test_an_expression_that_selects_nothing_is_no_key_and_one_that_fails_is_an_error(surface, caplog):
@@ -149,6 +160,29 @@ async def test_a_payload_without_a_plain_form_fails_before_the_run_and_is_not_qu
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None
     assert surface.runs == []
+
+
+async def test_the_qualified_name_is_part_of_the_key_unless_a_prefix_is_given(surface):
+    def named(name, prefix=None):
+        async def asynchronous(payload):
+            surface.runs.append(name)
+
+        def plain(payload):
+            surface.runs.append(name)
+
+        function = asynchronous if surface.is_async else plain
+        function.__qualname__ = name
+        return idempotent_function(function, persistence_store=surface.layer, key_prefix=prefix)
+
+    for _ in range(2):
+        for function in (
+            named("Shop.pay"),
+            named("Bank.pay"),
+            named("Shop.sell", "one"),
+            named("Bank.sell", "one"),
+        ):
+            await surface.call(function, 1)
+    assert surface.runs == ["Shop.pay", "Bank.pay", "Shop.sell"]
 
 
 async def test_the_name_or_the_prefix_is_part_of_the_key(surface):
