@@ -726,18 +726,23 @@ async def test_a_late_owner_gets_its_own_result_where_the_whole_record_is_spoile
     assert len(holding_bytes.runs) == 1
 
 
-async def test_a_late_owner_gets_the_winners_failure_where_failures_are_stored(surface):
+@pytest.mark.parametrize("late", ["ends", "fails"])
+async def test_a_late_owner_gets_the_winners_failure_where_failures_are_stored(surface, late):
     async def body(payload):
         if len(surface.runs) > 1:
             raise DeclinedError
         surface.advance(31)
         with pytest.raises(DeclinedError):
             await surface.call(function, 1)
+        if late == "fails":
+            raise KeyError(SECRET)
         return "late"
 
     function = surface.function(body, config=IdempotencyConfig(on_error="store"))
-    with pytest.raises(IdempotencyExecutionFailedError, match="DeclinedError"):
+    with pytest.raises(IdempotencyExecutionFailedError, match="DeclinedError") as caught:
         await surface.call(function, 1)
+    # It stands for itself: what the late one failed with is not what it says.
+    assert caught.value.__context__ is None
 
 
 async def test_a_late_owner_gets_its_own_result_where_nothing_is_left(surface, caplog):
