@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from idempotency_mw.core.machine import Deliver, Discarded, Ending, Execute, Failed, Replay
+from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
 from idempotency_mw.execution import Execution, executing
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
@@ -189,14 +189,11 @@ class Run:
             lambda kept: self._exchange.encode(kept, self._capture),
             sent=self._is_sent,
         )
-        if isinstance(reply, Deliver):
+        response = self._exchange.instead(self._request, self._claim.operation, reply)
+        if response is None:
             return
         self._is_replaced = True
         self._pending.clear()
-        if isinstance(reply, Replay):
-            response = self._exchange.replay(self._request, self._claim.operation, reply.record)
-        else:
-            response = self._exchange.rejection(self._request, reply)
         await send_response(self._forward, response)
         self._is_answered.set()
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from idempotency_mw import report
-from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed, Reject, Replay
+from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
 from idempotency_mw.execution import Execution, executing
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
@@ -220,10 +220,9 @@ class Run:
             lambda kept: self._exchange.encode(kept, self._capture),
             sent=self._server_write is not None,
         )
-        if isinstance(reply, Replay):
-            self._replace(self._exchange.replay(self._request, self._claim.operation, reply.record))
-        elif isinstance(reply, Reject):
-            self._replace(self._exchange.rejection(self._request, reply))
+        response = self._exchange.instead(self._request, self._claim.operation, reply)
+        if response is not None:
+            self._replace(response)
 
     def _replace(self, response: Response) -> None:
         self._is_replaced = True

@@ -18,7 +18,7 @@ from typing import Any, assert_never
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import Selection, canonical, digest, text
-from idempotency_mw.core.machine import Answered, Discarded, Ending, Failed, Kept, Reason, Reject
+from idempotency_mw.core.machine import Answered, Deliver, Discarded, Ending, Failed, Kept, Reason, Reject, Replay
 from idempotency_mw.core.record import Operation, Record
 from idempotency_mw.errors import (
     IdempotencyConfigurationError,
@@ -214,8 +214,24 @@ class Exchange:
         except IdempotencyRecordError as error:
             report.store_refused(operation.storage_key, error)
             return self.rejection(request, Reject(Reason.RECORD_UNREADABLE), waited=waited)
-        hook = self.config.response_hook
-        return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
+        return self._replayed(request, response, record, waited)
+
+    def instead(self, request: Request, operation: Operation, reply: Deliver | Replay | Reject) -> Response | None:
+        """Return what a late owner's client gets in place of the run's own answer, if anything.
+
+        A winner's record that can't be read is nothing: the refusal would say that the request was not carried
+        out, and it was.
+        """
+        if isinstance(reply, Deliver):
+            return None
+        if isinstance(reply, Reject):
+            return self.rejection(request, reply)
+        try:
+            response = codec.decode(reply.record.result or b"")
+        except IdempotencyRecordError as error:
+            report.winner_unreadable(operation.storage_key, error)
+            return None
+        return self._replayed(request, response, reply.record, None)
 
     def rejection(self, request: Request, reject: Reject, *, waited: int | None = None) -> Response:
         """Return the machine's refusal as a response."""
@@ -272,6 +288,10 @@ class Exchange:
         """Return the bound headers; one that is absent is not one that is empty."""
         lines = (values(request.headers, name) for name in self._bound)
         return [digest(each).encode("ascii") for each in lines]
+
+    def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
+        hook = self.config.response_hook
+        return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
 
     def _marked(self, request: Request, response: Response, waited: int | None) -> Response:
         bodiless = request.method == "HEAD" or response.status in BODILESS_STATUSES

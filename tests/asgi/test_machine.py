@@ -474,6 +474,23 @@ async def test_a_late_owner_whose_winner_left_a_tombstone_is_refused(surface, me
 
 
 @pytest.mark.row(50)
+@pytest.mark.row(52)
+async def test_a_late_owner_whose_winners_answer_can_not_be_read_gives_its_own(surface, memory, clock, caplog):
+    gates = [asyncio.Event(), asyncio.Event()]
+    service = surface(memory, noting([], gates), config=NO_HEARTBEAT)
+    owner, _ = await late(service, clock, gates, finish=True)
+    (write,) = memory._records.values()
+    object.__setattr__(write.frame, "result", b"2" + write.frame.result[1:])
+    gates[0].set()
+    # A refusal would say that it was not carried out.
+    answer = (await owner.end()).ok()
+    assert (answer.brief(), answer.replayed) == ((200, b"answer 1"), False)
+    assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
+    assert (await service.request()).slug == "record-unreadable"
+    assert service.runs == 2
+
+
+@pytest.mark.row(50)
 async def test_a_late_owner_whose_record_is_gone_gives_its_own_answer(surface, memory, clock, caplog):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=replace(NO_HEARTBEAT, expires_after_seconds=60))
