@@ -59,7 +59,7 @@ STALLED_IN_SQLITE = """        with self._transaction() as connection:
         time.sleep(0.02)
         with self._transaction() as connection:
 """
-ACQUIRED = "self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)\n"
+ACQUIRED = "self._run(commands.acquire(key, claim), commands.read_acquire)\n"
 STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
             from idempotency_mw.persistence.frame import Frame
             import asyncio, time
@@ -84,7 +84,7 @@ BUILDS = (
                 '        result=result or b"",',
                 "        result=result or b\"\", fingerprint='0' * 64,",
             ),
-            (f"{SCRIPTS}/complete.lua", "string.sub(record, 56, 119)", "string.rep('0', 64)"),
+            (f"{SCRIPTS}/complete.lua", "string.sub(record, 56) .. ARGV[4]", "string.rep('0', 64) .. ARGV[4]"),
         ),
     ),
     Build(
@@ -93,8 +93,7 @@ BUILDS = (
         (
             ("persistence/verbs.py", "if standing.token != claim.token:", "if False:"),
             ("persistence/verbs.py", "if standing.status is not Status.IN_PROGRESS:", "if False:"),
-            (f"{SCRIPTS}/complete.lua", "or string.sub(record, 3, 34) ~= ARGV[1] then", "then"),
-            (f"{SCRIPTS}/complete.lua", "elseif string.sub(record, 2, 2) ~= 'P' then", "elseif false then"),
+            (f"{SCRIPTS}/complete.lua", "if #record == 119\n", "if true or #record == 119\n"),
         ),
     ),
     Build(
@@ -106,11 +105,7 @@ BUILDS = (
                 "return standing is not None and _owns(claim, standing)",
                 "return standing is not None",
             ),
-            (
-                f"{SCRIPTS}/release.lua",
-                "elseif string.sub(record, 2, 34) ~= 'P' .. ARGV[1] then",
-                "elseif false then",
-            ),
+            (f"{SCRIPTS}/release.lua", "if #record == 119\n", "if true or #record == 119\n"),
         ),
     ),
     Build(
@@ -122,7 +117,7 @@ BUILDS = (
                 "expires_ms=now_ms + max(claim.retention_ms, claim.lease_ms)",
                 "expires_ms=2**62",
             ),
-            (f"{SCRIPTS}/acquire.lua", ", 'PX', string.format('%.0f', math.max(lease, retention))", ""),
+            (f"{SCRIPTS}/acquire.lua", ", 'PX', lease > tonumber(ARGV[4]) and ARGV[3] or ARGV[4]", ""),
         ),
     ),
     Build(
@@ -291,8 +286,8 @@ BUILDS = (
             ("persistence/sqlite.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             (
                 "persistence/redis_commands.py",
-                "claim.lease_ms, claim.retention_ms, may_take_over))",
-                "claim.lease_ms, claim.retention_ms, may_take_over, int(time.time() * 1000)))",
+                "claim.lease_ms, claim.retention_ms, may_take_over)",
+                "claim.lease_ms, claim.retention_ms, may_take_over, int(time.time() * 1000))",
             ),
             (
                 "persistence/redis_commands.py",
