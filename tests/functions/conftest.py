@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -310,6 +310,10 @@ async def holding_bytes(kind, file_or_server):
     await closed(layer)
 
 
+async def failing(payload):
+    raise ZeroDivisionError
+
+
 @pytest.fixture
 async def proxied(kind, server_store):
     """Plain and async, over the stores that are servers, with a proxy between; connected, the scripts known."""
@@ -317,6 +321,8 @@ async def proxied(kind, server_store):
         layer = server_store.open(kind, proxy.url)
         surface = Surface(kind, layer, server_store)
         await surface.call(surface.function(), "warm")
+        with suppress(ZeroDivisionError):
+            await surface.call(surface.function(failing), "warm")
         surface.runs.clear()
         yield surface, proxy
         await closed(layer)
