@@ -40,7 +40,8 @@ class Pair:
             _tell(self.replica, "CLUSTER", "FAILOVER")
         else:
             with redis.Redis(port=self.ground.connection.sentinels[0][1]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
+                # Refused until it has heard from the replica how it does.
+                blocking_until(lambda: bool(sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)))
         self._until_promoted()
 
     def cut_off(self) -> None:
