@@ -37,7 +37,9 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
         begun = number * wanted // len(kinds)
         with Grounds() as grounds:
             seen = asyncio.run(
-                try_faults(grounds, kind, wanted // len(kinds), seed, lambda done, b=begun: progress(b + done, wanted))
+                try_faults(
+                    grounds, kind, wanted // len(kinds), seed, lambda done, b=begun: progress(b + done, wanted)
+                )
             )
         yield from figures_of(kind, wanted // len(kinds), seed, seen)
     yield _rows(progress)

@@ -10,12 +10,13 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from secrets import token_hex
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.record import Settled
@@ -25,10 +26,14 @@ from tests.faults.surfaces import SURFACES, Play, surface_over
 
 __all__ = ["Chaos", "Seen"]
 
-ACTIONS = [f"{action} {message}" for action in ("drop", "cut", "hang", "delay") for message in ("request", "reply")]
+ACTIONS = [
+    f"{action} {message}" for action in ("drop", "cut", "hang", "delay") for message in ("request", "reply")
+]
 DEADLINE = 0.25
 OVER = 0.1
 """By how much a verb may exceed its deadline."""
+PULSE = 0.005
+WORK = 0.01
 LEASE = 60.0
 DUPLICATES = 3
 TRIES = 6
@@ -69,38 +74,51 @@ class Seen:
 
 
 class Lag:
-    """How late the machine wakes who sleeps: no deadline can be kept better. Measured in a thread all along."""
+    """How late the machine wakes who sleeps, in a thread and in the event loop: no deadline can be kept better."""
 
     def __init__(self) -> None:
-        self.late: list[tuple[float, float]] = []
+        self._late: dict[str, list[tuple[float, float]]] = {"thread": [], "loop": []}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def _watch(self) -> None:
-        wakes = time.monotonic()
-        while not self._over.is_set():
-            wakes += 0.005
-            time.sleep(max(wakes - time.monotonic(), 0))
-            woke = time.monotonic()
-            self.late.append((woke, woke - wakes))
-            wakes = woke
-
     def since(self, moment: float) -> float:
-        """Return how late it was, at most and all in all, since then."""
-        late = 0.0
-        for woke, by in reversed(self.late):
-            if woke < moment:
-                break
-            late += by
-        return late
+        """Return how late it was since then, all in all."""
+        return max(sum(by for woke, by in _newest_until(late, moment)) for late in self._late.values())
 
-    def __enter__(self) -> "Lag":
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            time.sleep(PULSE)
+            self._note("thread", began)
+
+    async def _watch_loop(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(PULSE)
+            self._note("loop", began)
+
+    def _note(self, where: str, began: float) -> None:
+        woke = time.monotonic()
+        self._late[where].append((woke, woke - began - PULSE))
+
+    async def __aenter__(self) -> Self:
         self._thread.start()
+        self._task = asyncio.ensure_future(self._watch_loop())
         return self
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
         self._over.set()
         self._thread.join()
+
+
+def _newest_until(late: list[tuple[float, float]], moment: float) -> Iterator[tuple[float, float]]:
+    for woke, by in reversed(late):
+        if woke < moment:
+            return
+        yield woke, by
 
 
 class _Watched:
@@ -121,7 +139,7 @@ class _Watched:
 
     def complete(self, claim: Any, result: Any) -> Any:
         outcome = self._call(self.layer.complete, claim, result)
-        self.chaos.note_completed(claim, result, outcome)
+        self.chaos.note_completed(result, outcome)
         return outcome
 
     def _call(self, verb: Callable[..., Any], *arguments: Any) -> Any:
@@ -144,7 +162,7 @@ class _WatchedAsync(_Watched):
 
     async def complete(self, claim: Any, result: Any) -> Any:
         outcome = await self._acall(self.layer.complete, claim, result)
-        self.chaos.note_completed(claim, result, outcome)
+        self.chaos.note_completed(result, outcome)
         return outcome
 
     async def _acall(self, verb: Callable[..., Any], *arguments: Any) -> Any:
@@ -153,6 +171,12 @@ class _WatchedAsync(_Watched):
             return await verb(*arguments)
         finally:
             self.chaos.note_verb(began)
+
+
+async def _work(marker: Path) -> None:
+    """Take as long as an app does; the marker stands meanwhile."""
+    await asyncio.sleep(WORK)
+    marker.unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
 
 
 class Chaos:
@@ -190,10 +214,7 @@ class Chaos:
                 os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 self.seen.two_live.append(f"{name}: a second run began before the first was over")
-        return Play(chunks=(f"{name} {token_hex(8)}".encode(),), seen=lambda body: self._work(marker))
-
-    def _work(self, marker: Path) -> Any:
-        marker.unlink(missing_ok=True)
+        return Play(chunks=(f"{name} {token_hex(8)}".encode(),), seen=lambda _: _work(marker))
 
     # What the layers say.
 
@@ -207,7 +228,7 @@ class Chaos:
                 self.seen.lag = max(self.seen.lag, lag)
                 self.seen.slowest = max(self.seen.slowest, took - DEADLINE - lag)
 
-    def note_completed(self, claim: Any, result: bytes | None, outcome: Any) -> None:
+    def note_completed(self, result: bytes | None, outcome: Any) -> None:
         """Note a completion that the store acknowledged."""
         if isinstance(outcome, Settled) and result is not None:
             name = next((name for name in self.keys if name.encode() in result), None)
@@ -218,7 +239,7 @@ class Chaos:
 
     async def run(self, faults: int, progress: Callable[[int], None]) -> Seen:
         """Send requests until so many messages met their fault; then see what stands."""
-        with Lag() as self._lag:
+        async with Lag() as self._lag:
             await self._warm()
             for layer in self._layers:
                 layer.timeout_seconds = DEADLINE
@@ -280,7 +301,7 @@ class Chaos:
         return True
 
     def _judge_runs(self) -> None:
-        """No lease has lapsed: one run a key at most, and each has its client, so that none was a refused one's."""
+        """No lease has lapsed: one run a key at most, and each has its client: none was a refused one's."""
         for name, key in self.keys.items():
             if key.runs > 1:
                 self.seen.two_live.append(f"{name}: {key.runs} runs, and no lease had lapsed")

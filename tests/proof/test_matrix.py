@@ -79,7 +79,9 @@ async def _ended(verb, *arguments, change):
 WRONG = {
     "a failed acquire taken for won": wrong(acquire=lambda it: Acquired(1) if isinstance(it, Exception) else it),
     "a duplicate taken for the owner": wrong(acquire=lambda it: Acquired(1) if isinstance(it, Existing) else it),
-    "a failed complete taken for settled": wrong(complete=lambda it: Settled() if isinstance(it, Exception) else it),
+    "a failed complete taken for settled": wrong(
+        complete=lambda it: Settled() if isinstance(it, Exception) else it
+    ),
 }
 
 
