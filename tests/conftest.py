@@ -55,7 +55,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     # On the report, because that is what comes back from the process that ran the test.
     report.rows = [str(row) for mark in item.iter_markers("row") for row in mark.args]
     place = getattr(item, "callspec", None) and item.callspec.params.get("place")
-    report.faults = [(row, each) for mark in item.iter_markers("fault") for row in mark.args for each in _all(place)]
+    report.faults = [
+        (row, each) for mark in item.iter_markers("fault") for row in mark.args for each in _all(place)
+    ]
 
 
 def _all(place: Any) -> list[Any]:

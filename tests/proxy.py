@@ -43,6 +43,7 @@ class _Plan:
     times: int | None
     seconds: float
     reply: bytes
+    after: int
 
 
 @dataclass
@@ -67,6 +68,8 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.requests: list[bytes] = []
+        self.taken: list[str] = []
+        """The actions that met a message, in their order."""
         self._plans: list[_Plan] = []
         self._links: list[_Link] = []
         self._lock = threading.Lock()
@@ -78,16 +81,28 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def when(
-        self, match: bytes, action: Action, *, times: int | None = 1, seconds: float = 0.1, reply: bytes = b""
+        self,
+        match: bytes,
+        action: Action,
+        *,
+        times: int | None = 1,
+        seconds: float = 0.1,
+        reply: bytes = b"",
+        after: int = 0,
     ) -> None:
-        """Plan the action for the next requests that contain `match`.
+        """Plan the action for the next requests that contain `match`, `after` so many of them have passed.
 
         `seconds` is the delay of a delayed one, `reply` what the proxy answers in the server's stead.
         """
         with self._lock:
             if times == 0:
                 return
-            self._plans.append(_Plan(match, action, times, seconds, reply))
+            self._plans.append(_Plan(match, action, times, seconds, reply, after))
+
+    @property
+    def planned(self) -> int:
+        """How many plans have not met their message yet."""
+        return len(self._plans)
 
     def pass_all(self) -> None:
         """Forget every plan; what hangs already goes on hanging."""
@@ -179,7 +194,10 @@ class Proxy:
     def _take(self, data: bytes) -> _Plan | None:
         with self._lock:
             for plan in self._plans:
-                if plan.match in data:
+                if plan.match in data and plan.after > 0:
+                    plan.after -= 1
+                elif plan.match in data:
+                    self.taken.append(plan.action)
                     if plan.times is not None:
                         plan.times -= 1
                     if plan.times == 0:

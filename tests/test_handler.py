@@ -146,6 +146,7 @@ async def test_an_acquired_claim_is_to_be_executed(either):
     assert either.store.calls == [("acquire", claim)]
 
 
+@pytest.mark.fault(7)
 async def test_where_crashes_are_refused_no_claim_may_take_over(either):
     decision = await either.over(IdempotencyConfig(after_crash="refuse")).begin()
     assert not decision.claim.may_take_over
@@ -368,6 +369,7 @@ async def test_a_tombstone_is_reported_by_its_reason(either, caplog):
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("lost", "sent", "reply"),
     [

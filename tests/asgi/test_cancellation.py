@@ -52,6 +52,7 @@ async def test_a_run_that_is_cancelled_is_not_released_and_its_lease_lapses(memo
 
 
 @pytest.mark.row(77)
+@pytest.mark.fault(12)
 async def test_a_cancelled_run_beats_no_more(memory):
     layer = AroundLayer(memory)
     service = ASGISurface(layer, Play(waits_for=asyncio.Event()), config=IdempotencyConfig(lease_seconds=0.03))
@@ -64,6 +65,7 @@ async def test_a_cancelled_run_beats_no_more(memory):
 
 
 @pytest.mark.row(77)
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
 def test_what_is_not_an_exception_leaves_the_claim_as_it_is(memory, error, on_error):
@@ -80,6 +82,7 @@ def test_what_is_not_an_exception_leaves_the_claim_as_it_is(memory, error, on_er
 
 
 @pytest.mark.row(77)
+@pytest.mark.fault(12)
 async def test_a_run_cancelled_while_its_end_is_held_is_left_as_it_is(memory):
     layer = AroundLayer(memory)
 
@@ -138,6 +141,7 @@ async def test_cancelled_while_settling_the_write_lands_and_the_cancellation_goe
 
 
 @pytest.mark.row(77, 78)
+@pytest.mark.fault(12, 13)
 @pytest.mark.parametrize("times", [1, 3])
 async def test_cancelled_at_each_turn_of_a_whole_request_nothing_is_half_done(memory, shield, times):
     """Before the settling: in progress, or nothing. From its beginning on: completed."""
@@ -163,6 +167,7 @@ async def test_cancelled_at_each_turn_of_a_whole_request_nothing_is_half_done(me
 
 
 @pytest.mark.row(78)
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("name", ["declared", "stream", "tombstone", "error", "exception"])
 async def test_an_anyio_scope_that_cancels_at_each_turn_does_not_stop_the_write(store, name):
     play, status = PLAYS[name]
@@ -182,6 +187,7 @@ async def test_an_anyio_scope_that_cancels_at_each_turn_does_not_stop_the_write(
 
 
 @pytest.mark.row(78)
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("times", [1, 2, 10])
 async def test_cancelled_while_a_real_store_writes_the_record_is_there_afterwards(store, times):
     service = ASGISurface(store, DECLARED)
@@ -207,6 +213,7 @@ async def test_cancelled_while_a_real_store_writes_the_record_is_there_afterward
 
 
 @pytest.mark.row(78, 104)
+@pytest.mark.fault(13, 15)
 @pytest.mark.parametrize("name", ["declared", "exception"])
 async def test_cancelled_while_settling_with_a_store_that_fails_that_is_reported(memory, caplog, name):
     verb = "complete" if name == "declared" else "release"
@@ -246,6 +253,7 @@ async def broken() -> None:
 
 
 @pytest.mark.row(78, 82)
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("times", [1, 2, 10])
 @pytest.mark.parametrize("ends", [None, partial(turns, 1), broken], ids=["running", "returned", "raised"])
 async def test_cancelled_while_the_timer_settles_the_write_lands(memory, shield, ends, times):
@@ -296,6 +304,7 @@ async def test_an_anyio_scope_around_a_background_task_does_not_stop_the_write(m
 
 
 @pytest.mark.row(77)
+@pytest.mark.fault(4, 12)
 async def test_cancelled_while_acquiring_no_claim_is_left(store):
     service = ASGISurface(store, config=NO_HEARTBEAT)
     for moment in range(6):

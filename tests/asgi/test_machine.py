@@ -134,6 +134,7 @@ async def test_retry_after_is_at_least_one_and_at_most_the_rest_of_the_lease(sur
 
 
 @pytest.mark.row(39)
+@pytest.mark.fault(24)
 async def test_of_parallel_duplicates_one_runs(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate))
@@ -146,6 +147,7 @@ async def test_of_parallel_duplicates_one_runs(surface, store):
 
 
 @pytest.mark.row(39)
+@pytest.mark.fault(24)
 async def test_of_parallel_duplicates_that_wait_all_get_the_one_answer(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=5))
@@ -214,6 +216,7 @@ async def test_an_exception_before_the_response_frees_the_key_and_goes_on_unchan
 
 
 @pytest.mark.row(42)
+@pytest.mark.fault(9)
 async def test_an_exception_is_a_stored_failure_where_errors_are_stored(surface, store):
     service = surface(store, Play(raises=BROKEN), config=STORE_ERRORS)
     answer = await service.request()
@@ -225,6 +228,7 @@ async def test_an_exception_is_a_stored_failure_where_errors_are_stored(surface,
 
 
 @pytest.mark.row(42, 44)
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("kind", [KeyError, ExceptionGroup])
 async def test_an_exception_after_the_start_alone_frees_the_key(surface, store, kind):
     error = kind("several", [BROKEN]) if kind is ExceptionGroup else kind("x")
@@ -273,6 +277,7 @@ async def test_an_exception_in_mid_body_never_keeps_a_part(surface, store, play)
 
 
 @pytest.mark.row(44)
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("play", PARTS, ids=["undeclared", "declared", "declared, empty"])
 async def test_an_exception_in_mid_body_is_a_stored_failure_where_errors_are_stored(surface, store, play):
     service = surface(store, play, config=STORE_ERRORS)
@@ -296,6 +301,7 @@ def returning(chunks: tuple[bytes, ...], headers: tuple[tuple[bytes, bytes], ...
 
 
 @pytest.mark.row(44)
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize(
     ("chunks", "headers"), [((b"do",), ()), ((b"do",), ((b"content-length", b"4"),)), ((), ())], ids=str
@@ -365,6 +371,7 @@ NO_HEARTBEAT = IdempotencyConfig(lease_seconds=30, heartbeat=False)
 
 
 @pytest.mark.row(48)
+@pytest.mark.fault(7)
 async def test_after_a_lapse_one_retry_takes_over_and_the_others_are_refused(surface, memory, clock):
     notes, dead, busy = [], asyncio.Event(), asyncio.Event()
     service = surface(memory, noting(notes, [dead, busy]), config=NO_HEARTBEAT)
@@ -382,6 +389,7 @@ async def test_after_a_lapse_one_retry_takes_over_and_the_others_are_refused(sur
 
 
 @pytest.mark.row(48)
+@pytest.mark.fault(23)
 async def test_after_a_lapse_another_payload_is_still_refused(surface, memory, clock):
     dead = asyncio.Event()
     service = surface(memory, Play(waits_for=dead), config=NO_HEARTBEAT)
@@ -395,6 +403,7 @@ async def test_after_a_lapse_another_payload_is_still_refused(surface, memory, c
 
 
 @pytest.mark.row(49)
+@pytest.mark.fault(7)
 async def test_after_a_lapse_the_outcome_is_unknown_where_that_was_chosen(surface, memory, clock):
     dead = asyncio.Event()
     config = IdempotencyConfig(after_crash="refuse", heartbeat=False, lease_seconds=30, expires_after_seconds=100)
@@ -447,6 +456,7 @@ async def test_a_late_owner_gets_the_winners_replay(surface, memory, clock, capl
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 async def test_a_late_owner_whose_winner_still_runs_is_refused(surface, memory, clock):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=NO_HEARTBEAT)
@@ -459,6 +469,7 @@ async def test_a_late_owner_whose_winner_still_runs_is_refused(surface, memory, 
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 async def test_a_late_owner_whose_winner_left_a_tombstone_is_refused(surface, memory, clock):
     gates = [asyncio.Event(), asyncio.Event()]
 
@@ -491,6 +502,7 @@ async def test_a_late_owner_whose_winners_answer_can_not_be_read_gives_its_own(s
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(20)
 async def test_a_late_owner_whose_record_is_gone_gives_its_own_answer(surface, memory, clock, caplog):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=replace(NO_HEARTBEAT, expires_after_seconds=60))
@@ -504,6 +516,7 @@ async def test_a_late_owner_whose_record_is_gone_gives_its_own_answer(surface, m
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8, 20)
 async def test_a_late_owner_whose_key_has_another_fingerprint_gives_its_own_answer(surface, memory, clock, caplog):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=replace(NO_HEARTBEAT, expires_after_seconds=60))
@@ -520,6 +533,7 @@ async def test_a_late_owner_whose_key_has_another_fingerprint_gives_its_own_answ
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("raises", [None, BROKEN], ids=["error status", "exception"])
 async def test_a_late_owner_that_releases_gives_its_own_answer_and_leaves_the_winners(
     surface, memory, clock, raises
@@ -546,6 +560,7 @@ async def test_a_late_owner_that_releases_gives_its_own_answer_and_leaves_the_wi
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 async def test_a_late_owner_that_failed_gets_the_winners_replay_where_errors_are_stored(surface, memory, clock):
     gates = [asyncio.Event(), asyncio.Event()]
 
@@ -563,6 +578,7 @@ async def test_a_late_owner_that_failed_gets_the_winners_replay_where_errors_are
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("tail", [(b"1", b"2"), (b"1", b"2", b"")], ids=["last with content", "last empty"])
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(asgi_surface, memory, clock, tail, declared):
@@ -718,6 +734,7 @@ async def test_a_key_of_a_wrong_type_is_refused_and_left_alone(surface, any_serv
 
 
 @pytest.mark.row(52)
+@pytest.mark.fault(22)
 async def test_a_readable_record_with_an_unreadable_response_is_refused_and_reported(surface, memory, caplog):
     layer = AroundLayer(memory)
     service = surface(layer)

@@ -104,6 +104,7 @@ async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key
 
 
 @pytest.mark.row(74, 76)
+@pytest.mark.fault(11)
 async def test_a_keyed_app_is_not_told_that_its_client_has_gone(memory):
     told = []
 

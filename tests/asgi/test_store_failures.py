@@ -112,6 +112,7 @@ async def test_a_store_that_is_down_at_the_end_costs_the_client_nothing(
 
 
 @pytest.mark.row(104)
+@pytest.mark.fault(15)
 async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(surface, memory, clock):
     layer = FailingLayer(memory, "complete")
     service = surface(layer, config=IdempotencyConfig(lease_seconds=30))
@@ -124,6 +125,7 @@ async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(s
 
 
 @pytest.mark.row(104)
+@pytest.mark.fault(14, 18)
 async def test_a_completion_is_retried_within_the_deadline(surface, any_server):
     """The way to the server is cut during the run, and is there again soon after."""
     async with relay_to(any_server.port) as relay:
@@ -245,6 +247,7 @@ async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(surface, ow
 
 
 @pytest.mark.row(108)
+@pytest.mark.fault(20)
 async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         service = surface(layer)

@@ -21,6 +21,7 @@ async def running(service) -> asyncio.Task:
 
 
 @pytest.mark.row(114)
+@pytest.mark.fault(24)
 async def test_a_duplicate_that_waits_gets_the_first_ones_answer(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=WAITS)
@@ -116,6 +117,7 @@ async def test_after_a_release_exactly_one_waiter_runs(surface, store, failure):
 
 
 @pytest.mark.row(114, 48)
+@pytest.mark.fault(7)
 async def test_a_waiter_takes_over_when_the_lease_lapses(surface, memory, clock):
     dead = asyncio.Event()
     service = surface(
@@ -134,6 +136,7 @@ async def test_a_waiter_takes_over_when_the_lease_lapses(surface, memory, clock)
 
 
 @pytest.mark.row(114, 38)
+@pytest.mark.fault(23)
 async def test_another_payload_does_not_wait(surface, memory):
     gate = asyncio.Event()
     store = AroundLayer(memory)

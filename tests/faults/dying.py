@@ -9,6 +9,7 @@ forks. That takes milliseconds where a new interpreter takes a second.
 """
 
 import asyncio
+import importlib
 import json
 import os
 import signal
@@ -98,7 +99,8 @@ def _nurse() -> None:
                 asyncio.run(_request(**json.loads(line)))
             finally:
                 os._exit(0)
-        print(pid, flush=True)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
 
 
 async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -> None:
@@ -171,7 +173,6 @@ class _DiesBeforeCompleteAsync:
 
 
 if __name__ == "__main__":
-    import idempotency_mw.persistence.redis
-    import tests.faults.surfaces  # noqa: F401 - loaded once, for every child
-
+    for name in ("idempotency_mw.persistence.redis", "idempotency_mw.persistence.sqlite", "tests.faults.surfaces"):
+        importlib.import_module(name)  # once, for every child
     _nurse()

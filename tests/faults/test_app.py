@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
+from idempotency_mw import HTTPConfig
 from tests.asgi.driver import until
 from tests.asgi.layers import GatedLayer
 from tests.faults.rows import shows
 from tests.faults.surfaces import Interrupt, Large, Play
-from idempotency_mw import HTTPConfig
 
 BROKEN = RuntimeError("the app broke")
 

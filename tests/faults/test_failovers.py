@@ -35,12 +35,16 @@ class Pair:
         self.ground.connection = connection
 
     def hand_over(self) -> None:
-        """Make the replica the master, with all that was written."""
+        """Make the replica the master, with all that was written.
+
+        In a cluster as an operator asks for it. Under a Sentinel the master dies: one that is replaced while it
+        lives is demoted seconds later, and what it acknowledges until then is lost.
+        """
         if self.ground.kind == "cluster":
             _tell(self.replica, "CLUSTER", "FAILOVER")
         else:
-            with redis.Redis(port=self.ground.connection.sentinels[0][1]) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", SERVICE)
+            blocking_until(lambda: _offset(self.replica) == _offset(self.master))
+            self.master.kill()
         self._until_promoted()
 
     def cut_off(self) -> None:
@@ -69,6 +73,11 @@ def _tell(server: RedisServer, *command: str) -> Any:
 def _replication(server: RedisServer) -> dict[str, Any]:
     with server.client() as client:
         return client.info("replication")
+
+
+def _offset(server: RedisServer) -> int:
+    told = _replication(server)
+    return told.get("slave_repl_offset", told["master_repl_offset"])
 
 
 def _is_synchronous(server: RedisServer) -> bool:

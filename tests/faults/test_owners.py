@@ -8,8 +8,9 @@ from tests.asgi.driver import until
 from tests.faults.dying import MOMENTS, Nursery
 from tests.faults.rows import shows
 
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what a process does is told by /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="what a process does is told by /proc"
+)
 
 
 @pytest.fixture(scope="session")

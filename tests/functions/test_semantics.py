@@ -54,6 +54,7 @@ async def test_a_duplicate_gets_the_first_result_and_does_not_run(surface):
     assert len(surface.runs) == 2
 
 
+@pytest.mark.fault(9)
 async def test_an_exception_frees_the_key_and_is_raised_as_it_was(surface):
     function = surface.function(decline)
     for _ in range(2):
@@ -62,6 +63,7 @@ async def test_an_exception_frees_the_key_and_is_raised_as_it_was(surface):
     assert len(surface.runs) == 2
 
 
+@pytest.mark.fault(9)
 async def test_a_stored_failure_names_the_class_and_no_argument(surface):
     function = surface.function(decline, config=IdempotencyConfig(on_error="store"))
     with pytest.raises(DeclinedError):
@@ -72,6 +74,7 @@ async def test_a_stored_failure_names_the_class_and_no_argument(surface):
     assert len(surface.runs) == 1
 
 
+@pytest.mark.fault(23)
 async def test_another_validated_payload_is_refused_also_while_the_first_runs(surface):
     config = IdempotencyConfig(event_key_jmespath="order", payload_validation_jmespath="amount")
 
@@ -224,6 +227,7 @@ async def test_a_discarded_result_is_delivered_and_frees_the_key(surface, on_err
     assert len(surface.runs) == 2
 
 
+@pytest.mark.fault(7)
 async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(surface):
     attempts = []
 
@@ -240,6 +244,7 @@ async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(s
     assert attempts == [(1, False), (2, True)]
 
 
+@pytest.mark.fault(7)
 async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
     async def body(payload):
         raise SystemExit
@@ -252,6 +257,7 @@ async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
         await surface.call(function, 1)
 
 
+@pytest.mark.fault(8)
 async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
     async def body(payload):
         if len(surface.runs) == 1:
@@ -266,6 +272,7 @@ async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
         await surface.call(function, 1)
 
 
+@pytest.mark.fault(8)
 async def test_a_late_owner_that_fails_gets_the_winners_result_where_failures_are_stored(surface):
     async def body(payload):
         if len(surface.runs) == 1:
@@ -301,6 +308,7 @@ async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
     assert len(surface.runs) == 4
 
 
+@pytest.mark.fault(1)
 async def test_a_store_that_fails_refuses_or_is_passed_by(surface):
     layer = surface.failing()
     layer.fail_before("acquire", times=None)
@@ -324,6 +332,7 @@ async def test_the_local_cache_answers_without_the_store_and_compares_fingerprin
     assert len(surface.runs) == 1
 
 
+@pytest.mark.fault(12)
 async def test_a_cancelled_task_leaves_its_claim_to_the_lease(store):
     layer = store.open("async")
     surface = Surface("async", layer, store)
@@ -368,6 +377,7 @@ def test_a_call_interrupted_by_a_signal_leaves_its_claim_to_the_lease(store):
     layer.close()
 
 
+@pytest.mark.fault(24)
 async def test_a_duplicate_waits_as_long_as_it_may():
     function_runs = []
 
@@ -579,6 +589,7 @@ def test_functions_know_neither_http_nor_a_framework():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.fault(17)
 async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog):
     result = object()
 
@@ -594,6 +605,7 @@ async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog
     assert len(surface.runs) == 1
 
 
+@pytest.mark.fault(22)
 async def test_bytes_that_are_no_result_are_a_record_error(surface, caplog):
     function = surface.function()
     await surface.call(function, 1)

@@ -81,6 +81,7 @@ def keys_and_prize(layer, state, rounds=ROUNDS):
     return lapsed_keys(layer, rounds), Acquired(2)
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("name", "rounds"),
     [

@@ -151,6 +151,7 @@ def test_scripts_and_model_agree_on_every_flipped_bit_and_every_cut(layer, store
 
 
 @pytest.mark.row(52)
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("verb", ["acquire", "extend", "complete", "release"])
 @pytest.mark.parametrize("kind", ["list", "hash", "set", "zset", "stream"])
 def test_a_key_of_another_type_is_unreadable_and_stays(layer, store, verb, kind):

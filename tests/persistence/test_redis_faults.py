@@ -106,6 +106,7 @@ def test_after_a_lost_reply_to_release_the_key_is_free(layer, proxy):
     assert layer.acquire(rival(claim)) == Acquired(1)
 
 
+@pytest.mark.fault(2)
 def test_a_late_reply_within_the_deadline_is_the_answer(layer, proxy):
     proxy.when(b"EVALSHA", "delay reply", seconds=0.2)
     assert layer.acquire(a_claim()) == Acquired(1)
@@ -312,6 +313,7 @@ def test_no_key_is_without_expiry(layer, store):
         assert 0 < store.pttl("idempotency:" + claim.storage_key) <= 60_000
 
 
+@pytest.mark.fault(26)
 def test_time_of_the_server_decides(layer, store, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     claim = a_claim()

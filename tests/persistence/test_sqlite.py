@@ -182,6 +182,7 @@ def test_a_lock_that_is_given_back_in_time_is_waited_for(layer, path):
         later.join()
 
 
+@pytest.mark.fault(25)
 def test_threads_that_wait_for_one_another_keep_to_the_deadline(layer):
     layer.check()
     layer._process.lock.acquire()
@@ -242,6 +243,7 @@ def test_a_file_that_is_no_database_is_an_error_and_stays(path):
 
 
 @pytest.mark.row(52)
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("value", ["text", 5, 5.5])
 def test_a_record_of_another_type_is_unreadable_and_stays(layer, path, value):
     claim = a_claim()
@@ -336,6 +338,7 @@ def test_killed_writers_lose_no_completion_that_was_acknowledged(path, durabilit
     assert {key: kept.get(key) for key in acknowledged} == {k: token.encode() for k, token in acknowledged.items()}
 
 
+@pytest.mark.fault(25)
 def test_a_change_to_wal_that_is_refused_at_once_is_tried_again():
     refusals = [refusal(sqlite3.SQLITE_BUSY), refusal(sqlite3.SQLITE_LOCKED)]
 
@@ -347,6 +350,7 @@ def test_a_change_to_wal_that_is_refused_at_once_is_tried_again():
     assert refusals == []
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(("code", "seconds"), [(sqlite3.SQLITE_IOERR, 5), (sqlite3.SQLITE_BUSY, -1)])
 def test_a_change_to_wal_that_fails_otherwise_or_too_late_is_not(code, seconds):
     tried = []

@@ -295,6 +295,7 @@ def test_whatever_way_a_whole_answer_takes_it_is_kept_and_replayed(store, app):
 
 
 @pytest.mark.row(41, 42, 44, 54, 92)
+@pytest.mark.fault(9, 10)
 @pytest.mark.parametrize("app", NOT_KEPT, **NAMED)
 def test_an_answer_that_failed_or_was_discarded_is_not_kept(store, app):
     service = Service(app, store)
@@ -427,6 +428,7 @@ def test_an_app_without_a_response_is_a_failure_that_the_server_reports(memory, 
 
 
 @pytest.mark.row(44)
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("chunks", [(b"do",), (b"do", b"ne!")], ids=["less than declared", "more than declared"])
 def test_an_answer_of_another_length_than_declared_is_not_whole(memory, chunks):
     app = answering(*chunks, headers=[TEXT, ("Content-Length", "4")])
@@ -448,6 +450,7 @@ def test_an_exception_after_the_declared_length_leaves_the_record(memory):
 
 
 @pytest.mark.row(42)
+@pytest.mark.fault(9)
 def test_an_exception_is_a_stored_failure_where_errors_are_stored(memory):
     service = Service(raising, memory, config=STORE_ERRORS)
     assert service.request().raised is BROKEN
@@ -481,6 +484,7 @@ def test_discarding_after_the_settling_says_that_it_is_too_late(memory):
 
 
 @pytest.mark.row(77)
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize("moment", ["call", "body", "write"])
@@ -621,6 +625,7 @@ def test_a_settled_answer_is_not_drained(memory):
 
 
 @pytest.mark.row(94)
+@pytest.mark.fault(17)
 def test_an_answer_too_large_to_keep_is_not_drained_any_further(memory, caplog):
     events: list[Any] = []
     app = answering(*[b"x" * 20] * 100, events=events)
@@ -633,6 +638,7 @@ def test_an_answer_too_large_to_keep_is_not_drained_any_further(memory, caplog):
 
 
 @pytest.mark.row(94)
+@pytest.mark.fault(11)
 def test_what_does_not_end_in_time_is_left_to_lapse(memory, clock, caplog, monkeypatch):
     monkeypatch.setattr(wsgi_run, "DRAIN_SECONDS", 0.02)
     events: list[Any] = []
@@ -652,6 +658,7 @@ def test_what_does_not_end_in_time_is_left_to_lapse(memory, clock, caplog, monke
 
 
 @pytest.mark.row(94)
+@pytest.mark.fault(10, 11)
 def test_an_exception_while_draining_frees_the_key_and_goes_on(memory):
     service = Service(raising_in_body, memory)
     answer = flow(service.middleware, stop_after=0)
@@ -661,6 +668,7 @@ def test_an_exception_while_draining_frees_the_key_and_goes_on(memory):
 
 
 @pytest.mark.row(76, 91)
+@pytest.mark.fault(11)
 def test_a_client_gone_while_the_app_writes_is_not_the_apps_business(memory):
     written = []
 
@@ -723,6 +731,7 @@ def lapsing(clock: Any, memory: Any, first: Any, **options: Any) -> tuple[Servic
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("way", ["list", "body", "write"])
 def test_a_late_owner_gets_the_winners_replay_and_the_rest_of_its_own_is_swallowed(memory, clock, way):
     def first(environ, start_response, lapse):
@@ -751,6 +760,7 @@ def test_a_late_owner_of_no_declared_length_gets_the_winners_replay(memory, cloc
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(memory, clock):
     def first(environ, start_response, lapse):
         start_response("200 OK", [TEXT])
@@ -766,6 +776,7 @@ def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(memory, clock):
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 def test_a_late_owner_is_refused_as_the_record_now_says(memory, clock):
     def first(environ, start_response, lapse):
         start_response("200 OK", [TEXT])
@@ -783,6 +794,7 @@ def test_a_late_owner_is_refused_as_the_record_now_says(memory, clock):
 
 
 @pytest.mark.row(50)
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("moment", ["call", "body"])
 @pytest.mark.parametrize("guard", [lambda app: app, validator], ids=["bare", "validated"])
 def test_a_late_owner_that_failed_gets_the_winners_replay_and_then_the_exception_goes_on(

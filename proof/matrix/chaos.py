@@ -1,0 +1,328 @@
+"""Requests through every surface, over a real server, while chosen messages are dropped, cut, hung and delayed.
+
+Each key has duplicates at once, which ask again when they are refused. Leases are long against the whole run, so
+that none lapses in it: of one key there is one run at most until the faults are over. Then time is made to pass,
+and each key is brought to an answer.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+from idempotency_mw import IdempotencyConfig
+from idempotency_mw.core.record import Settled
+from idempotency_mw.persistence.base import is_async
+from tests.faults.stores import RedisStore
+from tests.faults.surfaces import SURFACES, Play, surface_over
+
+__all__ = ["Chaos", "Seen"]
+
+ACTIONS = [
+    f"{action} {message}" for action in ("drop", "cut", "hang", "delay") for message in ("request", "reply")
+]
+DEADLINE = 0.25
+OVER = 0.1
+"""By how much a verb may exceed its deadline."""
+PULSE = 0.005
+WORK = 0.01
+LEASE = 60.0
+DUPLICATES = 3
+TRIES = 6
+KEYS_AT_ONCE = 12
+PLANS_AT_ONCE = 4
+
+
+@dataclass
+class Key:
+    """What was seen of one key."""
+
+    runs: int = 0
+    own: list[bytes] = field(default_factory=list)
+    """Answers of runs, as their clients got them."""
+    replays: set[bytes] = field(default_factory=set)
+    is_acknowledged: bool = False
+    surface: Any = None
+
+
+@dataclass
+class Seen:
+    """What was seen of all keys. Each violation is a sentence."""
+
+    faults: int = 0
+    requests: int = 0
+    refused: int = 0
+    replays: int = 0
+    verbs: int = 0
+    slowest: float = 0.0
+    """Seconds over the deadline, less the machine's own lag."""
+    lag: float = 0.0
+    two_live: list[str] = field(default_factory=list)
+    not_identical: list[str] = field(default_factory=list)
+    ran_refused: list[str] = field(default_factory=list)
+    without_expiry: int = 0
+    unanswered: int = 0
+    records: int = 0
+
+
+class Lag:
+    """How late the machine wakes who sleeps, in a thread and in the event loop: no deadline can be kept better."""
+
+    def __init__(self) -> None:
+        self._late: dict[str, list[tuple[float, float]]] = {"thread": [], "loop": []}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def since(self, moment: float) -> float:
+        """Return how late it was since then, all in all."""
+        return max(sum(by for woke, by in _newest_until(late, moment)) for late in self._late.values())
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            time.sleep(PULSE)
+            self._note("thread", began)
+
+    async def _watch_loop(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(PULSE)
+            self._note("loop", began)
+
+    def _note(self, where: str, began: float) -> None:
+        woke = time.monotonic()
+        self._late[where].append((woke, woke - began - PULSE))
+
+    async def __aenter__(self) -> Self:
+        self._thread.start()
+        self._task = asyncio.ensure_future(self._watch_loop())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        self._over.set()
+        self._thread.join()
+
+
+def _newest_until(late: list[tuple[float, float]], moment: float) -> Iterator[tuple[float, float]]:
+    for woke, by in reversed(late):
+        if woke < moment:
+            return
+        yield woke, by
+
+
+class _Watched:
+    """A layer whose verbs are timed, and whose acknowledged completions are noted."""
+
+    def __init__(self, layer: Any, chaos: "Chaos") -> None:
+        self.layer = layer
+        self.chaos = chaos
+
+    def acquire(self, claim: Any) -> Any:
+        return self._call(self.layer.acquire, claim)
+
+    def extend(self, claim: Any) -> Any:
+        return self._call(self.layer.extend, claim)
+
+    def release(self, claim: Any) -> Any:
+        return self._call(self.layer.release, claim)
+
+    def complete(self, claim: Any, result: Any) -> Any:
+        outcome = self._call(self.layer.complete, claim, result)
+        self.chaos.note_completed(result, outcome)
+        return outcome
+
+    def _call(self, verb: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return verb(*arguments)
+        finally:
+            self.chaos.note_verb(began)
+
+
+class _WatchedAsync(_Watched):
+    async def acquire(self, claim: Any) -> Any:
+        return await self._acall(self.layer.acquire, claim)
+
+    async def extend(self, claim: Any) -> Any:
+        return await self._acall(self.layer.extend, claim)
+
+    async def release(self, claim: Any) -> Any:
+        return await self._acall(self.layer.release, claim)
+
+    async def complete(self, claim: Any, result: Any) -> Any:
+        outcome = await self._acall(self.layer.complete, claim, result)
+        self.chaos.note_completed(result, outcome)
+        return outcome
+
+    async def _acall(self, verb: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return await verb(*arguments)
+        finally:
+            self.chaos.note_verb(began)
+
+
+async def _work(marker: Path) -> None:
+    """Take as long as an app does; the marker stands meanwhile."""
+    await asyncio.sleep(WORK)
+    marker.unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
+
+
+class Chaos:
+    """One server, its surfaces, and what becomes of the keys."""
+
+    def __init__(
+        self, store: RedisStore, folder: Path, seed: int, *, around: Callable[[Any], Any] = lambda layer: layer
+    ) -> None:
+        self.store = store
+        self.seen = Seen()
+        self.keys: dict[str, Key] = defaultdict(Key)
+        self._random = Random(seed)
+        self._folder = folder
+        self._proxy = store.ground.proxies[0]
+        self._lock = threading.Lock()
+        self._layers: list[Any] = []
+        self._surfaces = [self._surface(kind, around) for kind in SURFACES]
+
+    def _surface(self, kind: str, around: Callable[[Any], Any]) -> Any:
+        layer = self.store.layer(is_async=kind in ("asgi", "async function"), timeout_seconds=5.0)
+        self._layers.append(layer)
+        wrong = around(layer)
+        watched = (_WatchedAsync if is_async(layer) else _Watched)(wrong, self)
+        config = IdempotencyConfig(lease_seconds=LEASE, heartbeat=False)
+        return surface_over(kind, watched, self._play, config=config)
+
+    # The app.
+
+    def _play(self, body: bytes) -> Play:
+        name = body.decode().strip('"')
+        marker = self._folder / name
+        with self._lock:
+            self.keys[name].runs += 1
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                self.seen.two_live.append(f"{name}: a second run began before the first was over")
+        return Play(chunks=(f"{name} {token_hex(8)}".encode(),), seen=lambda _: _work(marker))
+
+    # What the layers say.
+
+    def note_verb(self, began: float) -> None:
+        """Note how much longer than its deadline a verb took, and how much of that was the machine's lag."""
+        took = time.monotonic() - began
+        with self._lock:
+            self.seen.verbs += 1
+            if took > DEADLINE:
+                lag = self._lag.since(began)
+                self.seen.lag = max(self.seen.lag, lag)
+                self.seen.slowest = max(self.seen.slowest, took - DEADLINE - lag)
+
+    def note_completed(self, result: bytes | None, outcome: Any) -> None:
+        """Note a completion that the store acknowledged."""
+        if isinstance(outcome, Settled) and result is not None:
+            name = next((name for name in self.keys if name.encode() in result), None)
+            if name is not None:
+                self.keys[name].is_acknowledged = True
+
+    # The run.
+
+    async def run(self, faults: int, progress: Callable[[int], None]) -> Seen:
+        """Send requests until so many messages met their fault; then see what stands."""
+        async with Lag() as self._lag:
+            await self._warm()
+            for layer in self._layers:
+                layer.timeout_seconds = DEADLINE
+            await asyncio.gather(*(self._stories(faults, progress) for _ in range(KEYS_AT_ONCE)))
+            self._proxy.pass_all()
+            self._judge_runs()
+            for layer in self._layers:
+                layer.timeout_seconds = 10.0
+            await asyncio.sleep(2 * DEADLINE)  # what was delayed arrives
+        self.seen.faults = len(self._proxy.taken)
+        await self._bring_to_an_end()
+        self.seen.records = len(self.store.records())
+        self.seen.without_expiry = self.store.without_expiry()
+        await self._close()
+        return self.seen
+
+    async def _warm(self) -> None:
+        self._proxy.taken.clear()
+        await asyncio.gather(*(surface.send(b'"warm"', key="warm") for surface in self._surfaces))
+        self.keys.clear()
+        self.store.lose()
+
+    async def _stories(self, faults: int, progress: Callable[[int], None]) -> None:
+        while (done := len(self._proxy.taken)) < faults:
+            progress(done)
+            self._plan()
+            name = token_hex(8)
+            surface = self._random.choice(self._surfaces)
+            self.keys[name].surface = surface
+            await asyncio.gather(*(self._client(surface, name) for _ in range(DUPLICATES)))
+
+    def _plan(self) -> None:
+        while self._proxy.planned < PLANS_AT_ONCE:
+            self._proxy.when(
+                b"EVAL",
+                self._random.choice(ACTIONS),
+                seconds=self._random.choice([0.02, 0.1, 2 * DEADLINE]),
+                after=self._random.randrange(8),
+            )
+
+    async def _client(self, surface: Any, name: str) -> None:
+        for _ in range(TRIES):
+            if await self._ask(surface, name):
+                return
+            await asyncio.sleep(self._random.uniform(0, 0.1))
+
+    async def _ask(self, surface: Any, name: str) -> bool:
+        seen = await surface.send(f'"{name}"'.encode(), key=name)
+        key = self.keys[name]
+        self.seen.requests += 1
+        if seen.answer is None:
+            self.seen.refused += 1
+            return False
+        if seen.replayed:
+            self.seen.replays += 1
+            key.replays.add(seen.answer)
+        else:
+            key.own.append(seen.answer)
+        return True
+
+    def _judge_runs(self) -> None:
+        """No lease has lapsed: one run a key at most, and each has its client: none was a refused one's."""
+        for name, key in self.keys.items():
+            if key.runs > 1:
+                self.seen.two_live.append(f"{name}: {key.runs} runs, and no lease had lapsed")
+            if key.runs != len(key.own):
+                self.seen.ran_refused.append(f"{name}: {key.runs} runs, {len(key.own)} clients got their answer")
+            if key.replays - set(key.own):
+                self.seen.not_identical.append(f"{name}: a replay that is nobody's answer")
+
+    async def _bring_to_an_end(self) -> None:
+        """Let the leases lapse, and ask once more for each key: acknowledged ones replay, the others run."""
+        self.store.pass_time(LEASE + 1)
+        for name, key in list(self.keys.items()):
+            runs, first, was_acknowledged = key.runs, set(key.own), key.is_acknowledged
+            key.replays.clear()
+            for _ in range(2):
+                self.seen.unanswered += not await self._ask(key.surface, name)
+            if was_acknowledged and (key.runs > runs or not key.replays <= first):
+                self.seen.not_identical.append(f"{name}: acknowledged, and yet another answer")
+            if len(key.replays) > 1 or key.replays - set(key.own):
+                self.seen.not_identical.append(f"{name}: replays of {len(key.replays)} kinds")
+
+    async def _close(self) -> None:
+        for layer in self._layers:
+            await layer.aclose() if is_async(layer) else layer.close()
