@@ -74,6 +74,27 @@ async def test_a_node_that_is_not_known_yet_is_worth_another_try():
         await together_async(UnknownNode(), KEY, trip)
 
 
+class Forgetful:
+    """A cluster's client that does not know a slot before it has asked by itself."""
+
+    def __init__(self):
+        self.said = []
+
+    def get_node_from_key(self, key):
+        raise exceptions.SlotNotCoveredError(key)
+
+    def execute_command(self, *command, **options):
+        self.said.append(command)
+
+
+def test_a_client_that_does_not_know_a_slot_is_made_to_ask():
+    client = Forgetful()
+    with pytest.raises(exceptions.SlotNotCoveredError) as raised:
+        together(client, KEY, [("EVALSHA",), ("WAIT",)])
+    assert client.said == [("EVALSHA",)]
+    assert commands.is_passing(raised.value)
+
+
 def test_slots_that_move_again_and_again_are_worth_another_try():
     assert commands.is_passing(exceptions.MovedError("7 127.0.0.1:7007"))
     assert commands.is_passing(exceptions.AskError("7 127.0.0.1:7007"))
