@@ -74,7 +74,7 @@ async def test_a_node_that_is_not_known_yet_is_worth_another_try():
         await together_async(UnknownNode(), KEY, trip)
 
 
-class Forgetful:
+class Forgetful(UnknownNode):
     """A cluster's client that does not know a slot before it has asked by itself."""
 
     def __init__(self):
