@@ -9,6 +9,7 @@ One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2,
     redis_connection   where a server is
     redis_clients      clients that keep to a deadline
     redis_commands     what is said, and what the replies mean
+    redis_errors       what goes wrong, by the drivers' names
     redis_trips        several commands in one round trip
     redis_scripts/     the verbs, in Lua
     redis_checks       what can be told before the first request

@@ -8,17 +8,16 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from redis.exceptions import NoPermissionError, NoScriptError
-
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
 from idempotency_mw.persistence import redis_trips as trips
 from idempotency_mw.persistence.redis_checks import check_policy, check_version
 from idempotency_mw.persistence.redis_clients import async_client, closers, most_at_once
-from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, Call, Short
+from idempotency_mw.persistence.redis_commands import Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis_dropping import drop
+from idempotency_mw.persistence.redis_errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
 from idempotency_mw.persistence.redis_trips import RAW, Talk
 
@@ -105,7 +104,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 client: Any = self._client()
                 check_version(await client.info("server"))
                 check_policy(await client.config_get("maxmemory-policy"))
-        except NoPermissionError:
+        except NO_PERMISSION:
             return  # an ACL may well forbid INFO and CONFIG; what answers is there
         except TimeoutError as error:
             raise self._too_late() from error
@@ -193,7 +192,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         client = self._client()
         try:
             return await client.execute_command(*call.by_digest, **RAW)
-        except NoScriptError:
+        except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.
             return await client.execute_command(*call.by_text, **RAW)
 
@@ -211,7 +210,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             async with asyncio.timeout(self.timeout_seconds):
                 call = commands.release(self._key(claim), claim)
                 await self._in_turn(lambda: self._ask_once(call))
-        except (*DRIVER_ERRORS, TimeoutError):
+        except DRIVER_ERRORS:  # TimeoutError is an OSError
             return  # the lease ends it
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:

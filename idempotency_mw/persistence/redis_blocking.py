@@ -7,16 +7,15 @@ from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self, cast
 
-from redis.exceptions import NoPermissionError, NoScriptError
-
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
 from idempotency_mw.persistence import redis_trips as trips
 from idempotency_mw.persistence.redis_checks import check_policy, check_version, warn_if_slow
 from idempotency_mw.persistence.redis_clients import Deadline, blocking_client, closers
-from idempotency_mw.persistence.redis_commands import DRIVER_ERRORS, Call, Short
+from idempotency_mw.persistence.redis_commands import Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
 from idempotency_mw.persistence.redis_trips import RAW, Talk
 
@@ -110,7 +109,7 @@ class RedisPersistenceLayer(RedisLayer):
             client: Any = self._client()
             check_version(client.info("server"))
             check_policy(client.config_get("maxmemory-policy"))
-        except NoPermissionError:
+        except NO_PERMISSION:
             return  # an ACL may well forbid INFO and CONFIG; what answers is there
         except DRIVER_ERRORS as error:
             raise commands.translated(error) from error
@@ -181,7 +180,7 @@ class RedisPersistenceLayer(RedisLayer):
         client = self._client()
         try:
             return client.execute_command(*call.by_digest, **RAW)
-        except NoScriptError:
+        except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.
             return client.execute_command(*call.by_text, **RAW)
 

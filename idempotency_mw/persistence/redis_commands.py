@@ -12,8 +12,6 @@ from importlib.resources import files
 from random import uniform
 from typing import Any
 
-from redis import exceptions
-
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
 from idempotency_mw.errors import (
     IdempotencyPersistenceConnectionError,
@@ -21,10 +19,10 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
 )
 from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.redis_errors import LASTING, NO_SCRIPT, PASSING
 from idempotency_mw.persistence.redis_trips import RAW, Command, Talk
 
 __all__ = [
-    "DRIVER_ERRORS",
     "LARGE",
     "RAW",
     "Call",
@@ -139,7 +137,7 @@ def acquire_acknowledged(
     """Acquire, and have so many replicas acknowledge it within the milliseconds of each try."""
     call = acquire(key, claim)
     found, acknowledged = yield [call.by_digest, ("WAIT", wanted, wait_ms())]
-    if isinstance(found, exceptions.NoScriptError):
+    if isinstance(found, NO_SCRIPT):
         found, acknowledged = yield [call.by_text, ("WAIT", wanted, wait_ms())]
     answer = read_acquire(_unless_error(found))
     if isinstance(answer, Existing):
@@ -174,13 +172,13 @@ def complete_large(key: str, claim: Claim, result: bytes, temporary: str) -> Tal
     arguments = (claim.token, claim.retention_ms, len(value))
     call = Call(_COMPLETE_LARGE, (key, temporary), arguments)
     _, reply = yield [("SET", temporary, value, "PX", TEMPORARY_MS), call.by_digest]
-    if isinstance(reply, exceptions.NoScriptError):
+    if isinstance(reply, NO_SCRIPT):
         (reply,) = yield [call.by_text]
     if isinstance(reply, Exception) or reply == _IS_GONE:
         # The server is full, or the slot on the move with one of the keys here and the other there.
         call = complete(key, claim, result)
         (reply,) = yield [call.by_digest]
-    if isinstance(reply, exceptions.NoScriptError):
+    if isinstance(reply, NO_SCRIPT):
         (reply,) = yield [call.by_text]
     return read_complete(_unless_error(reply))
 
@@ -215,23 +213,6 @@ def _record(reply: list[Any]) -> Record:
     return Frame.decode(data).record(now_ms)
 
 
-DRIVER_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-"""All that redis-py raises when the server, or the way to it, fails."""
-
-_PASSING = (
-    OSError,
-    exceptions.ConnectionError,  # LOADING and Sentinel's "no master found" are among these
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
-    exceptions.TryAgainError,
-    exceptions.AskError,  # and MOVED: followed by clients, unless slots move again and again
-    exceptions.MasterDownError,
-    exceptions.ClusterError,
-    exceptions.RedisClusterException,
-)
-_LASTING = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-
 # What servers, of commands that they do not know, and redis-py, of those in a pipeline, quote: a storage key, a
 # token, a result. The driver's own error, which ours is chained to, says it in full.
 _QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*", re.DOTALL)
@@ -239,10 +220,10 @@ _QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with a
 
 def is_passing(error: Exception) -> bool:
     """Tell whether asking again within the deadline can help: a restart, a failover, slots on the move."""
-    if isinstance(error, _LASTING):
+    if isinstance(error, LASTING):
         return False
     # A master that becomes a replica ends its clients' WAIT so.
-    return isinstance(error, _PASSING) or str(error).startswith("UNBLOCKED")
+    return isinstance(error, PASSING) or str(error).startswith("UNBLOCKED")
 
 
 def translated(error: Exception) -> IdempotencyPersistenceLayerError:

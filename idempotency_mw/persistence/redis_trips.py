@@ -14,9 +14,8 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from redis import exceptions
-
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol
+from idempotency_mw.persistence.redis_errors import ASK, MOVED, RESPONSE, UNKNOWN_NODE, TryAgainError
 
 __all__ = ["RAW", "Command", "Talk", "ask", "ask_async", "sends_together", "together", "together_async"]
 
@@ -28,8 +27,6 @@ Outcome = TypeVar("Outcome")
 Talk: TypeAlias = Generator[Sequence[Command], Sequence[Any], Outcome]
 
 _ASKING: Command = ("ASKING",)
-_UNKNOWN = (exceptions.SlotNotCoveredError, exceptions.ConnectionError, exceptions.TimeoutError, OSError)
-"""What a client raises that does not know, or no longer knows, where a key is."""
 
 
 def sends_together(client: object) -> bool:
@@ -66,7 +63,7 @@ def together(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any
     if len(commands) == 1:
         try:
             return [client.execute_command(*commands[0], **RAW)]
-        except exceptions.ResponseError as error:
+        except RESPONSE as error:
             return [error]
     if hasattr(client, "get_node_from_key"):
         return _in_cluster(client, key, commands)
@@ -83,10 +80,10 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
 def _in_cluster(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any]:
     try:
         replies = _at_owner(client, key, commands)
-        if isinstance(replies[0], exceptions.MovedError):
+        if isinstance(replies[0], MOVED):
             _teach(client, commands)
             replies = _at_owner(client, key, commands)
-    except _UNKNOWN:
+    except UNKNOWN_NODE:
         _teach(client, commands)
         raise
     if _is_asked_elsewhere(replies):
@@ -100,7 +97,7 @@ def _at_owner(client: Any, key: str, commands: Sequence[Command]) -> Sequence[An
 
 
 def _teach(client: Any, commands: Sequence[Command]) -> None:
-    with suppress(exceptions.ResponseError):
+    with suppress(*RESPONSE):
         client.execute_command(*commands[0], **RAW)
 
 
@@ -111,7 +108,7 @@ async def together_async(client: Any, key: str, commands: Sequence[Command]) -> 
     if len(commands) == 1:
         try:
             return [await client.execute_command(*commands[0], **RAW)]
-        except exceptions.ResponseError as error:
+        except RESPONSE as error:
             return [error]
     if hasattr(client, "get_node_from_key"):
         return await _in_cluster_async(client, key, commands)
@@ -124,10 +121,10 @@ async def together_async(client: Any, key: str, commands: Sequence[Command]) -> 
 async def _in_cluster_async(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any]:
     try:
         replies = await _at_node(client.get_node_from_key(key), commands)
-        if isinstance(replies[0], exceptions.MovedError):
+        if isinstance(replies[0], MOVED):
             await _teach_async(client, commands)
             replies = await _at_node(client.get_node_from_key(key), commands)
-    except _UNKNOWN:
+    except UNKNOWN_NODE:
         await _teach_async(client, commands)
         raise
     if _is_asked_elsewhere(replies):
@@ -149,26 +146,26 @@ async def _at_node(node: Any, commands: Sequence[Command]) -> Sequence[Any]:
     await node.execute_pipeline(sent)
     for each in sent:
         # Here a lost connection too is a value among the replies.
-        if isinstance(each.result, Exception) and not isinstance(each.result, exceptions.ResponseError):
+        if isinstance(each.result, Exception) and not isinstance(each.result, RESPONSE):
             raise each.result
     return [each.result for each in sent]
 
 
 async def _teach_async(client: Any, commands: Sequence[Command]) -> None:
-    with suppress(exceptions.ResponseError):
+    with suppress(*RESPONSE):
         await client.execute_command(*commands[0], **RAW)
 
 
 def _is_asked_elsewhere(replies: Sequence[Any]) -> bool:
     """Tell whether the key's slot is on the move, and the key is to be looked for where it moves."""
-    return isinstance(replies[0], exceptions.AskError) and not isinstance(replies[0], exceptions.MovedError)
+    return isinstance(replies[0], ASK) and not isinstance(replies[0], MOVED)
 
 
 def _named(client: Any, error: Any) -> Any:
     """Return the node that the error names."""
     node = client.get_node(host=error.host, port=error.port)
     if node is None:
-        raise exceptions.TryAgainError(f"the cluster names a node that this client does not know: {error}")
+        raise TryAgainError(f"the cluster names a node that this client does not know: {error}")
     return node
 
 

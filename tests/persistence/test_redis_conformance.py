@@ -9,6 +9,12 @@ from idempotency_mw.persistence.redis_clients import closers
 from idempotency_mw.testing import PersistenceConformance
 from tests.clusters import SERVICE
 
+try:
+    import valkey
+    import valkey.asyncio
+except ImportError:
+    valkey = None
+
 PREFIX = "idempotency:"
 PATIENCE = 10.0  # the machine that tests may be slow; deadlines have tests of their own
 WAITS = {"socket_timeout": 2, "socket_connect_timeout": 2, "retry": None}
@@ -71,6 +77,28 @@ class TestGivenAsyncClientThatDecodes(OnOneServer):
 
     def teardown_method(self):
         self._runner.run(closers(self.given)[0]())
+        super().teardown_method()
+
+
+@pytest.mark.skipif(valkey is None, reason="valkey-py is not installed")
+class TestGivenClientOfValkeyPy(OnOneServer):
+    def make_layer(self):
+        self.given = valkey.Valkey(port=self.server.port, socket_timeout=2, socket_connect_timeout=2)
+        return RedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
+
+    def teardown_method(self):
+        super().teardown_method()
+        self.given.close()
+
+
+@pytest.mark.skipif(valkey is None, reason="valkey-py is not installed")
+class TestGivenAsyncClientOfValkeyPy(OnOneServer):
+    def make_layer(self):
+        self.given = valkey.asyncio.Valkey(port=self.server.port)
+        return AsyncRedisPersistenceLayer(self.given, timeout_seconds=PATIENCE)
+
+    def teardown_method(self):
+        self._runner.run(self.given.aclose())
         super().teardown_method()
 
 

@@ -1,0 +1,100 @@
+"""What is said in several trips, held by hand: replies that no server gives on demand."""
+
+import pytest
+from redis import exceptions
+
+from idempotency_mw.core.record import Acquired
+from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.redis_trips import together, together_async
+from tests.persistence.driven import a_claim
+
+KEY = "idempotency:key"
+UNBLOCKED = exceptions.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed")
+
+
+def test_a_master_that_steps_down_while_it_waits_is_asked_again():
+    talk = commands.acquire_acknowledged(KEY, a_claim(), 1, lambda: 10)
+    assert [command[0] for command in next(talk)] == ["EVALSHA", "WAIT"]
+    with pytest.raises(exceptions.ResponseError) as raised:
+        talk.send([1, UNBLOCKED])
+    assert commands.is_passing(raised.value)
+
+
+def test_a_claim_that_can_not_be_released_either_is_asked_for_again():
+    talk = commands.acquire_acknowledged(KEY, a_claim(), 2, lambda: 10)
+    next(talk)
+    (release,) = talk.send([1, 1])
+    assert release[0] == "EVAL"
+    with pytest.raises(exceptions.ReadOnlyError) as raised:
+        talk.send([exceptions.ReadOnlyError("READONLY You can't write against a read only replica.")])
+    assert commands.is_passing(raised.value)
+
+
+def test_more_acknowledgements_than_are_wanted_are_enough():
+    talk = commands.acquire_acknowledged(KEY, a_claim(), 1, lambda: 10)
+    next(talk)
+    with pytest.raises(StopIteration) as ended:
+        talk.send([1, 2])
+    assert ended.value.value == Acquired(1)
+
+
+class UnknownNode:
+    """A cluster's client that is told of a node that it does not know."""
+
+    asked = exceptions.AskError("7 127.0.0.1:7007")
+
+    def get_node_from_key(self, key):
+        return self
+
+    def get_node(self, host, port):
+        assert (host, port) == ("127.0.0.1", 7007)
+
+    def get_redis_connection(self, node):
+        return self
+
+    def pipeline(self, transaction):
+        return self
+
+    def execute_command(self, *command, **options):
+        pass
+
+    def execute(self, raise_on_error):
+        return [self.asked, 0]
+
+    async def execute_pipeline(self, sent):
+        for each, result in zip(sent, self.execute(raise_on_error=False), strict=True):
+            each.result = result
+
+
+async def test_a_node_that_is_not_known_yet_is_worth_another_try():
+    trip = [("EVALSHA",), ("WAIT",)]
+    with pytest.raises(exceptions.TryAgainError):
+        together(UnknownNode(), KEY, trip)
+    with pytest.raises(exceptions.TryAgainError):
+        await together_async(UnknownNode(), KEY, trip)
+
+
+class Forgetful(UnknownNode):
+    """A cluster's client that does not know a slot before it has asked by itself."""
+
+    def __init__(self):
+        self.said = []
+
+    def get_node_from_key(self, key):
+        raise exceptions.SlotNotCoveredError(key)
+
+    def execute_command(self, *command, **options):
+        self.said.append(command)
+
+
+def test_a_client_that_does_not_know_a_slot_is_made_to_ask():
+    client = Forgetful()
+    with pytest.raises(exceptions.SlotNotCoveredError) as raised:
+        together(client, KEY, [("EVALSHA",), ("WAIT",)])
+    assert client.said == [("EVALSHA",)]
+    assert commands.is_passing(raised.value)
+
+
+def test_slots_that_move_again_and_again_are_worth_another_try():
+    assert commands.is_passing(exceptions.MovedError("7 127.0.0.1:7007"))
+    assert commands.is_passing(exceptions.AskError("7 127.0.0.1:7007"))
