@@ -1,10 +1,10 @@
 """Masters that die and slots that move under load: behind a Sentinel, and in a cluster.
 
-    without loss    the master is killed; its replica has all that was acknowledged
-    with loss       the replica is cut off, a run begins, and the master is killed: the claim is lost with it. A second
-                    run is then what the promise allows ("while the store keeps the writes that it acknowledged"),
-                    and the first owner's completion is refused
-    slots           slots in which runs are under way go from master to master
+without loss    the master is killed; its replica has all that was acknowledged
+with loss       the replica is cut off, a run begins, and the master is killed: the claim is lost with it. A second
+                run is then what the promise allows ("while the store keeps the writes that it acknowledged"),
+                and the first owner's completion is refused
+slots           slots in which runs are under way go from master to master
 """
 
 import asyncio
@@ -59,10 +59,13 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
     return made(AMOUNTS[size], progress)
 
 
-def made(amount: Amount, progress: Progress) -> Iterator[Figure]:
+def made(
+    amount: Amount, progress: Progress, kinds: tuple[str, ...] = ("Sentinel", "cluster")
+) -> Iterator[Figure]:
     """Yield what so much of it shows."""
     binary = next(iter(binaries().values()))
-    for number, (kind, enter) in enumerate((("Sentinel", _sentinel), ("cluster", _cluster))):
+    for number, kind in enumerate(kinds):
+        enter = _sentinel if kind == "Sentinel" else _cluster
         progress(number, 3)
         seen = _Seen()
         for turn in range(amount.failovers):
@@ -180,7 +183,9 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
     scene.reader.read()
     seen.settled += len(scene.reader.of("settled"))
     seen.refused += clients.trouble["store-unavailable"]
-    seen.wrong += live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
+    seen.wrong += (
+        live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
+    )
     seen.wrong += lost_completions(scene.reader, _Everywhere(stage.servers))
 
 
@@ -272,7 +277,11 @@ async def _moved(where: Path, cluster: RedisCluster, amount: Amount) -> list[Fig
         redirected = _redirected(cluster)
         await clients.ask_all_again()
         scene.reader.read()
-        wrong = live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
+        wrong = (
+            live_beside(scene.reader, ())
+            + different_answers(scene.reader, clients.answers)
+            + run_again(scene.reader)
+        )
         wrong += lost_completions(scene.reader, _Everywhere(tuple(cluster.masters)))
         again = [each for some in scene.reader.of_key.values() for each in some[1:]]
         bad, count = _Everywhere(tuple(cluster.masters)).unexpiring()
