@@ -271,7 +271,7 @@ class _Round:
         seen.late += len(reader.of("lost"))
         seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
         seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
-        seen.different += different_answers(reader, answers) + run_again(reader)
+        seen.different += different_answers(reader, answers) + run_again(reader, self._fleet.fates)
         for orphan in self._orphans:
             self._judge_orphan(orphan)
         bad, count = self._look.unexpiring()
