@@ -15,6 +15,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,16 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
     return made(AMOUNTS[size], progress)
 
 
-def made(
-    amount: Amount, progress: Progress, kinds: tuple[str, ...] = ("Sentinel", "cluster")
-) -> Iterator[Figure]:
+def made(amount: Amount, progress: Progress, kinds: tuple[str, ...] = ("Sentinel", "cluster")) -> Iterator[Figure]:
     """Yield what so much of it shows."""
     binary = next(iter(binaries().values()))
     for number, kind in enumerate(kinds):
-        enter = _sentinel if kind == "Sentinel" else _cluster
+        enter = partial(_sentinel if kind == "Sentinel" else _cluster, binary)
         progress(number, 3)
         seen = _Seen()
         for turn in range(amount.failovers):
-            _make(seen, binary, enter, _without_loss, f"{kind}-{turn}", amount)
-            _make(seen, binary, enter, _with_loss, f"{kind}-{turn}-lossy", amount)
+            _make(seen, enter, _without_loss, f"{kind}-{turn}", amount)
+            _make(seen, enter, _with_loss, f"{kind}-{turn}-lossy", amount)
         yield from seen.figures(kind, amount.failovers)
     progress(2, 3)
     yield from _slots(binary, amount)
@@ -158,20 +157,17 @@ def _cluster(binary: Path, stack: ExitStack) -> _Stage:
 Make = Callable[[_Seen, _Stage, Scene, str, Amount], Any]
 
 
-def _make(
-    seen: _Seen, binary: Path, enter: Callable[[Path, ExitStack], _Stage], make: Make, name: str, amount: Amount
-) -> None:
+def _make(seen: _Seen, enter: Callable[[ExitStack], _Stage], make: Make, name: str, amount: Amount) -> None:
+    async def made(stage: _Stage, where: Path) -> None:
+        async with asyncio.timeout(LONGEST), Scene(where, stage.store, lease_seconds=LEASE) as scene:
+            await make(seen, stage, scene, name, amount)
+
     try:
         with ExitStack() as stack:
             where = stack.enter_context(folder())
-            asyncio.run(_made(seen, enter(binary, stack), where, make, name, amount))
+            asyncio.run(made(enter(stack), where))
     except Exception as error:
         seen.broken.append(f"{name}: {error!r}")
-
-
-async def _made(seen: _Seen, stage: _Stage, where: Path, make: Make, name: str, amount: Amount) -> None:
-    async with asyncio.timeout(LONGEST), Scene(where, stage.store, lease_seconds=LEASE) as scene:
-        await make(seen, stage, scene, name, amount)
 
 
 async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
@@ -190,7 +186,7 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
 
 
 async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
-    """Claims that the new master never heard of: the first owner changes nothing, and gets what the second made."""
+    """Claims that the new master never heard of: the first owner changes nothing, and gets the second's answer."""
     async with scene.clients(name, amount.clients, longest=0.2) as clients:
         await clients.have_answered(amount.clients)
         stage.cut()

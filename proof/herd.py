@@ -155,7 +155,9 @@ async def _crowded(where: Path, url: str, keys: int, duplicates: int, waiters: i
         crowd = [clients.new_key() for _ in range(keys)]
         clients.wishes.update(dict.fromkeys(crowd, b'{"gate": "gate"}'))
         asked = [
-            asyncio.create_task(clients.ask_once(key, 50, scene.asks[0])) for key in crowd for _ in range(duplicates)
+            asyncio.create_task(clients.ask_once(key, 50, scene.asks[0]))
+            for key in crowd
+            for _ in range(duplicates)
         ]
         settled = 0
         while (now := sum(task.done() for task in asked)) < keys * (duplicates - 1 - waiters) or now > settled:

@@ -6,6 +6,7 @@ Shows I1 to I4; `proof.chaos.app` says how the app itself watches over I1.
 """
 
 import asyncio
+import json
 import random
 import tempfile
 import time
@@ -95,7 +96,7 @@ class _Seen:
     last_refused: float = -LEASE
     """Seconds after a dead owner's lease at which the last was sent that was refused for it."""
     longest_free: float = 0.0
-    """Seconds after it at which the next run began; that takes a client that asks, and a worker that listens."""
+    """Seconds after it at which it was taken over; that takes a client that asks, and a worker that listens."""
     beside: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -116,7 +117,7 @@ class _Seen:
         held = f"0, {self.late} late completions refused"
         yield _none("I3", "records changed by a worker stopped past its lease", self.changed, held)
         refused = f"last refused {self.last_refused * 1000:+.0f} ms"
-        free = f"{refused}, run again {self.longest_free * 1000:+.0f} ms"
+        free = f"{refused}, taken over {self.longest_free * 1000:+.0f} ms"
         wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
         what = "a dead owner's key is free again"
         yield Figure("I4", what, wanted, _first(self.not_free) or free, not self.not_free and self.cut_off > 0)
@@ -132,12 +133,17 @@ def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
     return Figure(shows, what, "0", _first(found) or held, not found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Orphan:
     """A claim whose owner died, as the store had it then."""
 
     execution: Execution
+    token: str
     lease_until: float
+    held_until: float = 0.0
+    """When it was last seen to stand, whether its lease was over or not."""
+    freed: float = 0.0
+    """When another was seen in its place, or nothing."""
 
 
 class _Round:
@@ -148,6 +154,7 @@ class _Round:
         self._seen = seen
         self._random = random.Random(seed)
         self._orphans: list[_Orphan] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._dead: set[int] = set()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         store, self._look = _store(part.store, folder, stack)
@@ -176,6 +183,7 @@ class _Round:
                     await deed()
                     tell()
             await self._clients.ask_all_again()
+            await asyncio.gather(*self._watches)
         self._reader.read()
         self._judge()
 
@@ -241,8 +249,6 @@ class _Round:
                 return self._random.choice(some)
 
     def _seconds(self, execution: Execution) -> float:
-        import json
-
         wish = json.loads(self._clients.wishes[execution.key])
         return float(wish["seconds"]) - (time.time() - execution.begun)
 
@@ -259,7 +265,20 @@ class _Round:
             for execution in cut_off(self._reader, pid):
                 frame = self._look.frame(execution.storage_key)
                 if frame is not None and not frame.result and frame.attempt == execution.attempt:
-                    self._orphans.append(_Orphan(execution, frame.until_ms / 1000))
+                    orphan = _Orphan(execution, frame.token, frame.until_ms / 1000)
+                    self._orphans.append(orphan)
+                    self._watches.append(asyncio.create_task(self._watch(orphan)))
+
+    async def _watch(self, orphan: _Orphan) -> None:
+        """Look at the record until it is somebody else's: some client asks for it all the time."""
+        while not orphan.freed:
+            now = time.time()
+            frame = self._look.frame(orphan.execution.storage_key)
+            if frame is not None and frame.token == orphan.token:
+                orphan.held_until = now
+            else:
+                orphan.freed = time.time()
+            await asyncio.sleep(0.02)
 
     # What it shows.
 
@@ -279,21 +298,17 @@ class _Round:
         seen.records += count
 
     def _judge_orphan(self, orphan: _Orphan) -> None:
-        """I4: nobody who asked after the lease and a quarter of a second is told that the dead one runs."""
-        dead = orphan.execution
-        next_begun = [each.begun for each in self._reader.of_key[dead.key] if each.attempt > dead.attempt]
-        again = min(next_begun, default=float("inf"))
+        """I4: nobody who asks after the lease and a quarter of a second is told that the dead one runs."""
         refused = [
             answer.sent - orphan.lease_until
-            for answer in self._clients.answers.get(dead.key, [])
-            if answer.problem == "in-progress" and answer.received < again
+            for answer in self._clients.answers.get(orphan.execution.key, [])
+            if answer.problem == "in-progress" and answer.received < orphan.held_until
         ]
-        last = max(refused, default=0.0)
+        last = max(refused, default=-LEASE)
         self._seen.last_refused = max(self._seen.last_refused, last)
-        if last > FREE_WITHIN or not next_begun:
-            self._seen.not_free.append(f"{dead.key}: refused {last:.2f} s after, taken over: {bool(next_begun)}")
-        else:
-            self._seen.longest_free = max(self._seen.longest_free, again - orphan.lease_until)
+        self._seen.longest_free = max(self._seen.longest_free, orphan.freed - orphan.lease_until)
+        if last > FREE_WITHIN:
+            self._seen.not_free.append(f"{orphan.execution.key}: refused {last:.2f} s after its owner's lease")
 
 
 def _store(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], Look]:

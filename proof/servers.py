@@ -184,7 +184,7 @@ async def _fill(name: str, where: Path, client: Any, url: str, amount: Amount) -
         done = [clients.new_key() for _ in range(amount.held)]
         await asyncio.gather(*(clients.ask_until_answered(key, 10) for key in done))
         held = [clients.new_key() for _ in range(amount.held)]
-        clients.wishes.update({key: b'{"gate": "gate"}' for key in held})
+        clients.wishes.update(dict.fromkeys(held, b'{"gate": "gate"}'))
         running = [asyncio.create_task(clients.ask_until_answered(key, 60)) for key in held]
         await scene.have_begun(len(done) + len(held))
         _fill_up(client)
@@ -269,12 +269,12 @@ async def _flush(where: Path, client: Any, url: str, amount: Amount) -> Figure:
 # Evicting.
 
 
-def _evicting(amount: Amount) -> Iterator[Figure]:
+def _evicting(_: Amount) -> Iterator[Figure]:
     """Row 20: what is gone is as a new key, and a late completion creates nothing."""
     binary = next(iter(binaries().values()))
-    with folder() as where, RedisServer(binary, "--maxmemory-policy", "allkeys-lru") as server:
-        with server.client() as client:
-            yield from asyncio.run(_evict(where, client, server.url))
+    options = ("--maxmemory-policy", "allkeys-lru")
+    with folder() as where, RedisServer(binary, *options) as server, server.client() as client:
+        yield from asyncio.run(_evict(where, client, server.url))
 
 
 async def _evict(where: Path, client: Any, url: str) -> list[Figure]:

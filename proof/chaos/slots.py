@@ -1,12 +1,13 @@
-"""Moves slots from master to master, as a program: `python -m proof.chaos.slots JOURNAL COUNT SEED PORT PORT PORT`.
+"""Moves slots from master to master, as a program: `python -m proof.chaos.slots JOURNAL COUNT SEED PORTS`.
 
 As redis-cli does it, with time between the steps, and slots in which a run is under way where there are any: the
 journal tells. A process of its own, so that it never waits for the clients that it disturbs. Says as JSON what it
 did.
 
-It goes once around, a third of the moves from each master to the next. Between the thirds the masters have to agree
-on who owns what since when. A node that gets a slot outbids whom it knows, and gossip is slow: moved on at once, to
-a master that has not heard of the last bid, a slot can end with two masters that each send its clients to the other.
+It goes once around, a third of the moves from each master to the next. Between the thirds the masters have to
+agree on who owns what since when. A node that gets a slot outbids whom it knows, and gossip is slow: moved on at
+once, to a master that has not heard of the last bid, a slot can end with two masters that each send its clients to
+the other.
 """
 
 import json
