@@ -6,13 +6,13 @@ Shows I1 to I4; `proof.chaos.app` says how the app itself watches over I1.
 """
 
 import asyncio
-import json
 import random
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ LEASE = 0.8
 FREE_WITHIN = 0.25
 """What a key may take beyond its dead owner's lease."""
 RETENTION = 3600
-LONGEST = 120.0
-"""Seconds for one round of deeds and all that follows."""
+START, A_DEED = 20.0, 5.0
+"""Seconds for a round to begin and to end, and for each deed in it, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +175,30 @@ class _Round:
             self._seen.broken.append(f"{self._part.kind} over {self._part.store}: a traceback in the log")
 
     async def _made_in_time(self, tell: Any) -> None:
-        async with asyncio.timeout(LONGEST):
-            async with self._clients:
-                await self._clients.have_answered(2 * self._part.clients)
-                for deed in self._deeds():
-                    await asyncio.sleep(self._random.uniform(0.05, 0.25))
-                    await deed()
-                    tell()
-            await self._clients.ask_all_again()
-            await asyncio.gather(*self._watches)
+        part = self._part
+        try:
+            async with asyncio.timeout(START + A_DEED * (part.kills + part.deaths + part.stops)):
+                await self._made(tell)
+        except TimeoutError:
+            self._seen.broken.append(f"{part.kind} over {part.store}: not at its end in time")
         self._reader.read()
         self._judge()
 
+    async def _made(self, tell: Any) -> None:
+        async with self._clients:
+            await self._clients.have_answered(2 * self._part.clients)
+            for deed in self._deeds():
+                await asyncio.sleep(self._random.uniform(0.05, 0.25))
+                await deed()
+                tell()
+        await self._clients.ask_all_again()
+        await asyncio.gather(*self._watches)
+
     def _deeds(self) -> list[Any]:
         part = self._part
-        deaths = [lambda moment=MOMENTS[number % 4]: self._die(moment) for number in range(part.deaths)]
-        deeds = [*[self._kill] * part.kills, *deaths, *[self._stop] * part.stops]
+        deaths = [partial(self._die, MOMENTS[number % 4]) for number in range(part.deaths)]
+        stops = [partial(self._stop, early=number % 2 == 0) for number in range(part.stops)]
+        deeds = [*[self._kill] * part.kills, *deaths, *stops]
         self._random.shuffle(deeds)
         return deeds
 
@@ -212,22 +220,37 @@ class _Round:
         await self._bury(*pids)
         await asked
 
-    async def _stop(self) -> None:
-        """Stop a worker until its runs were taken over, have it go on, and see that it changes nothing."""
-        victim = await self._one_alive(least=0.5)
-        self._fleet.stop(victim.pid)
+    async def _stop(self, *, early: bool) -> None:
+        """Stop a worker past its lease, have it go on, and see that it changes nothing.
+
+        Early: while the run that was taken over is under way elsewhere, so that the first owner ends in the middle
+        of it. Else: when that one is over too.
+        """
+        key = self._clients.new_key()
+        self._clients.wishes[key] = b'{"seconds": %.1f}' % (2 * LEASE)
+        asked = asyncio.create_task(self._clients.ask_until_answered(key, 0.7))
+        first = await self._run_of(key, 1)
+        self._fleet.stop(first.pid)
         try:
-            mine = [each for each in self._reader.live() if each.pid == victim.pid]
-            await asyncio.sleep(LEASE * self._random.uniform(1.4, 2.2))
+            mine = [each for each in self._reader.live() if each.pid == first.pid]
+            await self._run_of(key, 2)
+            await (asyncio.sleep(0.1) if early else asked)
             self._reader.read()
-            theirs = [each for each in mine if self._is_taken_over(each)]
-            before = {each.storage_key: self._look.frame(each.storage_key) for each in theirs}
+            theirs = {each.storage_key for each in mine if self._is_taken_over(each)}
+            before = {storage_key: self._look.frame(storage_key) for storage_key in theirs}
         finally:
-            self._fleet.go_on(victim.pid)
+            self._fleet.go_on(first.pid)
         self._seen.stopped += 1
+        await asked
         await asyncio.sleep(0.3)
         for storage_key, frame in before.items():
             self._compare(storage_key, frame, self._look.frame(storage_key))
+
+    async def _run_of(self, key: str, number: int) -> Execution:
+        """Return once the key's run of this number is under way."""
+        while len(self._reader.of_key.get(key, ())) < number:
+            await self._read_soon()
+        return self._reader.of_key[key][number - 1]
 
     def _is_taken_over(self, execution: Execution) -> bool:
         return self._reader.of_key[execution.key][-1] is not execution
@@ -235,22 +258,16 @@ class _Round:
     def _compare(self, storage_key: str, before: Any, after: Any) -> None:
         """I3: what was completed is the same to the byte; what runs is still, or was, its new owner's."""
         is_same = after == before if before.result else after is not None and after.token == before.token
-        if not is_same and after.attempt <= before.attempt:
+        if not is_same and (after is None or after.attempt <= before.attempt):
             self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
 
-    async def _one_alive(self, least: float = 0.0) -> Execution:
+    async def _one_alive(self) -> Execution:
         """Return a run that is under way, of a worker that lives."""
         while True:
             await self._read_soon()
             some = [each for each in self._reader.live() if each.pid not in self._dead]
-            if least:
-                some = [each for each in some if self._seconds(each) >= least]
             if some:
                 return self._random.choice(some)
-
-    def _seconds(self, execution: Execution) -> float:
-        wish = json.loads(self._clients.wishes[execution.key])
-        return float(wish["seconds"]) - (time.time() - execution.begun)
 
     async def _read_soon(self) -> None:
         await asyncio.sleep(0.01)
