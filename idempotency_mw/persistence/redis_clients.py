@@ -132,10 +132,10 @@ def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
     """Build a cluster client whose first command goes alone, and that follows slots one by one.
 
     redis-py renews the connections of every node when it has learnt the topology, those too on which others are
-    just shaking hands, or wait for a reply. With one command first, the others find it learnt. By default it learns
-    it anew with every fifth MOVED: while slots move under load, commands would fail again and again on connections
-    that were closed under them, until their deadline. Here a MOVED tells of its own slot, and no more. A node
-    that can't be reached still makes it learn all anew.
+    just shaking hands, or wait for a reply. With one command first, the others find it learnt. By default it
+    learns it anew with every fifth MOVED: while slots move under load, commands would fail again and again on
+    connections that were closed under them, until their deadline. Here a MOVED tells of its own slot, and no
+    more. A node that can't be reached still makes it learn all anew.
     """
 
     class OneFirstCluster(_redis.asyncio.RedisCluster):  # type: ignore[misc]

@@ -203,12 +203,12 @@ def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) ->
     stage = stage or Stage(setting)
     noting = _AsyncNoting(layer or setting.layer(is_async=True), stage)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(_: Any, receive: Any, send: Any) -> None:
         work = _Work(stage, (await receive())["body"])
         await asyncio.sleep(work.seconds / 2)
         work.effect()
         await asyncio.sleep(work.seconds / 2)
-        while work.is_held():
+        while work.is_held():  # noqa: ASYNC110 - for a file, not for anything of this loop
             await asyncio.sleep(0.005)
         body = work.end()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

@@ -1,4 +1,4 @@
-"""One request and its answer: over HTTP, on a connection of its own, or straight to an ASGI app in this process."""
+"""One request and its answer: over HTTP, on a connection of its own, or straight to an app in this process."""
 
 import asyncio
 import json

@@ -57,7 +57,7 @@ class Clients:
 
     async def have_answered(self, count: int) -> None:
         """Return once so many keys have their answer."""
-        while self.answered < count:
+        while self.answered < count:  # noqa: ASYNC110 - it is seldom asked
             await asyncio.sleep(0.02)
 
     async def ask_until_answered(self, key: str, impatience: float, ask: Ask | None = None) -> Answer:

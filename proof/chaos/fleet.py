@@ -83,7 +83,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls the kernel, and nothing else
             )
         try:
             self._wait_for_port()

@@ -10,6 +10,9 @@ from proof.chaos.stores import Look
 
 __all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "lost_completions", "run_again"]
 
+LATEST = 2.0
+"""Seconds after it goes on by which a process that was stopped has run what stood next, on a busy machine."""
+
 
 def all_fates(reader: Reader, fates: Iterable[Fate]) -> list[Fate]:
     """Return what befell the processes from outside, and by their own hand."""
@@ -31,7 +34,7 @@ def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False
             for fate in fates
             if fate.pid == other.pid or (any_stop and not fate.is_death)
         )
-        if not is_excused:
+        if not is_excused and not _is_late(reader.executions[line.more["name"]], other, fates):
             found.append(f"{other.key}: attempt {other.attempt} and another live at once")
     return found
 
@@ -60,16 +63,26 @@ def cut_off(reader: Reader, pid: int) -> list[Execution]:
     return [each for each in reader.executions.values() if each.pid == pid and each.storage_key not in settled]
 
 
-def run_again(reader: Reader) -> list[str]:
+def run_again(reader: Reader, fates: Iterable[Fate] = ()) -> list[str]:
     """I2: keys that ran once more although a completion had been acknowledged."""
-    settled: dict[str, float] = {}
+    settled: dict[str, tuple[float, Execution]] = {}
     for line in reader.of("settled"):
-        settled.setdefault(line.more["storage_key"], line.at)
-    return [
-        f"{key}: ran again after its completion"
-        for key, some in reader.of_key.items()
-        if any(each.begun > settled.get(each.storage_key, float("inf")) for each in some)
-    ]
+        settled.setdefault(line.more["storage_key"], (line.at, reader.executions[line.more["name"]]))
+    found: list[str] = []
+    for execution in reader.executions.values():
+        at, by = settled.get(execution.storage_key, (float("inf"), execution))
+        if execution.begun > at and not _is_late(execution, by, fates):
+            found.append(f"{execution.key}: ran again after its completion")
+    return found
+
+
+def _is_late(execution: Execution, other: Execution, fates: Iterable[Fate]) -> bool:
+    """Tell whether its process was stopped between its acquire and its first line, and the other took it over."""
+    return execution.attempt < other.attempt and any(
+        fate.pid == execution.pid and fate.since < execution.begun < fate.until + LATEST
+        for fate in fates
+        if not fate.is_death
+    )
 
 
 def lost_completions(reader: Reader, look: Look) -> list[str]:

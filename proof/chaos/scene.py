@@ -29,9 +29,7 @@ def folder() -> Iterator[Path]:
 class Scene:
     """Used as an async context manager, in the event loop in which it is asked."""
 
-    def __init__(
-        self, where: Path, store: dict[str, Any], *, timeout_seconds: float = 2.0, **config: Any
-    ) -> None:
+    def __init__(self, where: Path, store: dict[str, Any], *, timeout_seconds: float = 2.0, **config: Any) -> None:
         # Hundreds of refusals are reported, as they should be; the run shows how many, and not each.
         logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())
         config = {"lease_seconds": 10, "expires_after_seconds": 3600} | config
@@ -42,8 +40,7 @@ class Scene:
         self.asynchronous = setting.layer(is_async=True)
         self.blocking = setting.layer(is_async=False)
         self.asks: list[Ask] = [
-            asking(asgi_app(setting, self.stage, layer))
-            for layer in (self.asynchronous, as_async(self.blocking))
+            asking(asgi_app(setting, self.stage, layer)) for layer in (self.asynchronous, as_async(self.blocking))
         ]
 
     def clients(self, seed: str, count: int, longest: float = 0.05, **more: Any) -> Clients:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from idempotency_mw.persistence.frame import Frame
 
-__all__ = ["RedisLook", "SQLiteLook", "Look"]
+__all__ = ["PREFIX", "Look", "RedisLook", "SQLiteLook"]
 
 PREFIX = "idempotency:"
 

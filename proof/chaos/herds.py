@@ -1,0 +1,131 @@
+"""Herds of duplicates from several processes at once, as a program: `python -m proof.chaos.herds`, then a `Herd`.
+
+The duplicates of each key come from all processes at once, and so do those of some keys at a time. Each process
+has a middleware and a layer of its own and asks them itself: a server in between would only slow the herd down.
+Says a line a round and process: what this process saw of every key.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import resource
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from proof.chaos.app import Setting, asgi_app
+from proof.chaos.asking import Answer, Ask, asking
+from proof.chaos.workers import end_with_parent
+
+__all__ = ["Herd", "main"]
+
+RUN_SECONDS = 0.15
+BODY = json.dumps({"seconds": RUN_SECONDS}).encode("ascii")
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Herd:
+    """How many of everything."""
+
+    seed: str
+    keys: int
+    duplicates: int
+    processes: int
+    at_once: int
+
+    def arguments(self) -> list[str]:
+        """Return what `main` takes."""
+        counts = (self.keys, self.duplicates, self.processes, self.at_once)
+        return [self.seed, *(str(count) for count in counts)]
+
+    @classmethod
+    def read(cls, arguments: list[str]) -> "Herd":
+        """Return what `arguments` said."""
+        return cls(arguments[0], *(int(count) for count in arguments[1:]))
+
+    def rounds(self) -> Iterator[list[str]]:
+        """Yield the keys of each round."""
+        keys = [f"{self.seed}-{number}" for number in range(self.keys)]
+        for start in range(0, self.keys, self.at_once):
+            yield keys[start : start + self.at_once]
+
+
+def main(herd: Herd) -> None:
+    """Fork the processes, and let them go through each round together."""
+    end_with_parent()
+    setting = Setting.here()
+    ends = [_forked(herd, setting, number) for number in range(herd.processes)]
+    for _ in herd.rounds():
+        for start, _ in ends:
+            os.write(start, b"\n")
+        for _, heard in ends:
+            print(heard.readline(), end="", flush=True)
+    for _ in ends:
+        os.wait()
+
+
+def _forked(herd: Herd, setting: Setting, number: int) -> tuple[int, Any]:
+    """Start a process; return where it is told to begin a round, and where it tells what came of it."""
+    (ours_in, start), (heard, tells) = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        try:
+            end_with_parent()
+            asyncio.run(_Flock(herd, setting, number).stampede(os.fdopen(ours_in), tells))
+        finally:
+            os._exit(0)
+    os.close(ours_in)
+    os.close(tells)
+    return start, os.fdopen(heard)
+
+
+class _Flock:
+    """One process's part of the herd."""
+
+    def __init__(self, herd: Herd, setting: Setting, number: int) -> None:
+        self._herd = herd
+        self._share = herd.duplicates // herd.processes
+        self._random = random.Random(f"{herd.seed}-{number}")
+        self._setting = setting
+
+    async def stampede(self, starts: Any, tells: int) -> None:
+        """Go through the rounds."""
+        ask = asking(asgi_app(self._setting))
+        before = _peak_kib()
+        for keys in self._herd.rounds():
+            starts.readline()
+            seen = await asyncio.gather(*(self._herd_of(ask, key) for key in keys))
+            told = {"grown_kib": _peak_kib() - before, "seen": dict(zip(keys, seen, strict=True))}
+            os.write(tells, json.dumps(told).encode("ascii") + b"\n")
+
+    async def _herd_of(self, ask: Ask, key: str) -> dict[str, Any]:
+        refused: Counter[str] = Counter()
+        answers = await asyncio.gather(*(self._until_answered(ask, key, refused) for _ in range(self._share)))
+        return {
+            "answers": len(answers),
+            "bodies": sorted({answer.digest for answer in answers}),
+            "runs": sum(not answer.is_replay for answer in answers),
+            "refused": refused,
+            "statuses": Counter(answer.status for answer in answers),
+        }
+
+    async def _until_answered(self, ask: Ask, key: str, refused: Counter[str]) -> Answer:
+        while (answer := await ask(key, BODY, PATIENCE)).problem in ("in-progress", "store-unavailable"):
+            refused[answer.problem] += 1
+            # Later than Retry-After would have it, and not all at one moment.
+            await asyncio.sleep(self._random.uniform(RUN_SECONDS, 3 * RUN_SECONDS))
+        return answer
+
+
+def _peak_kib() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main(Herd.read(sys.argv[1:]))

@@ -1,0 +1,22 @@
+"""Workers killed and stopped under load, in the small: `make proof` does it at length."""
+
+import pytest
+
+from proof.processes import Part, made
+from tests.proof.showing import needs_servers, shown
+
+pytestmark = needs_servers
+
+
+@pytest.mark.fault(7, 8)
+@pytest.mark.parametrize(
+    "part",
+    [
+        Part("uvicorn", "redis", kills=1, deaths=1, stops=1, workers=2, clients=6),
+        Part("gunicorn", "valkey", kills=1, deaths=0, stops=0, workers=2, clients=4),
+    ],
+    ids=lambda part: part.kind,
+)
+def test_keys_outlive_their_workers(part):
+    figures = shown(made((part,), lambda done, of: None))
+    assert len(figures) == 6
