@@ -20,11 +20,11 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.verbs import Write
 from proof.histories.operations import Operation, Seen
 
-__all__ = ["TooLong", "is_linearizable", "seen", "shortest_bad"]
+__all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad"]
 
 SLACK_MS = 5.0
 """The store counts whole milliseconds, on a clock that may run a little faster or slower than ours."""
-MOST_STATES = 2_000_000
+MOST_PLACES = 200_000
 NOW_MS = 1_000_000
 LIVE_MS = 1000
 
@@ -55,25 +55,43 @@ def is_linearizable(operations: Sequence[Operation]) -> bool:
     """Tell whether such an order exists. The operations are all that concern one key."""
     operations = sorted(operations, key=lambda each: each.begun)
     bound = sum(1 << number for number, each in enumerate(operations) if each.ended is not None)
-    reached = {Place(0, 0.0, Model())}
-    open_places = list(reached)
-    while open_places:
-        place = open_places.pop()
+    reached: dict[tuple[int, Frame | None], list[Place]] = {}
+    ahead = [Place(0, 0.0, Model())]
+    for _ in range(MOST_PLACES):
+        if not ahead:
+            return False
+        place = ahead.pop()
         if place.done & bound == bound:
             return True
-        for following in _following(operations, place):
-            if following not in reached:
-                reached.add(following)
-                open_places.append(following)
-        if len(reached) > MOST_STATES:
-            raise TooLong
-    return False
+        seen_before = reached.setdefault((place.done & bound, place.model.frame), [])
+        if not any(_is_as_good(other, place) for other in seen_before):
+            seen_before.append(place)
+            ahead.extend(_following(operations, place))
+    raise TooLong
+
+
+def is_bad(operations: Sequence[Operation]) -> bool:
+    """Tell whether no such order was found: there is none, or it would take too long to know."""
+    try:
+        return not is_linearizable(operations)
+    except TooLong:
+        return True
+
+
+def _is_as_good(one: Place, other: Place) -> bool:
+    """Tell whether all that can follow one place can follow another, where the same is answered and stands."""
+    return (
+        one.done & ~other.done == 0  # what is open-ended and was not needed is still there
+        and one.since <= other.since
+        and one.model.lapses_from <= other.model.lapses_from
+        and one.model.lapses_by >= other.model.lapses_by
+    )
 
 
 def shortest_bad(operations: Sequence[Operation]) -> list[Operation]:
     """Return how far one has to read a history that nothing explains. What had not ended by then is open-ended."""
     ends = sorted(each.ended for each in operations if each.ended is not None)
-    first = bisect_left(ends, True, key=lambda end: not is_linearizable(_until(operations, end)))  # noqa: FBT003
+    first = bisect_left(ends, True, key=lambda end: is_bad(_until(operations, end)))  # noqa: FBT003
     return _until(operations, ends[first])
 
 
