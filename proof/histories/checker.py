@@ -1,0 +1,208 @@
+"""Decides whether a history of one key is linearizable, by search, as Wing and Gong described it.
+
+The history is, if there is an order of its operations in which each takes effect at one moment between its
+begin and its end, and each is answered as the verbs answer one after another. The verbs are the library's own,
+in `persistence/verbs.py`. An open-ended operation has no end and no answer, and may be left out.
+
+Of a moment is known only that it lies between two times, so of a lease as well: it may have lapsed where it
+could have, and may stand where it could. So a good history is never refused for the sake of time; a bad one may
+be accepted where two milliseconds would decide.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from idempotency_mw.core.record import Acquired, Existing, Lost, Record, Settled, Status
+from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.verbs import Write
+from proof.histories.operations import Operation, Seen
+
+__all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad"]
+
+SLACK_MS = 5.0
+"""The store counts whole milliseconds, on a clock that may run a little faster or slower than ours."""
+MOST_PLACES = 200_000
+NOW_MS = 1_000_000
+LIVE_MS = 1000
+
+
+class TooLong(Exception):  # noqa: N818 - nothing is wrong with the history
+    """The search was given up."""
+
+
+class Model(NamedTuple):
+    """What stands there, and between which times its lease lapses."""
+
+    frame: Frame | None = None
+    lapses_from: float = 0.0
+    lapses_by: float = 0.0
+
+
+class Place(NamedTuple):
+    """How far a search is: what has taken effect, and what stands there then."""
+
+    done: int
+    """One bit an operation."""
+    since: float
+    """No later operation takes effect before."""
+    model: Model
+
+
+def is_linearizable(operations: Sequence[Operation]) -> bool:
+    """Tell whether such an order exists. The operations are all that concern one key."""
+    operations = sorted(operations, key=lambda each: each.begun)
+    bound = sum(1 << number for number, each in enumerate(operations) if each.ended is not None)
+    reached: dict[tuple[int, Frame | None], list[Place]] = {}
+    ahead = [Place(0, 0.0, Model())]
+    for _ in range(MOST_PLACES):
+        if not ahead:
+            return False
+        place = ahead.pop()
+        if place.done & bound == bound:
+            return True
+        seen_before = reached.setdefault((place.done & bound, place.model.frame), [])
+        if not any(_is_as_good(other, place) for other in seen_before):
+            seen_before.append(place)
+            ahead.extend(_following(operations, place))
+    raise TooLong
+
+
+def is_bad(operations: Sequence[Operation]) -> bool:
+    """Tell whether no such order was found: there is none, or it would take too long to know."""
+    try:
+        return not is_linearizable(operations)
+    except TooLong:
+        return True
+
+
+def _is_as_good(one: Place, other: Place) -> bool:
+    """Tell whether all that can follow one place can follow another, where the same is answered and stands."""
+    return (
+        one.done & ~other.done == 0  # what is open-ended and was not needed is still there
+        and one.since <= other.since
+        and one.model.lapses_from <= other.model.lapses_from
+        and one.model.lapses_by >= other.model.lapses_by
+    )
+
+
+def shortest_bad(operations: Sequence[Operation]) -> list[Operation]:
+    """Return how far one has to read a history that nothing explains. What had not ended by then is open-ended."""
+    ends = sorted(each.ended for each in operations if each.ended is not None)
+    first = bisect_left(ends, True, key=lambda end: is_bad(_until(operations, end)))  # noqa: FBT003
+    return _until(operations, ends[first])
+
+
+def _until(operations: Sequence[Operation], end: float) -> list[Operation]:
+    begun = [each for each in operations if each.begun <= end]
+    return sorted(
+        (each if each.ended is not None and each.ended <= end else replace(each, ended=None) for each in begun),
+        key=lambda each: each.begun,
+    )
+
+
+def _following(operations: Sequence[Operation], place: Place) -> Iterator[Place]:
+    """Yield each place to which one more operation leads; the likeliest last, where it is taken first."""
+    waiting = _waiting(operations, place.done)
+    latest = min(each.ended for _, each in waiting if each.ended is not None)
+    for number, operation in sorted(waiting, key=_turn, reverse=True):
+        if operation.begun > latest:
+            continue
+        since = max(place.since, operation.begun)
+        for outcome, model in _effects(place.model, operation, since, latest):
+            is_idle = operation.ended is None and model == place.model
+            if not is_idle and (operation.ended is None or _fits(outcome, operation.outcome)):
+                yield Place(place.done | 1 << number, since, model)
+
+
+def _turn(numbered: tuple[int, Operation]) -> float:
+    """Return what is tried first: what ended first; what never ended, only if nothing else will do."""
+    ended = numbered[1].ended
+    return float("inf") if ended is None else ended
+
+
+def _waiting(operations: Sequence[Operation], done: int) -> list[tuple[int, Operation]]:
+    """Return the operations that have not taken effect, up to the first that begins after another one's end."""
+    waiting, latest = [], float("inf")
+    first = ((done + 1) & ~done).bit_length() - 1
+    for number in range(first, len(operations)):
+        operation = operations[number]
+        if operation.begun > latest:
+            break
+        if not done >> number & 1:
+            waiting.append((number, operation))
+            latest = min(latest, operation.ended if operation.ended is not None else latest)
+    return waiting
+
+
+def _effects(model: Model, operation: Operation, since: float, until: float) -> Iterator[tuple[Any, Model]]:
+    """Yield the answer and the effect of an operation at some moment between two times."""
+    frame = model.frame
+    if frame is None or frame.status is not Status.IN_PROGRESS:
+        yield _effect(model, frame, operation, since, until)
+        return
+    if since - SLACK_MS <= model.lapses_by:
+        yield _effect(model, replace(frame, until_ms=NOW_MS + LIVE_MS), operation, since, until)
+    if until + SLACK_MS >= model.lapses_from:
+        yield _effect(model, replace(frame, until_ms=NOW_MS), operation, since, until)
+
+
+def _effect(
+    model: Model, frame: Frame | None, operation: Operation, since: float, until: float
+) -> tuple[Any, Model]:
+    answer, done = _do(operation, frame)
+    told = _told(answer, frame)
+    if done is True:
+        return told, Model()
+    if not isinstance(done, Write):
+        return told, model
+    lease_ms = operation.claim.lease_ms
+    if done.frame.status is not Status.IN_PROGRESS:
+        return told, Model(replace(done.frame, until_ms=0))
+    return told, Model(replace(done.frame, until_ms=0), since + lease_ms, until + lease_ms)
+
+
+def _do(operation: Operation, frame: Frame | None) -> tuple[Any, Write | bool | None]:
+    claim = operation.claim
+    match operation.verb:
+        case "acquire":
+            return verbs.acquire(frame, claim, NOW_MS)
+        case "complete":
+            return verbs.complete(frame, claim, operation.result, NOW_MS)
+        case "extend":
+            write = verbs.extend(frame, claim, NOW_MS)
+            return write is not None, write
+        case _:
+            released = verbs.release(frame, claim)
+            return released, released
+
+
+def _told(answer: Any, frame: Frame | None) -> Any:
+    match answer:
+        case Acquired(attempt):
+            return ("acquired", attempt)
+        case Settled():
+            return ("settled",)
+        case Existing(record):
+            return ("existing", seen(record, frame.token if frame else None))
+        case Lost(record):
+            return ("lost", record and seen(record, frame.token if frame else None))
+        case _:
+            return answer
+
+
+def seen(record: Record, token: str | None = None) -> Seen:
+    """Return what is compared of a record."""
+    has_lapsed = record.status is Status.IN_PROGRESS and record.remaining_ms == 0
+    return Seen(record.status.value, record.attempt, record.fingerprint, has_lapsed, record.result, token)
+
+
+def _fits(modelled: Any, told: Any) -> bool:
+    """Tell whether an answer is the modelled one. A token that was not told is not missed."""
+    if isinstance(told, tuple) and isinstance(told[-1], Seen) and told[-1].token is None:
+        if not isinstance(modelled[-1], Seen):
+            return False
+        modelled = (*modelled[:-1], modelled[-1]._replace(token=None))
+    return modelled == told

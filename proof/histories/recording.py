@@ -1,0 +1,117 @@
+"""Redis clients that note each message of a verb, from when to when, and what was answered.
+
+One verb of a layer can send several messages: it asks again, and it releases what it left in doubt. So it is
+not the verbs that are noted but the messages, each of which the server carries out at one moment, at most once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+from redis.retry import Retry
+
+from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
+from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.frame import Frame
+from proof.histories.checker import seen
+from proof.histories.operations import History
+
+__all__ = ["AsyncRecordingClient", "RecordingClient"]
+
+CLAIM = Claim(Operation("", ""), "", 1, 1)
+CALLS = {
+    "acquire": commands.acquire("", CLAIM),
+    "extend": commands.extend("", CLAIM),
+    "complete": commands.complete("", CLAIM, None),
+    "release": commands.release("", CLAIM),
+}
+VERB_OF = {name: verb for verb, call in CALLS.items() for name in (call.script.sha, call.script.text)}
+
+
+class RecordingClient(redis.Redis):
+    """A blocking one. It sends nothing twice."""
+
+    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
+        super().__init__(
+            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+        )
+        self._begin = _beginner(history, claims)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Note the message, if it is one of a verb, and send it."""
+        end, read = self._begin(args)
+        try:
+            reply = super().execute_command(*args, **options)
+        except NoScriptError:
+            raise  # nothing was done
+        except BaseException:
+            end(is_open=True)
+            raise
+        end(read(reply))
+        return reply
+
+
+class AsyncRecordingClient(redis.asyncio.Redis):
+    """The same for asyncio code."""
+
+    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
+        super().__init__(
+            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+        )
+        self._begin = _beginner(history, claims)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Note the message, if it is one of a verb, and send it."""
+        end, read = self._begin(args)
+        try:
+            reply = await super().execute_command(*args, **options)
+        except NoScriptError:
+            raise  # nothing was done
+        except BaseException:
+            end(is_open=True)
+            raise
+        end(read(reply))
+        return reply
+
+
+def _beginner(
+    history: History, claims: dict[str, Claim]
+) -> Callable[[tuple[Any, ...]], tuple[Callable[..., None], Callable[[Any], Any]]]:
+    def begin(args: tuple[Any, ...]) -> tuple[Callable[..., None], Callable[[Any], Any]]:
+        verb = VERB_OF.get(args[1]) if len(args) > 4 else None
+        if verb is None:
+            return _ignore, _ignore
+        letter, result = args[6:8] if verb == "complete" else ("N", b"")
+        return history.begin(verb, claims[args[4]], result if letter == "C" else None), _READ[verb]
+
+    return begin
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """Note nothing."""
+
+
+def _read_acquire(reply: list[Any]) -> Any:
+    match commands.read_acquire(reply):
+        case Acquired(attempt):
+            return ("acquired", attempt)
+        case Existing(record):
+            return ("existing", seen(record, Frame.decode(reply[2]).token))
+
+
+def _read_complete(reply: list[Any]) -> Any:
+    outcome = commands.read_complete(reply)
+    if isinstance(outcome, Settled):
+        return ("settled",)
+    return ("lost", outcome.record and seen(outcome.record, Frame.decode(reply[2]).token))
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "acquire": _read_acquire,
+    "extend": commands.read_flag,
+    "complete": _read_complete,
+    "release": commands.read_flag,
+}
