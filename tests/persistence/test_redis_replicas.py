@@ -242,7 +242,9 @@ def test_a_client_that_sends_one_command_a_trip_can_not_have_replicas():
 
 def test_behind_a_sentinel(kind, any_binary, master, replica):
     with RedisSentinel(any_binary, master) as sentinel:
-        where = RedisConnection(mode="sentinel", sentinels=[("127.0.0.1", sentinel.port)], service_name=SERVICE)
+        where = RedisConnection(
+            mode="sentinel", sentinels=[("127.0.0.1", sentinel.port)], service_name=SERVICE
+        )
         with driven(kind.connect(where, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
             assert layer.acquire(a_claim()) == Acquired(1)
             replica.freeze()
