@@ -63,7 +63,7 @@ conformance: $(VENV)/.test ## Run the tests, and show each conformance row with 
 proof: $(VENV)/.test ## Show what is promised on crashes, pauses, failovers and fuzz: minutes (RUNS="explorer fuzz")
 	@$(BIN)/python -m proof $(RUNS)
 
-proof-long: $(VENV)/.test ## The same in the size of a long night
+proof-long: $(VENV)/.fuzz ## The same in the size of a long night
 	@$(BIN)/python -m proof --size long $(RUNS)
 
 format: $(VENV)/.lint ## Format the code, and fix what can be fixed
@@ -79,7 +79,7 @@ clean: ## Remove whatever the other targets made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands for an installed dependency group: made anew when pyproject.toml changes.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) --editable . --group $*
 	@touch $@
 

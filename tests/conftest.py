@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import canary_watch
 from tests.faults.rows import FAULTS, places
 from tests.faults.surfaces import SURFACES
 from tests.rows import ROWS
@@ -36,6 +37,10 @@ def any_server() -> Iterator[RedisServer]:
         pytest.skip("no Redis or Valkey server was found")
     with RedisServer(next(iter(found.values()))) as started:
         yield started
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(canary_watch)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

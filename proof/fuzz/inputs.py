@@ -39,7 +39,7 @@ BODIES = (
     b'{"body": "{\\"tenant\\": \\"t\\"}", "data": "eyJ0ZW5hbnQiOiAidCJ9"}',
 )
 REQUESTS = (
-    b'a=1&b=2&a=%C3%BC&=&&c\nrespond-async, wait=10;x="a"\nmultipart/form-data; boundary=aa\n--aa\r\n\r\nx\r\n--aa',
+    b'a=1&b=2&a=%C3%BC&=&&c\nrespond-async, wait=10;x="a"\nmultipart/form-data; boundary=aa\n--aa\r\n\r\nx--aa',
     b'\nwait = "5"\nMultipart/Mixed; Boundary="a b"; charset=x\n--a b\n--a b--',
     b"%&=%ff&+&%\n" + b',;\\"' * 20 + b"\napplication/problem+json;;;\n{}",
 )

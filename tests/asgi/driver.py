@@ -15,6 +15,7 @@ from typing import Any
 
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
+from tests import canaries
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
 Body = bytes | list[dict[str, Any]]
@@ -91,6 +92,13 @@ def raw(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
 
 
+def _secret(headers: Headers, body: Body) -> list[tuple[bytes, bytes]]:
+    lines = raw(headers)
+    canaries.secret_headers(lines)
+    canaries.secret_body(body)
+    return lines
+
+
 def _bytes(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode("latin-1")
 
@@ -130,7 +138,7 @@ class Conversation:
             "raw_path": path.encode(),
             "root_path": root_path,
             "query_string": query,
-            "headers": raw(headers),
+            "headers": _secret(headers, body),
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
             **scope,
@@ -271,7 +279,7 @@ class ASGISurface:
         self,
         body: Body = b"{}",
         *,
-        key: str | None = "k-1",
+        key: str | None = canaries.KEY,
         headers: Headers = (),
         **options: Any,
     ) -> Answer:
@@ -281,7 +289,7 @@ class ASGISurface:
         self,
         body: Body = b"{}",
         *,
-        key: str | None = "k-1",
+        key: str | None = canaries.KEY,
         headers: Headers = (),
         **options: Any,
     ) -> Conversation:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from tests import canaries
 from tests.asgi.driver import JSON, ASGISurface, Conversation, Play, perform
 from tests.asgi.layers import AroundLayer
 from tests.asgi.test_protocol import surface_of
@@ -132,7 +133,7 @@ async def test_case_does_not_matter_in_methods_and_names(memory, name):
     service = ASGISurface(memory, http=HTTPConfig(methods=["post"], header="IDEMPOTENCY-Key"))
     await service.request(http_version="2")
     conversation = service.conversation(key=None, method="post", http_version="1.1")
-    conversation.scope["headers"] = [(name.encode(), b"k-1")]
+    conversation.scope["headers"] = [(name.encode(), canaries.KEY.encode())]
     assert (await conversation.run()).replayed
 
 
@@ -219,7 +220,7 @@ async def test_a_malformed_key_is_refused_before_the_store_is_asked(surface, sto
 
 
 @pytest.mark.row(16)
-@pytest.mark.parametrize("second", ["k-1", "k-2"])
+@pytest.mark.parametrize("second", [canaries.KEY, "k-2"])
 async def test_two_header_lines_are_refused_equal_or_not(memory, second):
     store = AroundLayer(memory)
     service = ASGISurface(store)

@@ -9,12 +9,13 @@ import pytest
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.calls import Call
 from idempotency_mw.core.record import Claim, Operation
+from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.http.exchange import Keyed, Wanted, _Document
 from idempotency_mw.http.message import Request
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from tests.asgi.driver import JSON, ASGISurface, Play, until
-from tests.asgi.layers import AroundLayer, FailingLayer
+from tests.asgi.layers import AroundLayer, FailingLayer, HookedLayer
 
 KEY = "canary-key-71f3"
 BODY = b'{"card":"canary-body-93d1","key":"canary-key-71f3"}'
@@ -101,6 +102,52 @@ async def test_no_canary_is_in_an_answer_a_log_or_a_repr(surface, memory, caplog
     assert len(caplog.records) > 4
     clean(caplog.text)
     clean(str([record.__dict__ for record in caplog.records]))
+
+
+async def late_flows(surface, memory, clock):
+    """Make requests whose records are lost, unreadable, not storable or lapsed, and yield each answer of ours."""
+    layer = AroundLayer(memory)
+
+    async def steal(claim):
+        await layer.release(claim)
+        await layer.acquire(Claim(Operation(claim.storage_key, claim.fingerprint), "f" * 32, 60_000, 60_000))
+
+    lost = surface(HookedLayer(layer, complete=steal))
+    yield await request(lost, key=KEY + "-lost")
+    record_error = FailingLayer(layer, "acquire", error=lambda: IdempotencyRecordError("it is no record"))
+    yield await request(surface(record_error), key=KEY + "-unreadable")
+    unfit = surface(layer, Play(headers=((b"x-bad", b"canary-query\x00"),)))
+    await request(unfit, key=KEY + "-unfit")
+    yield await request(unfit, key=KEY + "-unfit")
+    stored = IdempotencyConfig(on_error="store")
+    failing = surface(layer, Play(raises=ValueError("canary-body")), config=stored)
+    await request(failing, key=KEY + "-failed")
+    yield await request(failing, key=KEY + "-failed")
+    refusing = IdempotencyConfig(after_crash="refuse", lease_seconds=5, heartbeat=False)
+    dying = surface(FailingLayer(layer, "complete"), config=refusing)
+    await request(dying, key=KEY + "-died")
+    clock.advance(6)
+    yield await request(dying, key=KEY + "-died")
+
+
+@pytest.mark.row(59)
+async def test_no_canary_is_in_what_becomes_of_a_record(surface, memory, clock, caplog):
+    caplog.set_level(logging.DEBUG)
+    answers = [answer async for answer in late_flows(surface, memory, clock)]
+    assert [answer.status for answer in answers] == [409, 503, 409, 500, 409]
+    slugs = [answer.slug for answer in answers]
+    assert slugs == [
+        "in-progress",
+        "record-unreadable",
+        "response-not-kept",
+        "execution-failed",
+        "outcome-unknown",
+    ]
+    for answer in answers:
+        clean(answer.body.decode("latin-1"))
+        clean(str(answer.headers))
+    assert len(caplog.records) >= 4
+    clean(str([record.__dict__ for record in caplog.records if record.name.startswith("idempotency_mw")]))
 
 
 @pytest.mark.row(59)

@@ -21,6 +21,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPe
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer, ManualClock
+from tests import canaries
 from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries
 
@@ -218,6 +219,9 @@ class Surface:
         return idempotent_function(counted if self.is_async else plain, **options)
 
     async def call(self, function, *args, **kwargs):
+        for payload in (*args, *kwargs.values()):
+            if isinstance(payload, str):
+                canaries.secret(payload)
         result = function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 

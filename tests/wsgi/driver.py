@@ -14,6 +14,7 @@ from typing import Any
 from idempotency_mw import current_execution
 from idempotency_mw.core.record import Claim, Existing, Operation
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests import canaries
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Headers = Iterable[tuple[str, str]]
@@ -85,7 +86,7 @@ def environ_of(
     query: str = "",
     headers: Headers = (),
     body: bytes = b"{}",
-    key: str | None = "k-1",
+    key: str | None = canaries.KEY,
     **more: Any,
 ) -> dict[str, Any]:
     """Return what a server gives. Lines with one name are joined, as PEP 3333 leaves no other way."""
@@ -107,7 +108,10 @@ def environ_of(
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
-    for name, value in [*([] if key is None else [("Idempotency-Key", key)]), *headers]:
+    canaries.secret_body(body)
+    lines = [*([] if key is None else [("Idempotency-Key", key)]), *headers]
+    canaries.secret_headers(lines)
+    for name, value in lines:
         variable = name.upper().replace("-", "_")
         if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             variable = f"HTTP_{variable}"

@@ -8,6 +8,7 @@ from typing import Any
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.persistence.base import is_async
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests import canaries
 from tests.asgi.driver import Answer, Headers, Play, raw
 from tests.wsgi import driver
 
@@ -37,7 +38,7 @@ class WSGISurface:
         return await self.conversation(body, **options).run()
 
     def conversation(
-        self, body: bytes = b"{}", *, key: str | None = "k-1", headers: Headers = (), **options: Any
+        self, body: bytes = b"{}", *, key: str | None = canaries.KEY, headers: Headers = (), **options: Any
     ) -> "Conversation":
         keyed = [] if key is None else [("Idempotency-Key", key)]
         return Conversation(self.app, body=body, headers=[*keyed, *headers], **options)

@@ -21,6 +21,7 @@ from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.testing import FailingPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests import canaries
 from tests.wsgi.driver import TEXT, Body, Noting, ProtocolError, Service, environ_of, serve
 
 BROKEN = RuntimeError("the app broke")
@@ -247,7 +248,7 @@ def guarded(app: Any, store: Any, guard: Callable[[Any], Any], **options: Any) -
 @pytest.mark.row(89, 93)
 @pytest.mark.parametrize("stop_after", [None, 0, 1])
 @pytest.mark.parametrize("method", ["POST", "HEAD"])
-@pytest.mark.parametrize("key", ["k-1", None], ids=["keyed", "unkeyed"])
+@pytest.mark.parametrize("key", [canaries.KEY, None], ids=["keyed", "unkeyed"])
 @pytest.mark.parametrize("app", [*KEPT, *NOT_KEPT, *TOMBSTONES], **NAMED)
 def test_every_flow_satisfies_the_validator_on_both_sides(memory, app, key, method, stop_after):
     if key is None and app is discarded:

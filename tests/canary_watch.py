@@ -1,0 +1,105 @@
+"""I12 over the whole suite: what the tests send in secret is in no log, problem, warning or error of ours.
+
+The drivers of the tests say what they send (`canaries`). While the tests run, this plugin takes down every record
+on the loggers under `idempotency_mw`, every problem, every warning, and the message of every error of ours. At the
+end of the session the one is searched for the other, in each worker of xdist for itself; what is found fails the
+session.
+
+Results are not searched: an app's answer may say what it likes. Neither are the messages of configuration errors,
+which are about options.
+"""
+
+import logging
+from typing import Any
+
+import pytest
+
+from idempotency_mw import errors
+from idempotency_mw.http import exchange
+from tests.canaries import SECRETS, current_test
+
+__all__ = ["leaks"]
+
+_said: dict[str, str] = {}
+_leaks: list[str] = []
+
+
+def leaks() -> list[str]:
+    """Return what was said of what was secret, by the tests that said it."""
+    said = "\n".join(_said)
+    found = [text for text in SECRETS if text in said]
+    return [
+        f"{text!r} of {SECRETS[text]} is in {line[:300]!r} of {test}"
+        for text in found
+        for line, test in _said.items()
+        if text in line
+    ]
+
+
+def _say(text: str) -> None:
+    _said.setdefault(text, current_test())
+
+
+# What is taken down.
+
+
+class _Taking(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(f"{record.name}: {record.getMessage()} {record.args!r} {record.exc_info!r}")
+
+
+def _take_problems() -> None:
+    answer = exchange.problem_response
+
+    def taking(*args: Any, **options: Any) -> Any:
+        response = answer(*args, **options)
+        _say(f"{response.body.decode('latin-1')} {response.headers!r} {response!r} {args!r}")
+        return response
+
+    exchange.problem_response = taking
+
+
+def _take_errors() -> None:
+    def taking(self: Exception, *args: Any) -> None:
+        Exception.__init__(self, *args)
+        if not isinstance(self, errors.IdempotencyConfigurationError):
+            _say(f"{type(self).__name__}: {self}")
+
+    errors.IdempotencyError.__init__ = taking  # type: ignore[method-assign,assignment]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    logger = logging.getLogger("idempotency_mw")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(_Taking())
+    _take_problems()
+    _take_errors()
+
+
+def pytest_warning_recorded(warning_message: Any) -> None:
+    _say(str(warning_message.message))
+
+
+# How it ends.
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    here = leaks()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leaks"] = here
+        return
+    _leaks.extend(here)
+    if _leaks:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: Any) -> None:
+    _leaks.extend(getattr(node, "workeroutput", {}).get("leaks", []))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _leaks:
+        terminalreporter.section(f"{len(_leaks)} secrets were told", red=True)
+        for leak in _leaks[:50]:
+            terminalreporter.write_line(leak)
