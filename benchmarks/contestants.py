@@ -74,7 +74,7 @@ def ours(url: str, size: int) -> Contestant:
 
     held = Held()
     bare = workload.asgi_app(held, size)
-    store = AsyncRedisPersistenceLayer.from_url(url)
+    store = AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
     http = HTTPConfig(max_response_body=max(2**20, 2 * size))
     return _asgi(IdempotencyMiddleware(bare, persistence_store=store, http=http), held, bare)
 
@@ -84,7 +84,9 @@ def ours_stream(url: str, size: int) -> Contestant:  # noqa: ARG001 - its size i
     from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
     bare = workload.streaming_app()
-    app = IdempotencyMiddleware(bare, persistence_store=AsyncRedisPersistenceLayer.from_url(url))
+    app = IdempotencyMiddleware(
+        bare, persistence_store=AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    )
     return _asgi(app, Held(), bare)
 
 
@@ -94,7 +96,11 @@ def ours_wsgi(url: str, size: int) -> Contestant:
 
     held = Held()
     bare = workload.wsgi_app(held, size)
-    return _wsgi(IdempotencyMiddleware(bare, persistence_store=RedisPersistenceLayer.from_url(url)), held, bare)
+    return _wsgi(
+        IdempotencyMiddleware(bare, persistence_store=RedisPersistenceLayer.from_url(url, timeout_seconds=60)),
+        held,
+        bare,
+    )
 
 
 def ours_function(url: str, size: int, validated: str | None = None) -> Contestant:
@@ -105,7 +111,7 @@ def ours_function(url: str, size: int, validated: str | None = None) -> Contesta
     held = Held()
     bare = workload.function(held, size)
     config = IdempotencyConfig(event_key_jmespath="key", payload_validation_jmespath=validated)
-    store = RedisPersistenceLayer.from_url(url)
+    store = RedisPersistenceLayer.from_url(url, timeout_seconds=60)
     guarded = idempotent_function(bare, persistence_store=store, config=config)
     refusals = (IdempotencyAlreadyInProgressError, 409), (IdempotencyValidationError, 422)
     return _function(guarded, held, bare, *refusals)
