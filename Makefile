@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench-unkeyed clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -70,11 +70,20 @@ format: $(VENV)/.lint ## Format the code, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(VENV)/.test ## Measure what it costs, beside its peers: minutes; writes docs/performance.md
+	@$(BIN)/python -m benchmarks
+
+bench-check: $(VENV)/.test ## Hold round trips, bytes and instructions to their budgets (instructions need valgrind)
+	@$(BIN)/python -m benchmarks check
+
+bench-docs: $(VENV)/.test ## Write docs/performance.md anew, from benchmarks/results.json
+	@$(BIN)/python -m benchmarks docs
+
 bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a key (needs valgrind)
-	PYTHONHASHSEED=0 $(BIN)/python benchmarks/unkeyed.py
+	PYTHONHASHSEED=0 $(BIN)/python -m benchmarks.unkeyed
 
 clean: ## Remove whatever the other targets made
-	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f *.sqlite3 *.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -45,6 +45,8 @@ from idempotency_mw.http.problem import Problem, Refusal, problem_response, refu
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
+_ABSENT = digest(()).encode("ascii")
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -285,9 +287,12 @@ class Exchange:
         return [b"selected", canonical(self._validation.of(document.data))]
 
     def _credentials(self, request: Request) -> list[bytes]:
-        """Return the bound headers; one that is absent is not one that is empty."""
-        lines = (values(request.headers, name) for name in self._bound)
-        return [digest(each).encode("ascii") for each in lines]
+        """Return the bound headers, each as a digest; one that is absent is not one that is empty."""
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in request.headers:
+            if name in self._bound:
+                found.setdefault(name, []).append(value)
+        return [digest(found[name]).encode("ascii") if name in found else _ABSENT for name in self._bound]
 
     def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
         hook = self.config.response_hook

@@ -1,0 +1,163 @@
+"""The lines that have to hold, and where their measured values stand in the results.
+
+Those that are counts, bytes or instructions hold on any machine, and `make bench-check` holds them. The others are
+ratios within one run.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["BUDGETS", "Budget", "added"]
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One line: what is measured may not exceed the limit, or, for some, may not fall below it."""
+
+    what: str
+    limit: float
+    measured: Callable[[Results], float]
+    is_counted: bool = False
+    at_least: bool = False
+    unit: str = " ×"
+
+    def value(self, results: Results) -> float | None:
+        """Return what was measured; None where it was not, as without valgrind or without a peer."""
+        try:
+            return self.measured(results)
+        except (KeyError, TypeError):
+            return None
+
+    def holds(self, value: float) -> bool:
+        """Tell whether the value is within the budget."""
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def added(results: Results, contestant: str, kind: str) -> float:
+    """Return the instructions that a contestant adds to those of the bare app."""
+    counted = results["instructions"][contestant]
+    more: float = counted[kind] - counted["bare"]
+    return more
+
+
+def _trips(surface: str, kind: str) -> Callable[[Results], float]:
+    return lambda results: results["counts"][surface][kind]["trips"]
+
+
+def _over_floor(surface: str, floor: str, kind: str) -> Callable[[Results], float]:
+    return lambda results: added(results, surface, kind) / results["instructions"][floor][kind]
+
+
+def _unkeyed(results: Results) -> float:
+    return max(row["ratio"] for row in results["unkeyed"] if row["budget"] is not None)
+
+
+def _buffered(results: Results) -> float:
+    return sum(not row["passes"] for row in results["unkeyed"])
+
+
+def _cpu(kind: str) -> Callable[[Results], float]:
+    return lambda results: results["cpu"]["50"]["ours"][kind] / results["cpu"]["50"]["idemkit"][kind]
+
+
+def _on_the_server(*, small: bool) -> Callable[[Results], float]:
+    def measured(results: Results) -> float:
+        return max(ratio for size, ratio in results["server"].items() if (int(size) < 10_000) is small)
+
+    return measured
+
+
+def _in_flight(results: Results) -> float:
+    ratios = results["in_flight"]["ours"]
+    return max(ratios[number]["cpu"] or math.inf for number in ("200", "1000"))  # refused: no growth is worse
+
+
+def _keys(results: Results) -> float:
+    return max(ratio for ratios in results["keys"].values() for ratio in ratios.values())
+
+
+FLAT = 1.25
+"""Growth that is no more than the noise of a machine."""
+
+_SURFACES = {"ours": "ASGI", "ours-wsgi": "WSGI", "ours-function": "function"}
+_ANSWERS = {"first": ("first", 2), "replay": ("replay", 1), "conflict": ("409", 1), "mismatch": ("422", 1)}
+
+BUDGETS = (
+    *(
+        Budget(f"round trips, {name}: {shown}", trips, _trips(surface, kind), is_counted=True, unit="")
+        for surface, name in _SURFACES.items()
+        for kind, (shown, trips) in _ANSWERS.items()
+    ),
+    Budget(
+        "instructions of a first request, over two bare redis.asyncio calls",
+        1.25,
+        _over_floor("ours", "calls", "first"),
+        is_counted=True,
+    ),
+    Budget(
+        "instructions of a replay, over one bare call",
+        1.35,
+        _over_floor("ours", "calls", "replay"),
+        is_counted=True,
+    ),
+    Budget(
+        "WSGI over the redis-py floor, instructions: first",
+        2.0,
+        _over_floor("ours-wsgi", "calls-blocking", "first"),
+        is_counted=True,
+    ),
+    Budget(
+        "WSGI over the redis-py floor, instructions: replay",
+        1.3,
+        _over_floor("ours-wsgi", "calls-blocking", "replay"),
+        is_counted=True,
+    ),
+    Budget(
+        "function over the redis-py floor, instructions: first",
+        1.4,
+        _over_floor("ours-function", "calls-blocking", "first"),
+        is_counted=True,
+    ),
+    Budget(
+        "function over the redis-py floor, instructions: replay",
+        1.5,
+        _over_floor("ours-function", "calls-blocking", "replay"),
+        is_counted=True,
+    ),
+    Budget("request without a key, or with another method, over the bare app", 1.03, _unkeyed, is_counted=True),
+    Budget("its body buffered, of the rows above", 0, _buffered, is_counted=True, unit=""),
+    Budget(
+        "stored bytes of a 182-byte answer, key and value",
+        450,
+        lambda results: results["stored"]["ours"]["key"] + results["stored"]["ours"]["value"],
+        is_counted=True,
+        unit=" B",
+    ),
+    Budget("added CPU at 50 in flight, over idemkit: first", 0.8, _cpu("first")),
+    Budget("added CPU at 50 in flight, over idemkit: replay", 0.65, _cpu("replay")),
+    Budget(
+        "requests a second, over idemkit: first",
+        1.2,
+        lambda results: results["rate"]["ours"]["first over idemkit"],
+        at_least=True,
+    ),
+    Budget(
+        "requests a second, over idemkit: replay",
+        1.4,
+        lambda results: results["rate"]["ours"]["replay over idemkit"],
+        at_least=True,
+    ),
+    Budget("Redis CPU to complete, over a SET: below 10 kB", 1.5, _on_the_server(small=True)),
+    Budget("Redis CPU to complete, over a SET: from 10 kB", 1.25, _on_the_server(small=False)),
+    Budget("50 MiB stream: arrives whole", 1, lambda results: results["stream"]["whole"], at_least=True, unit=""),
+    Budget(
+        "its first byte later than the bare app's, over 1 ms and a trip", 1, lambda r: r["stream"]["first_byte"]
+    ),
+    Budget("memory that it adds, over max_response_body", 2, lambda results: results["stream"]["memory"]),
+    Budget("growth of CPU from 10³ to 10⁶ live keys", FLAT, _keys),
+    Budget("growth of CPU from 50 to 1,000 in flight", FLAT, _in_flight),
+)

@@ -1,0 +1,292 @@
+"""The bare app, bare Redis calls, this library and its peers, each ready to be asked in the same way.
+
+A peer is set up as its own documentation says, with the defaults that it ships; what is set here is said, and why:
+no peer isolates callers in these runs, and none waits for a request that runs. Each imports its library when
+built, because each runs in an environment of its own.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from benchmarks import workload
+from benchmarks.workload import ANSWER_BYTES, BODY, OTHER_BODY, Held
+
+__all__ = ["CONTESTANTS", "Contestant", "build"]
+
+RETENTION_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way of answering, blocking or async. `first` runs the app; `replay` meets a key that is done."""
+
+    first: Callable[[bytes], Any]
+    replay: Callable[[bytes], Any]
+    unkeyed: Callable[[], Any] | None = None
+    mismatch: Callable[[bytes], Any] | None = None
+    app: Any = None
+    """What a server serves."""
+    bare: Callable[[], Any] | None = None
+    """The same app, without protection."""
+    held: Held | None = None
+    is_async: bool = False
+    statuses: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """What it answers to a kind where the others answer otherwise."""
+
+
+def _asgi(app: Any, held: Held, bare: Any) -> Contestant:
+    return Contestant(
+        first=lambda key: workload.call_asgi(app, key),
+        replay=lambda key: workload.call_asgi(app, key),
+        unkeyed=lambda: workload.call_asgi(app, None),
+        mismatch=lambda key: workload.call_asgi(app, key, body=OTHER_BODY),
+        app=app,
+        bare=lambda: workload.call_asgi(bare, None),
+        held=held,
+        is_async=True,
+    )
+
+
+def _wsgi(app: Any, held: Held, bare: Any) -> Contestant:
+    return Contestant(
+        first=lambda key: workload.call_wsgi(app, key),
+        replay=lambda key: workload.call_wsgi(app, key),
+        unkeyed=lambda: workload.call_wsgi(app, None),
+        mismatch=lambda key: workload.call_wsgi(app, key, body=OTHER_BODY),
+        app=app,
+        bare=lambda: workload.call_wsgi(bare, None),
+        held=held,
+    )
+
+
+# This library.
+
+
+def ours(url: str, size: int) -> Contestant:
+    from idempotency_mw.asgi import IdempotencyMiddleware
+    from idempotency_mw.http.config import HTTPConfig
+    from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+
+    held = Held()
+    bare = workload.asgi_app(held, size)
+    store = AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    http = HTTPConfig(max_response_body=max(2**20, 2 * size))
+    return _asgi(IdempotencyMiddleware(bare, persistence_store=store, http=http), held, bare)
+
+
+def ours_stream(url: str, size: int) -> Contestant:  # noqa: ARG001 - its size is its own
+    from idempotency_mw.asgi import IdempotencyMiddleware
+    from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+
+    bare = workload.streaming_app()
+    app = IdempotencyMiddleware(
+        bare, persistence_store=AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    )
+    return _asgi(app, Held(), bare)
+
+
+def ours_wsgi(url: str, size: int) -> Contestant:
+    from idempotency_mw.persistence.redis import RedisPersistenceLayer
+    from idempotency_mw.wsgi import IdempotencyMiddleware
+
+    held = Held()
+    bare = workload.wsgi_app(held, size)
+    return _wsgi(
+        IdempotencyMiddleware(bare, persistence_store=RedisPersistenceLayer.from_url(url, timeout_seconds=60)),
+        held,
+        bare,
+    )
+
+
+def ours_function(url: str, size: int, validated: str | None = None) -> Contestant:
+    from idempotency_mw import IdempotencyConfig, idempotent_function
+    from idempotency_mw.errors import IdempotencyAlreadyInProgressError, IdempotencyValidationError
+    from idempotency_mw.persistence.redis import RedisPersistenceLayer
+
+    held = Held()
+    bare = workload.function(held, size)
+    config = IdempotencyConfig(event_key_jmespath="key", payload_validation_jmespath=validated)
+    store = RedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    guarded = idempotent_function(bare, persistence_store=store, config=config)
+    refusals = (IdempotencyAlreadyInProgressError, 409), (IdempotencyValidationError, 422)
+    return _function(guarded, held, bare, *refusals)
+
+
+def _function(function: Any, held: Held, bare: Any, *refusals: tuple[type[Exception], int]) -> Contestant:
+    def ask(key: bytes, body: bytes = BODY) -> int:
+        try:
+            function(payment={**json.loads(body), "key": key.decode()})
+        except Exception as error:
+            for kind, status in refusals:
+                if isinstance(error, kind):
+                    return status
+            raise
+        return 200
+
+    def ask_bare() -> int:
+        bare(payment={**json.loads(BODY), "key": "a-key"})
+        return 200
+
+    return Contestant(first=ask, replay=ask, mismatch=lambda key: ask(key, OTHER_BODY), bare=ask_bare, held=held)
+
+
+# The floors: what nothing can go below that asks Redis twice for a first request, and once for a replay.
+
+
+def calls(url: str, size: int) -> Contestant:
+    import redis.asyncio
+
+    client = redis.asyncio.Redis.from_url(url, max_connections=2000)  # its default is too few for 1,000 in flight
+    answer = workload.json_answer(size)
+
+    async def first(key: bytes) -> int:
+        await client.set(b"calls:" + key, b"running", nx=True, px=RETENTION_MS)
+        await client.set(b"calls:" + key, answer, px=RETENTION_MS)
+        return 200
+
+    async def replay(key: bytes) -> int:
+        await client.get(b"calls:" + key)
+        return 200
+
+    return Contestant(first, replay, is_async=True)
+
+
+def calls_blocking(url: str, size: int) -> Contestant:
+    import redis
+
+    client = redis.Redis.from_url(url)
+    answer = workload.json_answer(size)
+
+    def first(key: bytes) -> int:
+        client.set(b"calls:" + key, b"running", nx=True, px=RETENTION_MS)
+        client.set(b"calls:" + key, answer, px=RETENTION_MS)
+        return 200
+
+    def replay(key: bytes) -> int:
+        client.get(b"calls:" + key)
+        return 200
+
+    return Contestant(first, replay)
+
+
+# Peers.
+
+
+def idemkit(url: str, size: int) -> Contestant:
+    """Fenced; waits for one that runs unless told not to, and warns where callers are not isolated."""
+    from idemkit import HttpConfig, IdempotencyMiddleware, RedisBackend
+
+    held = Held()
+    bare = workload.asgi_app(held, size)
+    config = HttpConfig(scope_mode="single_tenant", wait_timeout_seconds=0.0)
+    return _asgi(IdempotencyMiddleware(bare, backend=RedisBackend.from_url(url), config=config), held, bare)
+
+
+def idemkit_wsgi(url: str, size: int) -> Contestant:
+    """Its core is async: a thread of its own runs a loop for it."""
+    from idemkit import HttpConfig, RedisBackend, WSGIIdempotencyMiddleware
+
+    held = Held()
+    bare = workload.wsgi_app(held, size)
+    config = HttpConfig(scope_mode="single_tenant", wait_timeout_seconds=0.0)
+    app = WSGIIdempotencyMiddleware(bare, backend=RedisBackend.from_url(url), config=config)
+    return _wsgi(app, held, bare)
+
+
+def idemgate(url: str, size: int) -> Contestant:
+    """Fenced; FastAPI routes only, so that its bare app is a FastAPI app too."""
+    import redis.asyncio
+    from fastapi import FastAPI, Request, Response
+    from idemgate import IdempotencyRoute, idempotent
+    from idemgate.redis_store import RedisAcquirer
+
+    held = Held()
+    answer = workload.json_answer(size)
+
+    async def pay(request: Request) -> Response:
+        await request.body()
+        if (do := held.take()) is not None:
+            await do()
+        return Response(answer, media_type="application/json")
+
+    bare, app = FastAPI(), FastAPI()
+    app.post("/bare")(pay)
+    app.state.idempotency_store = RedisAcquirer(redis.asyncio.Redis.from_url(url))
+    app.router.route_class = IdempotencyRoute
+    bare.post("/payments")(pay)
+    app.post("/payments")(idempotent(ttl=RETENTION_MS // 1000)(pay))
+    return replace(_asgi(app, held, bare), statuses={"mismatch": (409,)})
+
+
+def fastapi_idempotency_key(url: str, size: int) -> Contestant:
+    """Not fenced. Its Redis backend forgets the fingerprint when it completes, and answers replays with 422."""
+    from fastapi_idempotency_key import IdempotencyMiddleware
+    from fastapi_idempotency_key.backends.redis import RedisBackend
+
+    held = Held()
+    bare = workload.asgi_app(held, size)
+    contestant = _asgi(IdempotencyMiddleware(bare, backend=RedisBackend(redis_url=url)), held, bare)
+    return replace(contestant, statuses={"replay": (422,)})
+
+
+def ichido(url: str, size: int) -> Contestant:
+    """Not fenced; a claim has no lease of its own."""
+    import redis.asyncio
+    from ichido import IchidoMiddleware, RedisIdempotencyStore
+
+    logging.getLogger("ichido").setLevel(logging.ERROR)
+    held = Held()
+    bare = workload.asgi_app(held, size)
+    client = redis.asyncio.Redis.from_url(url, decode_responses=True)
+    return _asgi(IchidoMiddleware(bare, store=RedisIdempotencyStore(client)), held, bare)
+
+
+def powertools(url: str, size: int) -> Contestant:
+    """Not fenced. Validates nothing: its Redis layer forgets what it validated, and then refuses each replay.
+
+    On Lambda it would know its context, and not warn that it has none.
+    """
+    import os
+
+    import redis
+    from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
+    from aws_lambda_powertools.utilities.idempotency.exceptions import IdempotencyAlreadyInProgressError
+    from aws_lambda_powertools.utilities.idempotency.persistence.redis import CachePersistenceLayer
+
+    os.environ.setdefault("AWS_LAMBDA_FUNCTION_NAME", "bench")
+    warnings.filterwarnings("ignore", message="Couldn't determine the remaining time left")
+    held = Held()
+    bare = workload.function(held, size)
+    config = IdempotencyConfig(event_key_jmespath="key", expires_after_seconds=RETENTION_MS // 1000)
+    store = CachePersistenceLayer(client=redis.Redis.from_url(url, decode_responses=True))
+    guarded = idempotent_function(bare, data_keyword_argument="payment", persistence_store=store, config=config)
+    return _function(guarded, held, bare, (IdempotencyAlreadyInProgressError, 409))
+
+
+Build = Callable[[str, int], Contestant]
+
+CONTESTANTS: dict[str, Build] = {
+    "ours": ours,
+    "ours-stream": ours_stream,
+    "ours-wsgi": ours_wsgi,
+    "ours-function": ours_function,
+    "ours-function-validated": partial(ours_function, validated="amount"),
+    "calls": calls,
+    "calls-blocking": calls_blocking,
+    "idemkit": idemkit,
+    "idemkit-wsgi": idemkit_wsgi,
+    "idemgate": idemgate,
+    "fastapi-idempotency-key": fastapi_idempotency_key,
+    "ichido": ichido,
+    "powertools": powertools,
+}
+
+
+def build(name: str, url: str, size: int = ANSWER_BYTES) -> Contestant:
+    """Return the contestant of that name, on that server."""
+    return CONTESTANTS[name](url, size)

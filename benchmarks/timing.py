@@ -1,0 +1,234 @@
+"""CPU and wall time, interleaved: what is added a request, in flight, by live keys, by size, and on the server.
+
+Added is what a request takes less what the bare app takes in the same process. The floor is what bare Redis calls
+take: two for a first request, one for a replay.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from benchmarks.driving import Worker, interleaved, median_ratio, workers
+from idempotency_mw.core.record import Claim, Operation
+from idempotency_mw.persistence.redis import RedisPersistenceLayer
+from tests.servers import RedisServer
+
+__all__ = ["added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
+
+Part = Callable[[float], None]
+Ratios = dict[str, float | None]
+
+REQUESTS = 250
+ROUNDS = 6
+
+
+def added_cpu(contestants: Sequence[str], floor: str, url: str, in_flight: int, part: Part) -> dict[str, Ratios]:
+    """Return the CPU that each adds to a request, and its wall time, over those of the floor."""
+    with workers([*contestants, floor], url) as started:
+        cases = {
+            (name, kind): partial(_took, worker, kind, REQUESTS, in_flight)
+            for name, worker in started.items()
+            for kind in (("first", "replay") if name == floor else ("bare", "first", "replay"))
+        }
+        for take in cases.values():
+            take()  # connects, and imports what is imported late
+        rounds = interleaved(cases, ROUNDS, part)
+    return {
+        name: {
+            kind: median_ratio(
+                rounds, lambda took, n=name, k=kind: (took[n, k] - took[n, "bare"]) / took[floor, k]
+            )
+            for kind in ("first", "replay")
+        }
+        for name in contestants
+    }
+
+
+def _took(worker: Worker, kind: str, requests: int, in_flight: int, **more: int) -> float:
+    return worker.ask(kind, requests, in_flight, **more)["cpu"] / requests
+
+
+def by_in_flight(
+    contestants: Sequence[str], url: str, in_flights: Sequence[int], rounds: int, part: Part
+) -> dict[str, dict[str, Ratios]]:
+    """Return CPU and wall time of a first request with so many in flight, over those with fifty.
+
+    None where some of the requests were refused.
+    """
+    with workers(contestants, url) as started:
+        cases = {
+            (name, number, what): take
+            for name, worker in started.items()
+            for number in in_flights
+            for what, take in _cpu_and_wall(worker, number)
+        }
+        for worker in started.values():
+            worker.ask("first", REQUESTS)
+        seen = interleaved(cases, rounds, part)
+    return {
+        name: {
+            str(number): {
+                what: median_ratio(seen, lambda took, n=name, i=number, w=what: took[n, i, w] / took[n, 50, w])
+                for what in ("cpu", "wall")
+            }
+            for number in in_flights
+        }
+        for name in contestants
+    }
+
+
+def _cpu_and_wall(worker: Worker, in_flight: int) -> list[tuple[str, Callable[[], float]]]:
+    """Return two cases, of which the second tells of the first's run."""
+    last: dict[str, float] = {}
+
+    def cpu() -> float:
+        requests = max(REQUESTS, 2 * in_flight)
+        last.clear()
+        last.update(worker.ask("first", requests, in_flight), requests=requests)
+        return last["cpu"] / requests
+
+    def wall() -> float:
+        if not last:  # the rotation began with this one, or the run failed
+            cpu()
+        return last["wall"] / last["requests"]
+
+    return [("cpu", cpu), ("wall", wall)]
+
+
+def by_keys(binary: Any, numbers: Sequence[int], rounds: int, part: Part) -> dict[str, Ratios]:
+    """Return CPU of a request, the server's included, with so many live keys, over that with the fewest."""
+    with ExitStack() as stack:
+        servers = {number: stack.enter_context(RedisServer(binary)) for number in numbers}
+        for number, server in servers.items():
+            fill(server, number)
+            part(0.4 * number / max(numbers))
+        started = {n: stack.enter_context(workers(["ours"], s.url))["ours"] for n, s in servers.items()}
+        cases = {
+            (number, kind): partial(_took_with_server, started[number], kind, servers[number])
+            for number in numbers
+            for kind in ("first", "replay")
+        }
+        for take in cases.values():
+            take()
+        seen = interleaved(cases, rounds, lambda done: part(0.4 + 0.6 * done))
+    least = min(numbers)
+    return {
+        str(number): {
+            kind: median_ratio(seen, lambda took, n=number, k=kind: took[n, k] / took[least, k])
+            for kind in ("first", "replay")
+        }
+        for number in numbers
+    }
+
+
+_FILL = """
+for number = ARGV[1], ARGV[2] do
+  redis.call('SET', 'idempotency:' .. redis.sha1hex(number) .. redis.sha1hex('x' .. number), ARGV[3], 'PX', 86400000)
+end
+"""
+
+
+def fill(server: RedisServer, number: int) -> None:
+    """Put so many records there, each with a day to live."""
+    with server.client() as client:
+        for start in range(0, number, 10_000):
+            client.eval(_FILL, 0, start, min(start + 10_000, number) - 1, b"1C" + b"0" * 339)
+
+
+def _took_with_server(worker: Worker, kind: str, server: RedisServer) -> float:
+    with server.client() as client:
+        before = _cpu(client)
+        own = worker.ask(kind, REQUESTS, 50)["cpu"]
+        return (own + _cpu(client) - before) / REQUESTS
+
+
+def _cpu(client: Any) -> float:
+    info = client.info("cpu")
+    seconds: float = info["used_cpu_user"] + info["used_cpu_sys"]
+    return seconds
+
+
+def by_size(
+    url: str, sizes: Sequence[int], peer_up_to: int, rounds: int, part: Part
+) -> dict[str, dict[str, Ratios]]:
+    """Return the CPU that ours and idemkit add, over bare calls with an answer of that size."""
+    with workers(["ours", "calls", "idemkit"], url) as started:
+        cases = {
+            (name, kind, size): partial(_took, worker, kind, _fewer(size), 10, size=size)
+            for name, worker in started.items()
+            for size in sizes
+            for kind in (("first", "replay") if name == "calls" else ("bare", "first", "replay"))
+            if name != "idemkit" or size <= peer_up_to
+        }
+        for take in cases.values():
+            take()
+        seen = interleaved(cases, rounds, part)
+    return {
+        name: {
+            str(size): {
+                kind: median_ratio(
+                    seen,
+                    lambda took, n=name, k=kind, s=size: (
+                        (took[n, k, s] - took[n, "bare", s]) / took["calls", k, s]
+                    ),
+                )
+                for kind in ("first", "replay")
+            }
+            for size in sizes
+            if name != "idemkit" or size <= peer_up_to
+        }
+        for name in ("ours", "idemkit")
+    }
+
+
+def _fewer(size: int) -> int:
+    return 200 if size <= 20_000 else 60 if size <= 200_000 else 10
+
+
+def on_the_server(server: RedisServer, sizes: Sequence[int], rounds: int, part: Part) -> Ratios:
+    """Return the server's CPU to complete, over that to SET as much, by size."""
+    with server.client() as client, RedisPersistenceLayer.from_url(server.url) as layer:
+        cases: dict[Any, Callable[[], float]] = {}
+        for size in sizes:
+            cases["complete", size] = partial(_complete_cpu, client, layer, size)
+            cases["set", size] = partial(_set_cpu, client, size)
+        for take in cases.values():
+            take()
+        seen = interleaved(cases, rounds, part)
+    return {
+        str(size): median_ratio(seen, lambda took, s=size: took["complete", s] / took["set", s]) for size in sizes
+    }
+
+
+def _times(size: int) -> int:
+    return 1000 if size <= 20_000 else 200 if size <= 200_000 else 50
+
+
+def _complete_cpu(client: Any, layer: RedisPersistenceLayer, size: int) -> float:
+    claims = [_claim(number) for number in range(_times(size))]
+    result = b"0" * size
+    for claim in claims:
+        layer.acquire(claim)
+    before = _cpu(client)
+    for claim in claims:
+        layer.complete(claim, result)
+    spent = _cpu(client) - before
+    client.flushall()
+    return spent
+
+
+def _claim(number: int) -> Claim:
+    operation = Operation(storage_key=f"{number:064x}", fingerprint="f" * 64)
+    return Claim(operation, token="a" * 32, lease_ms=60_000, retention_ms=86_400_000)
+
+
+def _set_cpu(client: Any, size: int) -> float:
+    body = b"0" * size
+    keys = [f"idempotency:{number:064x}" for number in range(_times(size))]
+    before = _cpu(client)
+    for key in keys:
+        client.execute_command("SET", key, body, "PX", 86_400_000)
+    spent = _cpu(client) - before
+    client.flushall()
+    return spent
