@@ -21,8 +21,8 @@ _MEMBER = re.compile(r':\s*"([^"\\]{8,})"')
 
 
 def secret(text: str) -> None:
-    """Say that this is sent in secret."""
-    if len(text) >= SHORTEST:
+    """Say that this is sent in secret. Mere words may stand in a sentence of ours."""
+    if len(text) >= SHORTEST and not text.replace(" ", "").isalpha():
         SECRETS.setdefault(text, current_test())
 
 
