@@ -68,8 +68,9 @@ class RedisPersistenceLayer(RedisLayer):
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
             thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+            thread.start()  # first: closing, from elsewhere, can't wait for a thread that was not started
+            self._in_doubt.difference_update([each for each in tuple(self._in_doubt) if not each.is_alive()])
             self._in_doubt.add(thread)
-            thread.start()
             raise
         return commands.unless_short(found)
 
@@ -190,5 +191,3 @@ class RedisPersistenceLayer(RedisLayer):
             self._ask_once(commands.release(self._key(claim), claim))
         except DRIVER_ERRORS:
             return  # the lease ends it
-        finally:
-            self._in_doubt.discard(threading.current_thread())

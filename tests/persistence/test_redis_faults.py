@@ -319,3 +319,29 @@ def test_time_of_the_server_decides(layer, store, monkeypatch):
     claim = a_claim()
     assert layer.acquire(claim) == Acquired(1)
     assert isinstance(layer.acquire(rival(claim)), Existing)
+
+
+@pytest.mark.fault(4)
+def test_closing_does_not_stumble_over_a_release_that_is_only_about_to_start(monkeypatch):
+    layer = RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2)
+    begun, gate = threading.Event(), threading.Event()
+    start = threading.Thread.start
+
+    def slow_start(thread):
+        begun.set()
+        gate.wait(5)
+        start(thread)
+
+    def acquire():
+        with pytest.raises(IdempotencyPersistenceConnectionError):
+            layer.acquire(a_claim())
+
+    acquiring = threading.Thread(target=acquire)
+    acquiring.start()
+    monkeypatch.setattr(threading.Thread, "start", slow_start)
+    assert begun.wait(5)
+    layer.close()
+    gate.set()
+    acquiring.join()
+    layer.close()
+    assert not any(thread.is_alive() for thread in layer._in_doubt)
