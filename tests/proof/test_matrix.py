@@ -104,9 +104,9 @@ class Late:
         try:
             return self.layer.acquire(claim)
         finally:
-            time.sleep(0.5)
+            time.sleep(0.42)
 
 
 def test_a_layer_that_exceeds_its_deadline_is_found_out(grounds):
-    broken = tried(grounds, "valkey", 30, around=lambda layer: layer if is_async(layer) else Late(layer))
+    broken = tried(grounds, "valkey", 12, around=lambda layer: layer if is_async(layer) else Late(layer))
     assert [figure.shows for figure in broken] == ["I11"]
