@@ -7,6 +7,7 @@ real Valkey; `chaos.py` has what is sent and what must hold.
 import asyncio
 import contextlib
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
     """Make the random faults, then the rows."""
+    logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())  # a thousand reports are no news here
     wanted = FAULTS_WANTED[size]
     kinds = [kind for kind in ("redis", "valkey") if is_there(kind)]
     seed = SEED if size is Size.CI else int.from_bytes(os.urandom(4))
@@ -100,6 +102,7 @@ class _Rows:
         self.failed: list[str] = []
         self._progress = progress
         self._of = 0
+        self._stdout = sys.stdout
 
     def pytest_collection_finish(self, session: Any) -> None:
         self._of = len(session.items)
@@ -109,7 +112,8 @@ class _Rows:
             self.failed.append(report.nodeid)
         elif report.when == "call" and report.passed:
             self.passed += 1
-            self._progress(self.passed, self._of)
+            with contextlib.redirect_stdout(self._stdout):  # what pytest says goes elsewhere
+                self._progress(self.passed, self._of)
         if (report.when == "call" and report.passed) or report.skipped:
             self.shown |= {(row, place) for row, place in report.faults if place is not None}
 

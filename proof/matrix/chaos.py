@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -183,12 +183,19 @@ class Chaos:
     """One server, its surfaces, and what becomes of the keys."""
 
     def __init__(
-        self, store: RedisStore, folder: Path, seed: int, *, around: Callable[[Any], Any] = lambda layer: layer
+        self,
+        store: RedisStore,
+        folder: Path,
+        seed: int,
+        *,
+        around: Callable[[Any], Any] = lambda layer: layer,
+        actions: Sequence[Any] = ACTIONS,
     ) -> None:
         self.store = store
         self.seen = Seen()
         self.keys: dict[str, Key] = defaultdict(Key)
         self._random = Random(seed)
+        self._actions = actions
         self._folder = folder
         self._proxy = store.ground.proxies[0]
         self._lock = threading.Lock()
@@ -258,7 +265,8 @@ class Chaos:
 
     async def _warm(self) -> None:
         self._proxy.taken.clear()
-        await asyncio.gather(*(surface.send(b'"warm"', key="warm") for surface in self._surfaces))
+        for surface in self._surfaces:
+            await surface.send(b'"warm"', key="warm")
         self.keys.clear()
         self.store.lose()
 
@@ -275,7 +283,7 @@ class Chaos:
         while self._proxy.planned < PLANS_AT_ONCE:
             self._proxy.when(
                 b"EVAL",
-                self._random.choice(ACTIONS),
+                self._random.choice(self._actions),
                 seconds=self._random.choice([0.02, 0.1, 2 * DEADLINE]),
                 after=self._random.randrange(8),
             )

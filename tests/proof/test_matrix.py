@@ -1,6 +1,7 @@
 """Random faults find layers that do wrong, and none among ours. `proof/matrix` makes more of them."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -87,4 +88,25 @@ WRONG = {
 
 @pytest.mark.parametrize("how", WRONG)
 def test_a_layer_that_does_wrong_is_found_out(grounds, how):
-    assert tried(grounds, "valkey", 120, around=WRONG[how]) != []
+    # No retry helps against these: every verb is met at its deadline.
+    actions = ["hang request", "hang reply"]
+    assert tried(grounds, "valkey", 80, around=WRONG[how], actions=actions) != []
+
+
+class Late:
+    """A blocking layer that exceeds its deadline."""
+
+    def __init__(self, layer):
+        self.extend, self.complete, self.release = layer.extend, layer.complete, layer.release
+        self.layer = layer
+
+    def acquire(self, claim):
+        try:
+            return self.layer.acquire(claim)
+        finally:
+            time.sleep(0.42)
+
+
+def test_a_layer_that_exceeds_its_deadline_is_found_out(grounds):
+    broken = tried(grounds, "valkey", 12, around=lambda layer: layer if is_async(layer) else Late(layer))
+    assert [figure.shows for figure in broken] == ["I11"]
