@@ -9,7 +9,7 @@ Exits 0 where the layer takes the cheaper way for each size, or one that is abou
 budgets are shown beside it: docs/decisions/011 says which are not met, and why. Takes most of a minute. A noisy
 machine gives noisy ratios: run it again before believing one.
 """
-# ruff: noqa: D103, INP001, SLF001, T201 -- a script: it forces the layer one way or the other, and prints
+# ruff: noqa: SLF001 -- a script: it forces the layer one way or the other, and prints
 
 import sys
 import time

@@ -52,7 +52,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             **client_options,
         )
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        # For what is answered at once, and for claims that wait for replicas: results must not queue behind those.
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
+        self._turns = WeakKeyDictionary()
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
@@ -79,7 +81,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         def wait() -> int:
             return wait_ms(self._client(), ends - clock())
 
-        return await self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, wait))
+        return await self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, wait), waits=True)
 
     async def extend(self, claim: Claim) -> bool:
         """As `PersistenceLayer.extend`. One round trip."""
@@ -163,13 +165,13 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         return read(await self._within_deadline(lambda: self._ask_once(call)))
 
-    async def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
-        return await self._within_deadline(lambda: trips.ask_async(self._client(), key, begin()))
+    async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
+        return await self._within_deadline(lambda: trips.ask_async(self._client(), key, begin()), waits=waits)
 
-    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_seconds) as deadline:
-                return await self._ask(ask, deadline)
+                return await self._ask(lambda: self._in_turn(ask, waits=waits), deadline)
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
@@ -180,7 +182,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         pauses = commands.pauses()
         while True:
             try:
-                return await self._in_turn(ask)
+                return await ask()
             except DRIVER_ERRORS as error:
                 pause = next(pauses)
                 left = (deadline.when() or 0) - asyncio.get_running_loop().time()
@@ -196,13 +198,16 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             # Restarted, failed over, flushed, or evicted from the script cache.
             return await client.execute_command(*call.by_text, **RAW)
 
-    async def _in_turn(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _in_turn(self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False) -> Reply:
         """Ask when it is this one's turn on this loop: a few at a time, first come, first served."""
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
-            turns = self._turns[loop] = asyncio.Semaphore(most_at_once(self._client()))
-        async with turns:
+            most = most_at_once(self._client())
+            waiting = most // 2 if self.min_replicas else 0
+            turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
+            self._turns[loop] = turns
+        async with turns[waits]:
             return await ask()
 
     async def _release_in_doubt(self, claim: Claim) -> None:

@@ -99,7 +99,30 @@ def _blocking_cluster(
 
     # Only where a client is built from a URL does redis-py take a pool class.
     url = f"{'rediss' if use_tls else 'redis'}://{options.pop('host')}:{options.pop('port', 6379)}"
-    return _redis.RedisCluster.from_url(url, connection_pool_class=TimedPool, **options)
+    return _open_to_newcomers(_redis.RedisCluster).from_url(url, connection_pool_class=TimedPool, **options)
+
+
+def _open_to_newcomers(base: type[Any]) -> type[Any]:
+    """Return redis-py's cluster client, which follows ASK to a node that has no slot yet, too.
+
+    When the first slot moves to a new node, no map of the slots names it. redis-py finds no node by that name and
+    stumbles over None, up to 8.1 at least.
+    """
+
+    class OpenCluster(base):  # type: ignore[misc]
+        def get_node(self, host: Any = None, port: Any = None, node_name: Any = None) -> Any:
+            node = super().get_node(host, port, node_name)
+            return node or self._newcomer(*(node_name.rsplit(":", 1) if node_name else (host, port)))
+
+        def _newcomer(self, host: str, port: Any) -> Any:
+            nodes = self.nodes_manager
+            kind: Any = type(next(iter(nodes.nodes_cache.values())))
+            # Async nodes make connections of their own, the others are given some when they are first used.
+            own = nodes.connection_kwargs if hasattr(kind, "acquire_connection") else {}
+            node = kind(host, int(port), "primary", **own)
+            return nodes.nodes_cache.setdefault(node.name, node)
+
+    return OpenCluster
 
 
 def _blocking_sentinel(
@@ -138,7 +161,7 @@ def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
     more. A node that can't be reached still makes it learn all anew.
     """
 
-    class OneFirstCluster(_redis.asyncio.RedisCluster):  # type: ignore[misc]
+    class OneFirstCluster(_open_to_newcomers(_redis.asyncio.RedisCluster)):  # type: ignore[misc]
         first = asyncio.Lock()
         is_known = False
 

@@ -312,6 +312,34 @@ def test_in_a_cluster_a_slot_that_moves_is_followed(kind, replicated):
         assert isinstance(layer.acquire(rival(claim)), Existing)
 
 
+@pytest.mark.fault(21)
+def test_in_a_cluster_the_first_slot_of_a_new_node_is_followed(kind, any_binary, replicated):
+    source, slot = replicated.masters[0], 20
+    where = RedisConnection(mode="cluster", host="127.0.0.1", port=source.port)
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    with (
+        RedisServer(any_binary, *options) as newcomer,
+        driven(kind.connect(where, timeout_seconds=PATIENCE)) as layer,
+    ):
+        assert layer.acquire(claim_in(slot)) == Acquired(1)  # this client has its map
+        tell(newcomer, "CLUSTER", "MEET", "127.0.0.1", source.port)
+        ids = {node: tell(node, "CLUSTER", "MYID").decode() for node in (source, newcomer)}
+        until(lambda: tell(newcomer, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source]))
+        until(lambda: tell(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[newcomer]))
+        until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
+        claim = claim_in(slot)
+        try:
+            assert layer.acquire(claim) == Acquired(1)
+            assert layer.complete(claim, b"x" * 20_000) == Settled()
+            assert layer.acquire(rival(claim)).record.result == b"x" * 20_000
+            layer.layer.min_replicas = 1
+            layer.layer.timeout_seconds = SHORT
+            with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):  # it has no replica
+                layer.acquire(claim_in(slot))
+        finally:
+            tell(source, "CLUSTER", "SETSLOT", slot, "STABLE")
+
+
 def test_in_a_cluster_a_failover_is_followed(kind, replicated):
     """The last of this file: it costs the cluster a master."""
     lost, slot = (2, 16000) if kind is RedisPersistenceLayer else (1, 8000)

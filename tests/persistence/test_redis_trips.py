@@ -1,10 +1,14 @@
 """What is said in several trips, held by hand: replies that no server gives on demand."""
 
+import asyncio
+
 import pytest
 from redis import exceptions
 
-from idempotency_mw.core.record import Acquired
+from idempotency_mw.core.record import Acquired, Settled
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence import redis_commands as commands
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.redis_trips import together, together_async
 from tests.persistence.driven import a_claim
 
@@ -36,6 +40,30 @@ def test_more_acknowledgements_than_are_wanted_are_enough():
     with pytest.raises(StopIteration) as ended:
         talk.send([1, 2])
     assert ended.value.value == Acquired(1)
+
+
+class NoReplicas:
+    """A client whose server has no replica: each WAIT takes its time."""
+
+    async def execute_command(self, *command, **options):
+        return 1
+
+    async def together(self, trip):
+        if trip[-1][0] == "WAIT":
+            await asyncio.sleep(trip[-1][2] / 1000)
+            return [1, 0]
+        return [1]
+
+
+async def test_a_result_does_not_queue_behind_claims_that_wait_for_replicas():
+    layer = AsyncRedisPersistenceLayer(NoReplicas(), timeout_seconds=1.0, min_replicas=1)
+    herd = [asyncio.ensure_future(layer.acquire(a_claim())) for _ in range(500)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(0.4):
+        assert await layer.complete(a_claim(), b"done") == Settled()
+    refused = await asyncio.gather(*herd, return_exceptions=True)
+    assert {type(each) for each in refused} == {IdempotencyPersistenceConnectionError}
+    await layer.aclose()
 
 
 class UnknownNode:
