@@ -21,7 +21,7 @@ from proof.chaos.asking import asking_over_http
 from proof.chaos.clients import Clients
 from proof.chaos.fleet import Fleet
 from proof.chaos.journal import Execution, Reader
-from proof.chaos.judging import cut_off, different_answers, live_beside, run_again
+from proof.chaos.judging import cut_off, different_answers, live_beside, lost_completions, run_again
 from proof.chaos.stores import Look, RedisLook, SQLiteLook
 from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
@@ -308,6 +308,7 @@ class _Round:
         seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
         seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
         seen.different += different_answers(reader, answers) + run_again(reader, self._fleet.fates)
+        seen.different += lost_completions(reader, self._look)
         for orphan in self._orphans:
             self._judge_orphan(orphan)
         bad, count = self._look.unexpiring()

@@ -35,6 +35,7 @@ from tests.servers import RedisServer, binaries
 __all__ = ["Amount", "made", "run"]
 
 LONGEST = 60.0
+LEAST_FLUSHES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +252,13 @@ def _flushed(amount: Amount) -> Iterator[Figure]:
 
 async def _flush(where: Path, client: Any, url: str, amount: Amount) -> Figure:
     flushes = 0
-    async with asyncio.timeout(LONGEST + amount.flushing_seconds), Scene(where, {"url": url}) as scene:
-        async with scene.clients("flush", amount.clients) as clients:
+    async with (
+        asyncio.timeout(LONGEST + amount.flushing_seconds),
+        Scene(where, {"url": url}, timeout_seconds=8) as scene,
+    ):
+        async with scene.clients("flush", amount.clients // 2) as clients:
             ends = time.monotonic() + amount.flushing_seconds
-            while time.monotonic() < ends:
+            while time.monotonic() < ends or flushes < LEAST_FLUSHES:
                 client.script_flush()
                 flushes += 1
                 await asyncio.sleep(0.003)

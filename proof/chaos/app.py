@@ -2,7 +2,7 @@
 
 What an execution does is in its request's body: how many `seconds` it takes; the moment at which its process is to
 `die` by its own hand, at the first attempt: moments of microseconds, which no one outside could hit; and the file,
-the `gate`, for which the key's first execution in this process waits.
+the `gate`, for which the key's first execution in this process waits. Its later ones take `seconds_again`.
 
 While it lives, an execution has a marker in the file system that can be made only once. One that finds a marker
 standing says so in the journal: was the other one dead, or stopped past its lease, or are there two that live?
@@ -114,8 +114,9 @@ class _Work:
         execution = current_execution()
         assert execution is not None
         wish = json.loads(body)
-        self.seconds: float = wish.get("seconds", 0.0)
-        self._gate = wish.get("gate") if stage.is_first(execution.storage_key) else None
+        is_first = stage.is_first(execution.storage_key)
+        self.seconds: float = wish.get("seconds_again" if "gate" in wish and not is_first else "seconds", 0.0)
+        self._gate = wish.get("gate") if is_first else None
         self._stage = stage
         self._name = token_hex(8)
         _name.set(self._name)
