@@ -70,7 +70,8 @@ def asker(system: System, setting: Setting) -> Ask:
         wrong = wrong_change(verb, claim, frame, after, NOW_MS) or wrong_answer(answer, MINE, after)
         if isinstance(done, Write):
             wrong = wrong or wrong_expiry(done, NOW_MS + RETENTION_MS)
-        standing = after and _standing(after, number, NOBODY if record is None else record.owner)
+        owner = NOBODY if record is None else record.owner
+        standing = None if after is None else _standing(after, number, owner)
         return Asked(answer, standing, after != frame, wrong)
 
     return ask

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from proof.figures import Figure, Progress, Size
 from proof.histories.alterations import ALTERATIONS
@@ -72,7 +73,7 @@ def on_redis(binary: Path, seconds: float) -> Keys:
     """Record what two blocking and two async processes see of a server, each through a proxy of its own."""
     with RedisServer(binary) as server:
         run_of = token_hex(4)
-        kinds = ("blocking", "async", "blocking", "async")
+        kinds: list[Literal["blocking", "async"]] = ["blocking", "async", "blocking", "async"]
         return record([Plan(kind, str(server.port), run_of, seconds) for kind in kinds]).by_key()
 
 

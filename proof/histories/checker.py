@@ -205,4 +205,4 @@ def _fits(modelled: Any, told: Any) -> bool:
         if not isinstance(modelled[-1], Seen):
             return False
         modelled = (*modelled[:-1], modelled[-1]._replace(token=None))
-    return modelled == told
+    return bool(modelled == told)

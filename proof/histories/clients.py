@@ -116,7 +116,7 @@ def _take_turns(plan: Plan, layer: PersistenceLayer, claims: dict[str, Claim], p
 async def _in_tasks(plan: Plan, proxy: Proxy, history: History) -> None:
     claims: dict[str, Claim] = {}
     client = AsyncRecordingClient(proxy.port, MESSAGE_SECONDS, history, claims)
-    layer = AsyncRedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)  # type: ignore[arg-type]
+    layer = AsyncRedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
             tasks.create_task(_take_turns_async(plan, layer, claims, proxy))
@@ -183,19 +183,19 @@ class _Noting:
         self._layer = layer
         self._history = history
 
-    def acquire(self, claim: Claim) -> Acquired | Existing:
+    def acquire(self, claim: Claim) -> Any:
         """As the layer's."""
         return self._note("acquire", claim)
 
-    def extend(self, claim: Claim) -> bool:
+    def extend(self, claim: Claim) -> Any:
         """As the layer's."""
         return self._note("extend", claim)
 
-    def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
+    def complete(self, claim: Claim, result: bytes | None) -> Any:
         """As the layer's."""
         return self._note("complete", claim, result)
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim) -> Any:
         """As the layer's."""
         return self._note("release", claim)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
@@ -59,7 +60,7 @@ class AsyncRecordingClient(redis.asyncio.Redis):
 
     def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
         super().__init__(
-            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=AsyncRetry(NoBackoff(), 0)
         )
         self._begin = _beginner(history, claims)
 
