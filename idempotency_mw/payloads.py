@@ -28,15 +28,27 @@ class Arguments:
             raise IdempotencyConfigurationError(f"data_keyword_argument: there is no argument {payload!r}")
         self._payload = named[0] if payload is None else payload
         self._context = named[1] if len(named) > 1 and not only else None
+        is_simple = all(each.kind is Parameter.POSITIONAL_OR_KEYWORD for each in parameters.values())
+        self._simple = tuple(parameters) if is_simple else None
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Return payload and context of one call; raises `TypeError` as the call itself would."""
+        arguments = self._bound(args, kwargs)
+        context = None if self._context is None else arguments[self._context]
+        if self._payload in arguments:
+            return arguments[self._payload], context
+        return arguments[self._keywords or ""].get(self._payload), context
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments by name. Where each one is given, and in one way, there is nothing to find out."""
+        if self._simple is not None and len(args) + len(kwargs) == len(self._simple):
+            if not args and kwargs.keys() == set(self._simple):
+                return kwargs
+            if not kwargs:
+                return dict(zip(self._simple, args, strict=True))
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        context = None if self._context is None else bound.arguments[self._context]
-        if self._payload in bound.arguments:
-            return bound.arguments[self._payload], context
-        return bound.arguments[self._keywords or ""].get(self._payload), context
+        return bound.arguments
 
 
 def _check_unnamed(named: list[str], *, only: bool) -> None:

@@ -22,16 +22,18 @@ LARGE = 16_384
 """From this length on, hashing a part by itself costs less than copying it."""
 
 
+_CANONICAL = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
 def digest(parts: Iterable[bytes]) -> str:
     """Return 64 hexadecimal digits that are equal only for equal sequences of parts."""
     hashed = sha256()
     pieces: list[bytes] = []
     for part in parts:
-        pieces.append(b"%d:" % len(part))
         if len(part) < LARGE:
-            pieces.append(part)
+            pieces.append(b"%d:%b" % (len(part), part))
         else:
-            hashed.update(b"".join(pieces))
+            hashed.update(b"".join((*pieces, b"%d:" % len(part))))
             hashed.update(part)
             pieces.clear()
     hashed.update(b"".join(pieces))
@@ -50,7 +52,7 @@ def canonical(data: Any) -> bytes:
     floats was read as infinity, which is no JSON either: it would be equal to every other such number.
     """
     try:
-        return json.dumps(data, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return _CANONICAL.encode(data).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise IdempotencyKeyError(f"the payload has no canonical form: {type(error).__name__}") from None
 

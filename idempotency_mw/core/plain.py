@@ -31,6 +31,10 @@ _TEXTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...] = (
 )
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+"""Most of what payloads hold. What derives from them, an enum say, may mean another value."""
+
+
 def plain_payload(payload: object) -> Any:
     """Return the payload as JSON data, or raise `IdempotencyKeyError`, with nothing of the payload in it."""
     try:
@@ -50,9 +54,11 @@ def is_missing(selected: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """Return the value as JSON data; raises `TypeError` for what has no such form."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Enum):
         return plain(value.value)
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, str | int | float):
         return value
     for kind, as_text in _TEXTS:
         if isinstance(value, kind):

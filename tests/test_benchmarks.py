@@ -1,0 +1,63 @@
+"""The benchmark's own parts that decide: counting commands, comparing rounds, holding a budget, drawing."""
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks import pictures, tables
+from benchmarks.budgets import BUDGETS, Budget
+from benchmarks.counting import command_names
+from benchmarks.driving import FailedError, interleaved, median_ratio
+
+RESULTS = Path(tables.__file__).parent / "results.json"
+
+
+def test_each_command_of_a_pipeline_is_named() -> None:
+    message = b"*2\r\n$3\r\nget\r\n$5\r\n*1\r\n$\r\n*1\r\n$4\r\nPING\r\n"
+    assert command_names(message) == ["GET", "PING"]
+
+
+def test_each_round_begins_with_another_one() -> None:
+    order: list[str] = []
+    cases = {name: lambda name=name: float(order.append(name) or 1) for name in "abc"}
+    interleaved(cases, 3, lambda _: None)
+    assert "".join(order) == "abcbcacab"
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    rounds = [{"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, {"a": 9.0, "b": 3.0}]
+    assert median_ratio(rounds, lambda took: took["b"] / took["a"]) == 2
+
+
+def test_what_fails_in_one_round_has_no_ratio() -> None:
+    def fails() -> float:
+        raise FailedError
+
+    rounds = interleaved({"a": lambda: 1.0, "b": fails}, 2, lambda _: None)
+    assert math.isnan(rounds[0]["b"])
+    assert median_ratio(rounds, lambda took: took["b"] / took["a"]) is None
+
+
+@pytest.mark.parametrize(("at_least", "within", "beyond"), [(False, 1.2, 1.3), (True, 1.3, 1.2)])
+def test_a_budget_is_held_on_its_side(at_least: bool, within: float, beyond: float) -> None:
+    budget = Budget("what", 1.25, lambda results: results["value"], at_least=at_least)
+    assert budget.holds(within)
+    assert not budget.holds(beyond)
+    assert budget.value({"value": within}) == within
+    assert budget.value({}) is None
+
+
+def test_pictures_are_whole_and_say_what_they_show() -> None:
+    bars = pictures.bars("Bars & more", {"ours": {"first": 1.5, "replay": 0.5}}, floor="calls")
+    lines = pictures.lines("Lines", {"ours": {1.0: 1.0, 1000.0: 1.1}}, across="keys", up="CPU")
+    for svg, title in ((bars, "Bars & more"), (lines, "Lines")):
+        assert ET.fromstring(svg)[0].text == title
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    results = json.loads(RESULTS.read_text("utf-8"))
+    assert (tables.DOCS / "performance.md").read_text("utf-8") == tables.page(results)
+    assert all(budget.what in tables.page(results) for budget in BUDGETS)
