@@ -16,6 +16,7 @@ from idempotency_mw.persistence.redis_checks import check_policy, check_version
 from idempotency_mw.persistence.redis_clients import async_client, closers, most_at_once
 from idempotency_mw.persistence.redis_commands import Call, Short
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_direct import DirectRedis
 from idempotency_mw.persistence.redis_dropping import drop
 from idempotency_mw.persistence.redis_errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
@@ -30,6 +31,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     A client that is brought along is used as it is, under this layer's deadline, and is not closed; it belongs
     to the event loop that it was made for. `from_url` and `connect` build a client for each running event loop,
     when first used there, and close them. `min_replicas` is as for `RedisPersistenceLayer`.
+
+    A client that is built for a standalone server sends the commands of all callers over one connection, past
+    most of redis-py; `direct=False` builds redis-py's usual client, which takes a connection for each caller.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
+        direct: bool = True,
         **client_options: Any,
     ) -> None:
         is_client = not isinstance(client, RedisConnection)
@@ -51,6 +56,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             min_replicas=min_replicas,
             **client_options,
         )
+        self._direct = direct
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
         # For what is answered at once, and for claims that wait for replicas: results must not queue behind those.
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
@@ -150,7 +156,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         own = self._own.get(loop)
         if own is None:
             self._drop_what_is_over()
-            client = async_client(self._source, self.timeout_seconds, **self._client_options)
+            client = async_client(self._source, self.timeout_seconds, direct=self._direct, **self._client_options)
             own = self._own[loop] = client, threading.get_ident()
         return own[0]
 
@@ -163,14 +169,18 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(await self._within_deadline(lambda: self._ask_once(call)))
+        return read(await self._within_deadline(lambda: self._ask_once(call), is_one=True))
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
         return await self._within_deadline(lambda: trips.ask_async(self._client(), key, begin()), waits=waits)
 
-    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False) -> Reply:
+    async def _within_deadline(
+        self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False, is_one: bool = False
+    ) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_seconds) as deadline:
+                if is_one and isinstance(self._client(), DirectRedis):
+                    return await self._ask(ask, deadline)  # one command: they share a connection
                 return await self._ask(lambda: self._in_turn(ask, waits=waits), deadline)
         except TimeoutError as error:
             raise self._too_late() from error

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis_direct import OWN_CONNECTIONS, DirectRedis, can_be_direct
 from idempotency_mw.persistence.redis_dropping import with_sentinels
 
 __all__ = ["Deadline", "async_client", "blocking_client", "closers", "most_at_once"]
@@ -135,7 +136,9 @@ def _blocking_sentinel(
     return sentinel.master_for(connection.service_name, connection_class=_within(deadline, managed))
 
 
-def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> RedisClientProtocol:
+def async_client(
+    connection: RedisConnection, timeout: float, *, direct: bool, **extra: Any
+) -> RedisClientProtocol:
     """Build a client for one event loop. It waits without end: the deadline is around it, once for all steps."""
     no_retry = {"retry": AsyncRetry(NoBackoff(), 0)}
     waits = {"socket_timeout": None, "socket_connect_timeout": None} | no_retry
@@ -147,8 +150,13 @@ def async_client(connection: RedisConnection, timeout: float, **extra: Any) -> R
     if connection.mode == "cluster":
         return _async_cluster(options)
     if connection.url is not None:
-        return _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
-    return _redis.asyncio.Redis(**options)
+        client = _redis.asyncio.Redis.from_url(connection.url, **waits | extra)
+    else:
+        client = _redis.asyncio.Redis(**options)
+    if direct and can_be_direct(client, connection.options() | extra):
+        # Half of the time-out is then left for asking again where an answer may come.
+        return DirectRedis(client.connection_pool, patience=timeout / 2)
+    return client
 
 
 def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
@@ -194,8 +202,11 @@ def most_at_once(client: Any) -> int:
     """Return how many commands may be under way on an async client at once.
 
     redis-py opens a connection for each. At its pool's limit (100 since 8.0) it raises instead of waiting, and
-    then the owner of a claim competes for its completion with the herd that asks whether it is there.
+    then the owner of a claim competes for its completion with the herd that asks whether it is there. The direct
+    path has connections of their own for what is said together; single commands share another.
     """
+    if isinstance(client, DirectRedis):
+        return OWN_CONNECTIONS
     pool = getattr(client, "connection_pool", None)
     return min(getattr(pool, "max_connections", MOST_AT_ONCE), MOST_AT_ONCE)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["drop", "with_sentinels"]
+__all__ = ["drop", "drop_connection", "with_sentinels"]
 
 
 def drop(client: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -20,8 +20,8 @@ def drop(client: Any, loop: asyncio.AbstractEventLoop) -> None:
     with _called_in_its_stead(loop):
         for each in with_sentinels(client):
             each._initialize = True  # what a cluster's client looks like once it is closed
-            for connection in _connections(each):
-                _drop_connection(connection)
+            for connection in tuple(_connections(each)):
+                drop_connection(connection)
 
 
 def with_sentinels(client: Any) -> list[Any]:
@@ -39,7 +39,8 @@ def _connections(client: Any) -> Iterator[Any]:
         yield from getattr(node, "_connections", ())
 
 
-def _drop_connection(connection: Any) -> None:
+def drop_connection(connection: Any) -> None:
+    """Close the connection's socket at once, whatever is under way on it."""
     writer, connection._writer, connection._reader = getattr(connection, "_writer", None), None, None
     if writer is not None:
         with suppress(RuntimeError):  # a loop other than asyncio's own may insist that it is closed

@@ -1,0 +1,121 @@
+"""A standalone server by a shorter way: callers share a connection, and what they ask at a time goes in one write.
+
+redis-py's pool, locks and retries are left out; `redis_wire.py` is what is left. Where redis-py lacks a name that
+is needed, or is given an option that is not heeded here, its usual client is used. Knows nothing of scripts or
+verbs.
+"""
+
+# ruff: noqa: SLF001
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import asyncio
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import redis.asyncio
+import redis.credentials
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from idempotency_mw.persistence.redis_dropping import drop_connection
+from idempotency_mw.persistence.redis_wire import Wire, packed
+
+__all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
+
+_Redis: Any = redis.asyncio.Redis
+_credentials: Any = redis.credentials
+
+OWN_CONNECTIONS = 16
+_LARGE = 64 << 10
+
+_HEEDED = {
+    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
+    *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
+    *("socket_keepalive", "socket_keepalive_options", "socket_type"),
+}
+_names_of = attrgetter("_reader", "_writer", "_parser._stream", "encoder.decode_responses", "pack_commands")
+
+
+def can_be_direct(client: Any, options: dict[str, Any]) -> bool:
+    """Tell whether all options of this client are heeded here, and redis-py has the names that are needed."""
+    try:
+        _names_of(client.connection_pool.make_connection())
+        client.connection_pool._in_use_connections.discard(None)
+    except AttributeError:
+        return False
+    # Credentials that change speak up, and only the usual client listens.
+    changing = getattr(_credentials, "StreamingCredentialProvider", ())
+    is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
+    return is_heeded and not isinstance(options.get("credential_provider"), changing)
+
+
+class DirectRedis(_Redis):  # type: ignore[misc]
+    """redis-py's client for one event loop, whose raw commands (`NEVER_DECODE`) go the shorter way.
+
+    What would keep other callers waiting goes on one of few connections of its own: a large command, and several
+    together, because a WAIT may be among them. The shared connection is given up if replies are due on it and
+    nothing comes for `patience` seconds, so that its callers can ask again on another while they have time left.
+    """
+
+    def __init__(self, connection_pool: Any, patience: float) -> None:
+        super().__init__(connection_pool=connection_pool)
+        self._patience = patience
+        self._shared: Wire | None = None
+        self._connecting = asyncio.Lock()
+        self._idle: list[Wire] = []
+        self._own = asyncio.Semaphore(OWN_CONNECTIONS)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command, and return its reply, undecoded; an error is raised."""
+        if "NEVER_DECODE" not in options:
+            return await super().execute_command(*args, **options)
+        command = packed(args)
+        if len(command) > _LARGE:
+            (reply,) = await self.together([args])
+        else:
+            wire = self._shared
+            if wire is None or not wire.is_open:
+                wire = await self._connected()
+            answer = wire.ask(command)
+            try:
+                reply = await answer
+            except asyncio.CancelledError:
+                wire.end_if_deserted()
+                raise
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
+        async with self._own:
+            wire = self._idle.pop() if self._idle else None
+            if wire is None or not wire.is_open:
+                wire = await self._new_wire()
+            try:
+                replies = await wire.ask_alone(commands)
+            finally:
+                if wire.is_open:
+                    self._idle.append(wire)
+        for reply in replies:
+            if isinstance(reply, RedisConnectionError):
+                raise reply
+        return replies
+
+    async def _connected(self) -> Wire:
+        async with self._connecting:
+            wire = self._shared
+            if wire is None or not wire.is_open:
+                wire = self._shared = await self._new_wire(self._patience)
+            return wire
+
+    async def _new_wire(self, patience: float | None = None) -> Wire:
+        connection = self.connection_pool.make_connection()
+        connection.encoder.decode_responses = False
+        connection.maint_notifications_config = None  # those are for connections that the pool watches
+        try:
+            await connection.connect()
+            return Wire(connection, self.connection_pool._in_use_connections, patience)
+        except BaseException:
+            drop_connection(connection)
+            raise

@@ -1,0 +1,207 @@
+"""One connection to Redis, on which commands of many callers go in one write.
+
+redis-py made it (TLS, authentication, database, name), and reads each reply with its own parser. Left out are
+asyncio's streams and what redis-py does around an exchange. No task reads: the parser goes on when bytes come in.
+
+There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
+are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
+nobody waits for any more, never makes the next one pass for it.
+
+This reaches for names that redis-py has had from 5.0 to 8.1; `redis_direct.py` sees whether they are there.
+"""
+
+# ruff: noqa: SLF001
+
+import asyncio
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from types import coroutine
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from idempotency_mw.persistence.redis_dropping import drop_connection
+
+__all__ = ["Wire", "packed"]
+
+_MANY = 128
+"""So many commands are one exchange at most: replies are held until the last, and may be large."""
+
+
+class Wire(asyncio.Protocol):
+    """One connection and the exchange that is under way on it. Bytes come to it past asyncio's streams."""
+
+    def __init__(self, connection: Any, lent: set[Any], patience: float | None) -> None:
+        self.is_open = True
+        self._connection = connection
+        self._transport = connection._writer.transport
+        self._loop = asyncio.get_running_loop()
+        self._stream = connection._parser._stream = _Stream()
+        self._parsing: Coroutine[Any, Any, Any] | None = None
+        self._due: list[asyncio.Future[Any]] = []
+        self._replies: list[Any] = []
+        self._waiting: list[asyncio.Future[Any]] = []  # for the next exchange
+        self._unsent: list[bytes] = []
+        self._is_busy = False
+        self._were_many = False
+        self._patience = patience
+        self._heard = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        if connection._reader.at_eof() or self._transport.is_closing():
+            raise RedisConnectionError("the server closed the connection at once")
+        self._lent = lent  # which the pool closes, or are dropped
+        lent.add(connection)
+        self._usual = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+        self._parse()
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """Send a command with those of others; the reply comes as the future's result, also if it is an error."""
+        answer = self._loop.create_future()
+        self._unsent.append(command)
+        self._waiting.append(answer)
+        if not self._is_busy:
+            self._is_busy = True
+            if self._were_many:
+                self._loop.call_soon(self._begin)  # who got their replies together ask again together
+            else:
+                self._begin()
+        return answer
+
+    async def ask_alone(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the replies to several commands, on a connection that nobody else asks."""
+        answers = [self._loop.create_future() for _ in commands]
+        self._exchange(self._connection.pack_commands(commands), answers)
+        try:
+            return [await each for each in answers]
+        except asyncio.CancelledError:
+            self.end("nobody waits for the replies any more")
+            raise
+
+    def _begin(self) -> None:
+        if self.is_open:
+            commands, self._unsent = self._unsent[:_MANY], self._unsent[_MANY:]
+            due, self._waiting = self._waiting[:_MANY], self._waiting[_MANY:]
+            self._exchange(commands, due)
+
+    def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
+        self._due = due
+        self._heard = self._loop.time()
+        self._transport.writelines(commands)
+        if self._patience is not None and self._watch is None:
+            self._watch = self._loop.call_later(self._patience, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._patience is not None and self._due:
+            left = self._heard + self._patience - self._loop.time()
+            if left > 0:
+                self._watch = self._loop.call_later(left, self._look)
+            else:
+                self.end(f"the server has been silent for {self._patience} s")
+
+    def data_received(self, data: bytes) -> None:
+        """As `asyncio.Protocol.data_received`."""
+        self._heard = self._loop.time()
+        self._stream.arrived += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Let the parser go on until it needs more bytes. It also hears what nobody has asked for."""
+        while self.is_open:
+            parsing = self._parsing = self._parsing or self._connection._parser.read_response(
+                disable_decoding=True
+            )
+            try:
+                parsing.send(None)
+            except StopIteration as parsed:
+                self._parsing = None
+                self._take(parsed.value)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the parser can't go on
+                self._fail(error)
+            else:
+                return
+
+    def _take(self, reply: Any) -> None:
+        if not self._due:
+            self.end("the server said what nobody had asked for")
+            return
+        self._replies.append(reply)
+        if len(self._replies) == len(self._due):
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        for answer, reply in zip(self._due, self._replies, strict=True):
+            if not answer.done():
+                answer.set_result(reply)
+        self._were_many = len(self._due) > 1
+        self._due, self._replies = [], []
+        self._is_busy = bool(self._waiting)
+        if self._is_busy:
+            self._loop.call_soon(self._begin)
+
+    def _fail(self, error: Exception) -> None:
+        """End it for an error that the parser raises: that of the server about one command, or its own."""
+        if self._due and not self._due[len(self._replies)].done():
+            self._due[len(self._replies)].set_result(error)
+        self.end(str(error))
+
+    def end_if_deserted(self) -> None:
+        """Close the connection if nobody waits for the replies that are due; those who wait for a turn ask again."""
+        if self._due and all(each.done() for each in self._due):
+            self.end("nobody waits for the replies any more")
+
+    def end(self, reason: str) -> None:
+        """Close the connection at once. Whoever waits gets an error for a reply."""
+        if self.is_open:
+            self.is_open = False
+            self._lent.discard(self._connection)
+            for answer in self._due + self._waiting:
+                if not answer.done():
+                    answer.set_result(RedisConnectionError(f"Connection lost: {reason}"))
+            drop_connection(self._connection)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As `asyncio.Protocol.connection_lost`."""
+        self.end(str(exc or "closed by the server"))
+        self._usual.connection_lost(exc)  # redis-py may be waiting for it
+
+
+class _Stream:
+    """What has arrived, by those methods of `asyncio.StreamReader` with which redis-py's parsers read."""
+
+    def __init__(self) -> None:
+        self.arrived = bytearray()
+
+    async def read(self, _size: int) -> bytes:
+        while not self.arrived:
+            await _more()
+        return self._take(len(self.arrived))
+
+    async def readexactly(self, size: int) -> bytes:
+        while len(self.arrived) < size:
+            await _more()
+        return self._take(size)
+
+    async def readline(self) -> bytes:
+        while not (size := self.arrived.find(b"\n") + 1):
+            await _more()
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        taken = bytes(self.arrived[:size])
+        del self.arrived[:size]
+        return taken
+
+
+@coroutine
+def _more() -> Generator[None]:
+    yield
+
+
+def packed(args: Sequence[Any]) -> bytes:
+    """Return the command as it goes over the wire; redis-py's own packing takes more than twice as long."""
+    flat: list[Any] = []
+    for each in args:
+        raw = str(each).encode() if isinstance(each, str | int) else each
+        flat += (len(raw), raw)
+    return (b"*%d\r\n" % len(args)) + (b"$%d\r\n%b\r\n" * len(args)) % tuple(flat)
