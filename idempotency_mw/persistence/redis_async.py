@@ -1,6 +1,7 @@
 """The four verbs in Redis or Valkey, for asyncio code: line for line as `redis_blocking.py`, but for the loops."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
@@ -57,7 +58,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             **client_options,
         )
         self._direct = direct
-        self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int]] = {}  # with its thread
+        self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int, int]] = {}  # process, thread
         # For what is answered at once, and for claims that wait for replicas: results must not queue behind those.
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
         self._turns = WeakKeyDictionary()
@@ -157,16 +158,16 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         if own is None:
             self._drop_what_is_over()
             client = async_client(self._source, self.timeout_seconds, direct=self._direct, **self._client_options)
-            own = self._own[loop] = client, threading.get_ident()
+            own = self._own[loop] = client, os.getpid(), threading.get_ident()
         return own[0]
 
     def _drop_what_is_over(self) -> None:
         """Drop the clients of loops on which `aclose` can't be called any more."""
         with self._dropping:  # one thread at a time
-            for loop, (client, thread) in tuple(self._own.items()):
+            for loop, (client, process, thread) in tuple(self._own.items()):
                 if _is_over(loop, thread):
                     del self._own[loop]
-                    drop(client, loop)
+                    drop(client, loop, process)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
         return read(await self._within_deadline(lambda: self._ask_once(call), is_one=True))

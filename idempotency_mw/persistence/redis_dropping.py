@@ -8,6 +8,7 @@ complain when it no longer does. Nobody offers a way, so this reaches for names 
 # ruff: noqa: SLF001
 
 import asyncio
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 __all__ = ["drop", "drop_connection", "with_sentinels"]
 
 
-def drop(client: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Close the sockets that the client opened on this loop, in silence."""
-    with _called_in_its_stead(loop):
+def drop(client: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
+    """Close the sockets that the client opened on this loop, in that process, in silence."""
+    with _called_in_its_stead(loop), _left_alone(loop, is_its_own=process == os.getpid()):
         for each in with_sentinels(client):
             each._initialize = True  # what a cluster's client looks like once it is closed
             for connection in tuple(_connections(each)):
@@ -65,3 +66,23 @@ def _called_in_its_stead(loop: asyncio.AbstractEventLoop) -> Generator[None]:
         yield
     finally:
         del loop.call_soon
+
+
+@contextmanager
+def _left_alone(loop: asyncio.AbstractEventLoop, *, is_its_own: bool) -> Generator[None]:
+    """Keep a loop that a fork copied from taking the sockets away from its original.
+
+    Both have one epoll between them. What the copy strikes off there, the parent hears no more of.
+    """
+    names = [] if is_its_own else [name for name in ("_remove_reader", "_remove_writer") if hasattr(loop, name)]
+    for name in names:
+        setattr(loop, name, _nothing)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(loop, name)
+
+
+def _nothing(_socket: object) -> bool:
+    return False

@@ -344,6 +344,24 @@ def test_a_layer_is_used_on_both_sides_of_a_fork(any_server):
         assert layer.acquire(rival(claim)).record.result == b"the child's"
 
 
+def test_a_fork_leaves_the_connection_of_its_parents_loop_alone(any_server):
+    claim = a_claim()
+    with Proxy(any_server.port) as proxy, asyncio.Runner() as runner:
+        layer = AsyncRedisPersistenceLayer.from_url(proxy.url)
+        assert runner.run(layer.acquire(claim)) == Acquired(1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
+            child = os.fork()
+        if child == 0:
+            found = asyncio.run(layer.acquire(rival(claim)))
+            os._exit(0 if isinstance(found, Existing) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        proxy.requests.clear()
+        assert isinstance(runner.run(layer.acquire(rival(claim))), Existing)
+        assert len(proxy.requests) == 1  # on the connection that it had
+        runner.run(layer.aclose())
+
+
 def test_the_check_is_content_with_the_servers_of_these_tests(kind, server):
     with driven(kind.from_url(server.url)) as layer:
         layer.check()
@@ -503,7 +521,7 @@ def test_a_transport_that_can_not_be_aborted_is_left_to_the_collector():
 
     loop = asyncio.new_event_loop()
     loop.close()
-    drop(Client(), loop)
+    drop(Client(), loop, os.getpid())
     assert Pool._available_connections[0]._writer is None
 
 
