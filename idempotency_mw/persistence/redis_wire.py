@@ -36,6 +36,7 @@ class Wire(asyncio.Protocol):
         self._transport = connection._writer.transport
         self._loop = asyncio.get_running_loop()
         self._stream = connection._parser._stream = _Stream()
+        self._read_response = connection._parser.read_response
         self._parsing: Coroutine[Any, Any, Any] | None = None
         self._due: list[asyncio.Future[Any]] = []
         self._replies: list[Any] = []

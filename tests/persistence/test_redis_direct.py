@@ -1,0 +1,497 @@
+"""The direct path to a standalone server: each reply goes to its caller, whatever happens to the connection."""
+
+import asyncio
+import gc
+import os
+import shutil
+import ssl
+import subprocess
+import warnings
+from contextlib import asynccontextmanager, suppress
+from random import Random
+
+import pytest
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
+from redis.retry import Retry
+
+from idempotency_mw.core.record import Acquired
+from idempotency_mw.errors import IdempotencyPersistenceLayerError
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection
+from idempotency_mw.persistence.redis_clients import async_client, closers
+from idempotency_mw.persistence.redis_commands import RAW
+from idempotency_mw.persistence.redis_direct import DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis_wire import Wire
+from tests.persistence.driven import a_claim
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+LARGE = 10 << 20
+
+
+@asynccontextmanager
+async def direct(url, timeout=10.0, **options):
+    """Yield a direct client for this loop, and close it."""
+    client = async_client(RedisConnection(url=url), timeout, direct=True, **options)
+    assert isinstance(client, DirectRedis)
+    try:
+        yield client
+    finally:
+        for close in closers(client):
+            await close()
+
+
+async def echo(client, text):
+    """Ask for the text back; a reply that is another's is no reply."""
+    reply = await client.execute_command("ECHO", text, **RAW)
+    assert reply == text.encode()
+
+
+def connections(client):
+    return len(client.connection_pool._in_use_connections)
+
+
+@asynccontextmanager
+async def relay(port, edit=lambda reply: reply, **options):
+    """Stand before a port, and pass each reply through `edit`. Yields where it listens, and who is connected."""
+    clients = []
+
+    async def serve(reader, writer):
+        clients.append(writer)
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        back = asyncio.ensure_future(pump(server_reader, writer, edit))
+        await pump(reader, server_writer, lambda request: request)
+        await back
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
+    try:
+        yield listener.sockets[0].getsockname()[1], clients
+    finally:
+        listener.close()
+        for writer in clients:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)
+
+
+async def pump(reader, writer, edit):
+    with suppress(OSError):
+        while data := await reader.read(1 << 20):
+            writer.write(edit(data))
+            await writer.drain()
+    writer.transport.abort()
+
+
+async def test_a_thousand_callers_share_a_connection_and_each_gets_its_own_reply(server):
+    async with direct(server.url) as client:
+        for turn in range(3):
+            await asyncio.gather(*(echo(client, f"{turn} {caller}") for caller in range(1000)))
+        assert connections(client) == 1
+
+
+async def test_what_callers_ask_at_a_time_goes_in_one_write(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await asyncio.gather(*(echo(client, f"first {caller}") for caller in range(50)))
+            begun = len(proxy.requests)
+            await asyncio.gather(*(echo(client, f"second {caller}") for caller in range(50)))
+            assert len(proxy.requests) == begun + 1
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_no_reply_goes_astray_when_callers_are_cancelled_at_any_moment(server, protocol):
+    random = Random(protocol)
+    done = 0
+
+    async def caller(client, number):
+        nonlocal done
+        for turn in range(20):
+            size = random.choice([1, 100, 10_000, 100_000]) if turn % 5 == 0 else 1
+            await echo(client, f"{number} {turn} " + "x" * size)
+            done += 1
+
+    async with direct(server.url, protocol=protocol) as client:
+        for _ in range(3):
+            callers = [asyncio.ensure_future(caller(client, number)) for number in range(200)]
+            while not all(each.done() for each in callers):
+                for each in random.sample(callers, 10):
+                    each.cancel()
+                await asyncio.sleep(random.choice([0, 0, 0.001, 0.003]))
+            for each in await asyncio.gather(*callers, return_exceptions=True):
+                assert each is None or isinstance(each, asyncio.CancelledError | redis.ConnectionError), each
+        assert done > 100
+        await asyncio.gather(*(echo(client, f"after {caller}") for caller in range(100)))
+        assert connections(client) <= 17
+
+
+async def test_a_reply_that_is_lost_never_makes_the_next_one_pass_for_it(any_server):
+    def without_the_seventh(reply):
+        return reply.replace(b"$2\r\n07\r\n", b"")
+
+    async with (
+        relay(any_server.port, without_the_seventh) as (port, _),
+        direct(f"redis://127.0.0.1:{port}", timeout=0.4) as client,
+    ):
+        await echo(client, "connected")
+        callers = (echo(client, f"{caller:02}") for caller in range(20))
+        replies = await asyncio.gather(*callers, return_exceptions=True)
+        assert replies[7] is not None
+        assert all(each is None or isinstance(each, redis.ConnectionError) for each in replies)
+
+
+async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_not_used_again(any_server):
+    async with relay(any_server.port) as (port, clients), direct(f"redis://127.0.0.1:{port}") as client:
+        await echo(client, "before")
+        clients[0].write(b"+OK\r\n")
+        while connections(client):
+            await asyncio.sleep(0.01)
+        await echo(client, "after")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_an_error_that_ends_the_connection_is_that_of_the_caller_whom_it_concerns(any_server, protocol):
+    async with (
+        relay(any_server.port, lambda reply: reply.replace(b"$3\r\nbad", b"-NOAUTH Authentication required.")) as (
+            port,
+            _,
+        ),
+        direct(f"redis://127.0.0.1:{port}", protocol=protocol) as client,
+    ):
+        await echo(client, "good")
+        asked = [echo(client, "good"), echo(client, "bad"), echo(client, "good")]
+        first, refused, last = await asyncio.gather(*asked, return_exceptions=True)
+        assert first is None
+        assert type(refused) is redis.AuthenticationError
+        assert type(last) is redis.ConnectionError
+        await echo(client, "good")
+
+
+async def test_what_is_no_reply_is_an_error_and_the_next_call_goes_on_another_connection(any_server):
+    async with (
+        relay(any_server.port, lambda reply: reply.replace(b"$3\r\nbad", b"?3\r\nbad")) as (port, _),
+        direct(f"redis://127.0.0.1:{port}") as client,
+    ):
+        await echo(client, "good")
+        with pytest.raises(redis.RedisError):
+            await echo(client, "bad")
+        await echo(client, "good")
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("action", ["hang reply", "hang request", "drop reply", "cut reply", "cut request"])
+async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server, action):
+    with Proxy(any_server.port) as proxy:
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=2.0) as layer:
+            await layer.acquire(a_claim())
+            proxy.when(b"EVALSHA", action)
+            assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(20))) == [Acquired(1)] * 20
+
+
+async def test_a_slow_answer_is_waited_for(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url, timeout=0.8) as client:
+            await echo(client, "connected")
+            proxy.when(b"slow", "delay reply", seconds=0.2)
+            await asyncio.gather(echo(client, "slow"), *(echo(client, f"{caller}") for caller in range(20)))
+            await asyncio.sleep(0.3)  # and beyond what it may be silent for, while nothing is due
+            await echo(client, "after")
+            assert connections(client) == 1
+
+
+async def test_a_connection_whose_callers_are_all_gone_is_closed(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            proxy.when(b"ECHO", "hang reply")
+            caller = asyncio.ensure_future(echo(client, "nobody waits for this"))
+            await asyncio.sleep(0.05)
+            later = asyncio.ensure_future(echo(client, "waits for its turn"))
+            await asyncio.sleep(0)
+            caller.cancel()
+            with pytest.raises(redis.ConnectionError, match="nobody"):
+                await later
+            assert connections(client) == 0
+            await echo(client, "after")
+
+
+async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        async with direct(proxy.url) as client:
+            first = asyncio.ensure_future(echo(client, "first"))
+            await asyncio.sleep(0.05)
+            others = [asyncio.ensure_future(echo(client, f"{caller}")) for caller in range(10)]
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.gather(*others)
+            assert connections(client) == 1
+
+
+async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):
+    with RedisServer(any_binary) as server:
+        async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=10) as layer:
+            claims = [a_claim() for _ in range(20)]
+            await asyncio.gather(*(layer.acquire(claim) for claim in claims))
+            server.kill()
+            under_way = [asyncio.ensure_future(layer.acquire(a_claim())) for _ in range(20)]
+            await asyncio.sleep(0)
+            await asyncio.to_thread(server.start)
+            assert await asyncio.gather(*under_way) == [Acquired(1)] * 20
+
+
+async def test_a_large_command_or_reply_goes_beside_small_ones(any_server):
+    body = os.urandom(LARGE)
+
+    async def large(client):
+        assert await client.execute_command("SET", "large", body, **RAW) == b"OK"
+        assert await client.execute_command("GET", "large", **RAW) == body
+
+    async def small(client, until):
+        turn = 0
+        while not until.done():
+            await echo(client, f"small {turn}")
+            turn += 1
+        return turn
+
+    async with direct(any_server.url) as client:
+        sent = asyncio.gather(*(large(client) for _ in range(3)))
+        assert await small(client, sent) > 3
+        await sent
+        assert connections(client) <= 4
+        await client.execute_command("DEL", "large", **RAW)
+
+
+async def test_large_commands_wait_in_line_for_few_connections(any_server):
+    async with direct(any_server.url) as client:
+        await asyncio.gather(*(echo(client, f"{caller:02}" * 40_000) for caller in range(100)))
+        assert connections(client) == 16
+
+
+async def test_several_commands_together_are_one_message_and_an_error_among_them_is_a_value(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await client.together([("PING",)])
+            begun = len(proxy.requests)
+            first, second, third = await client.together(
+                [("SET", "list", memoryview(b"text")), ("LPUSH", "list", "x"), ("GETDEL", "list")]
+            )
+            assert (first, third) == (b"OK", b"text")
+            assert isinstance(second, redis.ResponseError)
+            assert len(proxy.requests) == begun + 1
+
+
+async def test_a_wait_keeps_nobody_else_waiting(any_server):
+    async with direct(any_server.url) as client:
+        replicated = asyncio.ensure_future(client.together([("SET", "k", "v"), ("WAIT", 1, 1000), ("DEL", "k")]))
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(50)))
+        assert not replicated.done()
+        assert await replicated == [b"OK", 0, 1]
+
+
+async def test_commands_together_whose_connection_breaks_are_an_error(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            proxy.when(b"ECHO", "cut reply")
+            with pytest.raises(redis.ConnectionError):
+                await client.together([("ECHO", "a"), ("ECHO", "b")])
+            assert await client.together([("ECHO", "a"), ("ECHO", "b")]) == [b"a", b"b"]
+
+
+async def test_commands_together_that_are_cancelled_close_their_connection(any_server):
+    async with direct(any_server.url) as client:
+        for _ in range(3):
+            waiting = asyncio.ensure_future(client.together([("ECHO", "a"), ("WAIT", 1, 5000)]))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                await waiting
+            assert connections(client) == 0
+        assert await client.together([("ECHO", "b")]) == [b"b"]
+
+
+async def test_an_error_reply_is_raised_where_it_belongs(server):
+    async with direct(server.url) as client:
+        asked = [client.execute_command("EVALSHA", "0" * 40, 0, **RAW), echo(client, "fine")]
+        missing, fine = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(missing, redis.exceptions.NoScriptError)
+        assert fine is None
+        assert connections(client) == 1
+
+
+@pytest.fixture
+def guarded(server):
+    """A user of the server, and its password."""
+    with server.client() as store:
+        store.execute_command("ACL", "SETUSER", "me", "reset", "on", ">right", "allkeys", "allcommands")
+        yield f"127.0.0.1:{server.port}"
+        store.execute_command("ACL", "DELUSER", "me")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_the_connection_is_made_as_the_url_and_the_options_say(guarded, protocol):
+    options = {"client_name": "mine", "protocol": protocol, "decode_responses": True}
+    async with direct(f"redis://me:right@{guarded}/3", **options) as client:
+        assert await client.execute_command("ACL", "WHOAMI", **RAW) == b"me"
+        shown = await client.execute_command("CLIENT", "INFO", **RAW)
+        fields = dict(field.split(b"=", 1) for field in shown.split())
+        assert (fields[b"name"], fields[b"db"], fields[b"resp"]) == (b"mine", b"3", b"%d" % protocol)
+        assert await client.execute_command("ECHO", "usual") == "usual"  # which is decoded
+
+
+async def test_credentials_can_come_from_a_provider(guarded):
+    provider = UsernamePasswordCredentialProvider("me", "right")
+    async with direct(f"redis://{guarded}", credential_provider=provider) as client:
+        assert await client.execute_command("ACL", "WHOAMI", **RAW) == b"me"
+
+
+async def test_a_wrong_password_is_each_callers_error_and_not_tried_again(guarded):
+    async with AsyncRedisPersistenceLayer.from_url(f"redis://me:wrong@{guarded}") as layer:
+        errors = await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)), return_exceptions=True)
+        for error in errors:
+            assert isinstance(error, IdempotencyPersistenceLayerError)
+            assert isinstance(error.__cause__, redis.AuthenticationError)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate for this machine, signed by itself. No server of these tests speaks TLS: a relay does."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, was not found")
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-out", made[0], "-keyout", made[1]),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return made
+
+
+async def test_tls_and_its_options_are_heeded(any_server, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    async with relay(any_server.port, ssl=context) as (port, _):
+        url = f"rediss://127.0.0.1:{port}/2"
+        async with direct(url, ssl_ca_certs=str(certificate[0])) as client:
+            assert client.connection_pool.connection_class is redis.asyncio.SSLConnection
+            await asyncio.gather(*(echo(client, f"{caller}") for caller in range(100)))
+            await echo(client, "x" * (1 << 20))
+            assert b"db=2" in await client.execute_command("CLIENT", "INFO", **RAW)
+        with pytest.raises(redis.ConnectionError):
+            async with direct(url) as client:
+                await echo(client, "not to be trusted")
+
+
+async def test_a_unix_socket_is_reached(any_binary, tmp_path):
+    path = tmp_path / "socket"
+    with RedisServer(any_binary, "--unixsocket", str(path)):
+        async with direct(f"unix://{path}?db=4") as client:
+            assert b"db=4" in await client.execute_command("CLIENT", "INFO", **RAW)
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://localhost", {"retry": Retry(NoBackoff(), 1)}),
+        ("redis://localhost", {"health_check_interval": 5}),
+        ("redis://localhost", {"socket_timeout": 1}),
+        ("redis://localhost", {"max_connections": 5}),
+        ("redis://localhost?max_connections=5", {}),
+        ("redis://localhost", {"encoding": "latin-1"}),
+        ("redis://localhost", {"single_connection_client": True}),
+    ],
+    ids=str,
+)
+async def test_an_option_that_the_direct_path_does_not_heed_makes_it_the_usual_client(url, options):
+    client = async_client(RedisConnection(url=url), 2.0, direct=True, **options)
+    assert type(client) is redis.asyncio.Redis
+
+
+async def test_credentials_that_change_are_left_to_the_usual_client():
+    streaming = getattr(redis.credentials, "StreamingCredentialProvider", None)
+    if streaming is None:
+        pytest.skip("this redis-py has none")
+
+    class Changing(streaming):
+        def get_credentials(self):
+            return ("me", "right")
+
+        def on_next(self, callback): ...
+
+        def on_error(self, callback): ...
+
+        def is_streaming(self):
+            return True
+
+    where = RedisConnection(url="redis://localhost")
+    assert type(async_client(where, 2.0, direct=True, credential_provider=Changing())) is redis.asyncio.Redis
+
+
+async def test_the_usual_client_is_what_direct_false_asks_for(any_server):
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=False) as layer:
+        assert await layer.acquire(a_claim()) == Acquired(1)
+        assert type(layer._client()) is redis.asyncio.Redis
+
+
+def test_a_redis_py_that_has_not_what_is_reached_for_is_used_as_usual():
+    class Connection:
+        _reader = _writer = None
+
+    class Pool:
+        make_connection = Connection
+
+    class Client:
+        connection_pool = Pool()
+
+    assert can_be_direct(Client(), {}) is False
+
+
+async def test_a_connection_that_the_server_has_closed_already_is_not_taken_over(any_server):
+    async with direct(any_server.url) as client:
+        connection = client.connection_pool.make_connection()
+        await connection.connect()
+        connection._reader.feed_eof()
+        with pytest.raises(redis.ConnectionError, match="at once"):
+            Wire(connection, set(), None)
+        await connection.disconnect()
+
+
+def loops():
+    """Return what makes event loops here."""
+    found = {"asyncio": asyncio.new_event_loop}
+    with suppress(ImportError):
+        import uvloop
+
+        found["uvloop"] = uvloop.new_event_loop
+    return found
+
+
+@pytest.mark.parametrize("loop", loops())
+def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server, loop):
+    layer = AsyncRedisPersistenceLayer.from_url(any_server.url)
+
+    async def ask_and_leave(*, under_way):
+        await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(5)))
+        left = [asyncio.ensure_future(layer.extend(a_claim())) for _ in range(under_way)]
+        await asyncio.sleep(0)
+        return left
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for under_way in (0, 5, 0):
+            runner = asyncio.Runner(loop_factory=loops()[loop])
+            runner.run(ask_and_leave(under_way=under_way))
+            runner.close()
+            gc.collect()
+        asyncio.run(used_and_closed(layer))
+        gc.collect()
+
+
+async def used_and_closed(layer):
+    async with layer:
+        assert await layer.acquire(a_claim()) == Acquired(1)
