@@ -80,9 +80,9 @@ class Wire(asyncio.Protocol):
 
     def _begin(self) -> None:
         if self.is_open:
-            commands, self._unsent = self._unsent[:_MANY], self._unsent[_MANY:]
-            due, self._waiting = self._waiting[:_MANY], self._waiting[_MANY:]
-            self._exchange(commands, due)
+            commands, due = self._unsent, self._waiting
+            self._unsent, self._waiting = commands[_MANY:], due[_MANY:]
+            self._exchange(commands[:_MANY], due[:_MANY])
 
     def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
@@ -147,7 +147,7 @@ class Wire(asyncio.Protocol):
         self.end(str(error))
 
     def end_if_deserted(self) -> None:
-        """Close the connection if nobody waits for the replies that are due; those who wait for a turn ask again."""
+        """Close the connection if nobody waits for what is due; those who wait for their turn ask again."""
         if self._due and all(each.done() for each in self._due):
             self.end("nobody waits for the replies any more")
 

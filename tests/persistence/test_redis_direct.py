@@ -182,7 +182,7 @@ async def test_what_is_no_reply_is_an_error_and_the_next_call_goes_on_another_co
 @pytest.mark.parametrize("action", ["hang reply", "hang request", "drop reply", "cut reply", "cut request"])
 async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server, action):
     with Proxy(any_server.port) as proxy:
-        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=2.0) as layer:
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=2.0, direct=True) as layer:
             await layer.acquire(a_claim())
             proxy.when(b"EVALSHA", action)
             assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(20))) == [Acquired(1)] * 20
@@ -230,7 +230,7 @@ async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to
 
 async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):
     with RedisServer(any_binary) as server:
-        async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=10) as layer:
+        async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=10, direct=True) as layer:
             claims = [a_claim() for _ in range(20)]
             await asyncio.gather(*(layer.acquire(claim) for claim in claims))
             server.kill()
@@ -346,7 +346,7 @@ async def test_credentials_can_come_from_a_provider(guarded):
 
 
 async def test_a_wrong_password_is_each_callers_error_and_not_tried_again(guarded):
-    async with AsyncRedisPersistenceLayer.from_url(f"redis://me:wrong@{guarded}") as layer:
+    async with AsyncRedisPersistenceLayer.from_url(f"redis://me:wrong@{guarded}", direct=True) as layer:
         errors = await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)), return_exceptions=True)
         for error in errors:
             assert isinstance(error, IdempotencyPersistenceLayerError)
@@ -472,8 +472,23 @@ def loops():
 
 
 @pytest.mark.parametrize("loop", loops())
-def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server, loop):
-    layer = AsyncRedisPersistenceLayer.from_url(any_server.url)
+def test_it_runs_on_every_event_loop(any_server, loop):
+    async def all_of_it():
+        async with direct(any_server.url) as client:
+            await asyncio.gather(*(echo(client, f"{caller}") for caller in range(200)))
+            await echo(client, "x" * LARGE)
+            cancelled = asyncio.ensure_future(client.together([("WAIT", 1, 5000)]))
+            await asyncio.sleep(0.05)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            await echo(client, "after")
+
+    with asyncio.Runner(loop_factory=loops()[loop]) as runner:
+        runner.run(all_of_it())
+
+
+def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server):
+    layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True)
 
     async def ask_and_leave(*, under_way):
         await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(5)))
@@ -484,9 +499,7 @@ def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server, loop):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for under_way in (0, 5, 0):
-            runner = asyncio.Runner(loop_factory=loops()[loop])
-            runner.run(ask_and_leave(under_way=under_way))
-            runner.close()
+            asyncio.run(ask_and_leave(under_way=under_way))
             gc.collect()
         asyncio.run(used_and_closed(layer))
         gc.collect()
