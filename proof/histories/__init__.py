@@ -31,7 +31,7 @@ LEAST_OPERATIONS = 1000
 ALTERED_OF_A_KIND = 2
 """Of each key's history."""
 MOST_OPEN = 12
-"""Each open-ended message doubles what has to be tried before a history is refused; with more it is not altered."""
+"""Each open-ended message doubles what has to be tried before a history is refused: one with more is left out."""
 
 Keys = dict[str, list[Operation]]
 
