@@ -43,7 +43,7 @@ HONOURED = {
 """In its size, and with every other option in a smaller one."""
 BROKEN = {
     Size.CI: (Setting(3, 2, 1, honoured=False), Setting(2, 1, 1, honoured=False)),
-    Size.LONG: (Setting(5, 2, 2, honoured=False), Setting(2, 2, 1, honoured=False)),
+    Size.LONG: (Setting(4, 2, 2, honoured=False), Setting(2, 2, 1, honoured=False)),
 }
 SMALL = Setting(2, 2, 1)
 """Enough for each mutant."""

@@ -107,6 +107,11 @@ def _following(operations: Sequence[Operation], place: Place) -> Iterator[Place]
     """Yield each place to which one more operation leads; the likeliest last, where it is taken first."""
     waiting = _waiting(operations, place.done)
     latest = min(each.ended for _, each in waiting if each.ended is not None)
+    for number, operation in waiting:
+        # What changes nothing, and could as well be now, is now: that hinders none of the others.
+        if operation.ended is not None and operation.begun <= place.since and _is_idle(place, operation, latest):
+            yield place._replace(done=place.done | 1 << number)
+            return
     for number, operation in sorted(waiting, key=_turn, reverse=True):
         if operation.begun > latest:
             continue
@@ -115,6 +120,14 @@ def _following(operations: Sequence[Operation], place: Place) -> Iterator[Place]
             is_idle = operation.ended is None and model == place.model
             if not is_idle and (operation.ended is None or _fits(outcome, operation.outcome)):
                 yield Place(place.done | 1 << number, since, model)
+
+
+def _is_idle(place: Place, operation: Operation, latest: float) -> bool:
+    """Tell whether the operation can have its answer here, and leave everything as it is."""
+    return any(
+        model == place.model and _fits(outcome, operation.outcome)
+        for outcome, model in _effects(place.model, operation, place.since, latest)
+    )
 
 
 def _turn(numbered: tuple[int, Operation]) -> float:
