@@ -81,7 +81,7 @@ def test_durability_is_what_sqlite_is_told(path, durability, expected):
         layer.acquire(a_claim())
         connection = layer._process.connection
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == expected
-        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == b"wal"
 
 
 def test_a_closed_layer_opens_the_file_again(layer):
