@@ -405,7 +405,7 @@ async def test_a_unix_socket_is_reached(any_binary, tmp_path):
         ("redis://localhost", {"encoding": "latin-1"}),
         ("redis://localhost", {"single_connection_client": True}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
 async def test_an_option_that_the_direct_path_does_not_heed_makes_it_the_usual_client(url, options):
     client = async_client(RedisConnection(url=url), 2.0, direct=True, **options)
