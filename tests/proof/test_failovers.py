@@ -5,7 +5,7 @@ import pytest
 from proof.failovers import Amount, made
 from tests.proof.showing import needs_servers, shown
 
-pytestmark = needs_servers
+pytestmark = [needs_servers, pytest.mark.timeout(180)]
 
 
 @pytest.mark.fault(18, 19, 21)

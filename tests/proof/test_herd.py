@@ -6,7 +6,7 @@ from proof.chaos.herds import Herd
 from proof.herd import Form, bounded, made
 from tests.proof.showing import needs_servers, shown
 
-pytestmark = needs_servers
+pytestmark = [needs_servers, pytest.mark.timeout(180)]
 
 
 @pytest.mark.fault(24)

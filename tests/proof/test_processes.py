@@ -5,7 +5,7 @@ import pytest
 from proof.processes import Part, made
 from tests.proof.showing import needs_servers, shown
 
-pytestmark = needs_servers
+pytestmark = [needs_servers, pytest.mark.timeout(180)]
 
 
 @pytest.mark.fault(7, 8)

@@ -5,7 +5,7 @@ import pytest
 from proof.servers import Amount, made
 from tests.proof.showing import needs_servers, shown
 
-pytestmark = needs_servers
+pytestmark = [needs_servers, pytest.mark.timeout(180)]
 
 
 @pytest.mark.fault(5, 6, 16, 20)
