@@ -94,6 +94,8 @@ def timed(peers: list[str], server: RedisServer, binary: Path) -> Results:
     found: Results = {}
     for name, (what, measure) in parts.items():
         found[name] = measure(partial(shown, what))
+        if "BENCH_SHOW" in os.environ:
+            print(name, json.dumps(found[name]), flush=True)
     found["cpu"] = {number: found.pop(number) for number in ("1", "50")}
     return found
 

@@ -2,15 +2,15 @@
 
     python -m benchmarks.direct_path
 
-"client" is redis.asyncio's client. "connections" drives redis-py's own connection objects, one exchange at a time
-on each, from a pool of 50. "pipelined" and "direct" share a connection between all callers, with redis-py's parser.
-"pipelined" writes what is asked in a turn of the loop, and hands each reply out as it comes. "direct", which is the
-package's, has one exchange under way at a time, and hands the replies out when all are there.
+"client" is redis.asyncio's client. "connections" drives redis-py's own connection objects, one exchange at a
+time on each, from a pool of 50. "pipelined" and "direct" share a connection between all callers, with redis-py's
+parser. "pipelined" writes what is asked in a turn of the loop, and hands each reply out as it comes. "direct",
+which is the package's, has one exchange under way at a time, and hands the replies out when all are there.
 
-Counts instructions under callgrind, where valgrind is: a difference of two lengths, free of start-up. Then requests
-a second, processor time and sockets, the ways in turn, several rounds: the machine is noisy, only ratios count.
-A request is an acquire and a complete, as they are sent when they are repeated. The parser is the one that redis-py
-chooses: install hiredis beside it to see that one.
+Counts instructions under callgrind, where valgrind is: a difference of two lengths, free of start-up. Then
+requests a second, processor time and sockets, the ways in turn, several rounds: the machine is noisy, only ratios
+count. A request is an acquire and a complete, as they are sent when they are repeated. The parser is the one that
+redis-py chooses: install hiredis beside it to see that one.
 """
 # ruff: noqa: D101, D102, D103, INP001, S101, S603, SLF001, T201 -- a script: it runs valgrind, and prints
 

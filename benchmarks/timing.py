@@ -124,7 +124,8 @@ def by_keys(binary: Any, numbers: Sequence[int], rounds: int, part: Part) -> dic
 
 _FILL = """
 for number = ARGV[1], ARGV[2] do
-  redis.call('SET', 'idempotency:' .. redis.sha1hex(number) .. redis.sha1hex('x' .. number), ARGV[3], 'PX', 86400000)
+  local digest = redis.sha1hex(number) .. redis.sha1hex('x' .. number)
+  redis.call('SET', 'idempotency:' .. digest, ARGV[3], 'PX', 86400000)
 end
 """
 

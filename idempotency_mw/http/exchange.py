@@ -13,6 +13,8 @@ and then the two ways of an answer: `verdict` and `encode` into the store, `repl
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any, assert_never
 
 from idempotency_mw import report
@@ -45,7 +47,7 @@ from idempotency_mw.http.problem import Problem, Refusal, problem_response, refu
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
-_ABSENT = digest(()).encode("ascii")
+_name = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Exchange:
         self._replay_header = http.replay_header.lower().encode("ascii")
         self._event_key = _selection(config.event_key_jmespath, config)
         self._validation = _selection(config.payload_validation_jmespath, config)
-        self._bound = tuple(name.encode("ascii") for name in http.bound_headers)
+        self._bound = frozenset(name.encode("ascii") for name in http.bound_headers)
         self._kept = KeptHeaders(http.dropped_headers, self._replay_header)
 
     # What the request is.
@@ -287,12 +289,10 @@ class Exchange:
         return [b"selected", canonical(self._validation.of(document.data))]
 
     def _credentials(self, request: Request) -> list[bytes]:
-        """Return the bound headers, each as a digest; one that is absent is not one that is empty."""
-        found: dict[bytes, list[bytes]] = {}
-        for name, value in request.headers:
-            if name in self._bound:
-                found.setdefault(name, []).append(value)
-        return [digest(found[name]).encode("ascii") if name in found else _ABSENT for name in self._bound]
+        """Return the bound headers, by name; one that is absent is not one that is empty."""
+        lines = [line for line in request.headers if line[0] in self._bound]
+        lines.sort(key=_name)  # stable: the values of one name stay in their order
+        return [b"%d" % len(lines), *chain.from_iterable(lines)]
 
     def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
         hook = self.config.response_hook

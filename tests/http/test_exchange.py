@@ -363,7 +363,7 @@ FIRST = operation(OURS, BASE, b"body")
 def test_an_operation_stays_what_it_was() -> None:
     assert operation(OURS, request(KEY), b"body") == Operation(
         storage_key="77023e5e5ab18e2f46f666c3c5fa5ff9a24cde8b731a9fc14722a42e5dfd7b70",
-        fingerprint="418547cb7158ab2b1a6e6fa39d1b3c14af2f4e6b94d8464a1aef56578d85e549",
+        fingerprint="b976bd89ab0ac9a59d7bbd36a7a83f0a24e782d867807dea3b18fe7a4c5a8de7",
     )
 
 
