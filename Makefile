@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct clean
 .NOTPARALLEL:
 
 VENV := .venv
@@ -81,6 +81,9 @@ bench-docs: $(VENV)/.test ## Write docs/performance.md anew, from benchmarks/res
 
 bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a key (needs valgrind)
 	PYTHONHASHSEED=0 $(BIN)/python -m benchmarks.unkeyed
+
+bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (counts instructions where valgrind is)
+	@$(BIN)/python -m benchmarks.direct_path
 
 clean: ## Remove whatever the other targets made
 	rm -rf $(VENV) .venv-bench build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

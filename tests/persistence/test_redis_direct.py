@@ -220,7 +220,8 @@ async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to
         proxy.when(b"", "hang request")
         async with direct(proxy.url) as client:
             first = asyncio.ensure_future(echo(client, "first"))
-            await asyncio.sleep(0.05)
+            while not proxy.requests:
+                await asyncio.sleep(0.01)
             others = [asyncio.ensure_future(echo(client, f"{caller}")) for caller in range(10)]
             await asyncio.sleep(0)
             first.cancel()
