@@ -74,9 +74,9 @@ class Wire(asyncio.Protocol):
         self._exchange(self._connection.pack_commands(commands), answers)
         try:
             return [await each for each in answers]
-        except asyncio.CancelledError:
-            self.end("nobody waits for the replies any more")
-            raise
+        finally:
+            if self._due:
+                self.end("nobody waits for the replies any more")
 
     def _begin(self) -> None:
         if self.is_open:

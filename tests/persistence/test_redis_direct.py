@@ -23,7 +23,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis_clients import async_client, closers
 from idempotency_mw.persistence.redis_commands import RAW
 from idempotency_mw.persistence.redis_direct import DirectRedis, can_be_direct
-from idempotency_mw.persistence.redis_wire import Wire
+from idempotency_mw.persistence.redis_wire import Wire, _Stream, packed
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -140,10 +140,11 @@ async def test_a_reply_that_is_lost_never_makes_the_next_one_pass_for_it(any_ser
         assert all(each is None or isinstance(each, redis.ConnectionError) for each in replies)
 
 
-async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_not_used_again(any_server):
+@pytest.mark.parametrize("more", [b"+OK\r\n", b"?\r\n"])
+async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_not_used_again(any_server, more):
     async with relay(any_server.port) as (port, clients), direct(f"redis://127.0.0.1:{port}") as client:
         await echo(client, "before")
-        clients[0].write(b"+OK\r\n")
+        clients[0].write(more)
         while connections(client):
             await asyncio.sleep(0.01)
         await echo(client, "after")
@@ -213,6 +214,25 @@ async def test_a_connection_whose_callers_are_all_gone_is_closed(any_server):
                 await later
             assert connections(client) == 0
             await echo(client, "after")
+
+
+async def test_who_waits_for_a_connection_that_ends_before_its_turn_gets_an_error(any_server):
+    async with direct(any_server.url) as client:
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3)))
+        answer = client._shared.ask(packed(("PING",)))
+        client._shared.end("for the test")
+        assert isinstance(await answer, redis.ConnectionError)
+        await echo(client, "after")
+
+
+def test_a_parser_that_takes_whatever_comes_gets_it():
+    stream = _Stream()
+    reading = stream.read(1 << 16)
+    reading.send(None)
+    stream.arrived += b"+OK\r\n"
+    with pytest.raises(StopIteration) as read:
+        reading.send(None)
+    assert (read.value.value, stream.arrived) == (b"+OK\r\n", b"")
 
 
 async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
