@@ -12,7 +12,7 @@ requests a second, processor time and sockets, the ways in turn, several rounds:
 count. A request is an acquire and a complete, as they are sent when they are repeated. The parser is the one that
 redis-py chooses: install hiredis beside it to see that one.
 """
-# ruff: noqa: D101, D102, D103, INP001, S101, S603, SLF001, T201 -- a script: it runs valgrind, and prints
+# ruff: noqa: D101, D102, SLF001 -- a script: it runs valgrind, and prints
 
 import asyncio
 import gc
