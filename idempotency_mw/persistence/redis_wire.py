@@ -139,6 +139,14 @@ class Wire(asyncio.Protocol):
         self._is_busy = bool(self._waiting)
         if self._is_busy:
             self._loop.call_soon(self._begin)
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave nothing on the loop: a process may be frozen now, for as long as nobody asks."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def _fail(self, error: Exception) -> None:
         """End it for an error that the parser raises: that of the server about one command, or its own."""
@@ -155,6 +163,7 @@ class Wire(asyncio.Protocol):
         """Close the connection at once. Whoever waits gets an error for a reply."""
         if self.is_open:
             self.is_open = False
+            self._rest()
             self._lent.discard(self._connection)
             for answer in self._due + self._waiting:
                 if not answer.done():

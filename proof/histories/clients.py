@@ -57,7 +57,6 @@ class Plan:
 def record(plans: Sequence[Plan]) -> History:
     """Let a process carry out each plan, all at once, and return what they noted."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, and not by each process
     begin = context.Barrier(len(plans))
     history = History()
     with ProcessPoolExecutor(len(plans), context, initializer=_meet_at, initargs=(begin,)) as processes:
