@@ -33,11 +33,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from idempotency_mw.core.record import Claim, Operation
-from idempotency_mw.persistence import redis_commands as commands
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
-from idempotency_mw.persistence.redis_commands import RAW
-from idempotency_mw.persistence.redis_direct import DirectRedis
-from idempotency_mw.persistence.redis_wire import Wire
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
+from idempotency_mw.persistence.redis.commands import RAW
+from idempotency_mw.persistence.redis.direct import DirectRedis
+from idempotency_mw.persistence.redis.wire import Wire
 from tests.servers import RedisServer, binaries
 
 LENGTHS = (50, 200)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from idempotency_mw.core.record import Claim, Operation, Settled
 from idempotency_mw.persistence.frame import Frame, Status
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
-from idempotency_mw.persistence.redis_commands import LARGE, ROOM, temporary_key
+from idempotency_mw.persistence.redis.commands import LARGE, ROOM, temporary_key
 from tests.servers import RedisServer, binaries
 
 SMALL_BUDGET, LARGE_BUDGET = 1.5, 1.25

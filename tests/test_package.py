@@ -264,7 +264,7 @@ def test_a_wheel_has_the_scripts_and_the_mark_of_types_and_nothing_else(tmp_path
     packed = {name for name in names if ".dist-info/" not in name}
     sources = {source.relative_to(ROOT).as_posix() for source in SOURCES}
     scripts = {
-        f"idempotency_mw/persistence/redis_scripts/{verb}.lua"
+        f"idempotency_mw/persistence/redis/scripts/{verb}.lua"
         for verb in ("acquire", "extend", "complete", "complete_large", "release")
     }
     assert packed == sources | scripts | {"idempotency_mw/py.typed"}

@@ -1,6 +1,6 @@
 """The four verbs as pure functions: what stands there and a claim in, what is to stand there and the answer out.
 
-For layers that read, decide and write in one transaction of their own. `redis_scripts/` says the same in Lua,
+For layers that read, decide and write in one transaction of their own. `redis/scripts/` says the same in Lua,
 and one suite holds both to it. A frame that is handed in has not expired; None is nothing there.
 """
 

@@ -15,8 +15,8 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
-from idempotency_mw.persistence import redis_commands as commands
 from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.redis import commands
 from proof.histories.checker import seen
 from proof.histories.operations import History
 

@@ -9,7 +9,7 @@ import pytest
 from idempotency_mw import IdempotencyConfig, current_execution
 from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from idempotency_mw.persistence.redis_commands import _ACQUIRE, _COMPLETE
+from idempotency_mw.persistence.redis.commands import _ACQUIRE, _COMPLETE
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from tests.asgi.driver import Play, until
 from tests.asgi.layers import AroundLayer, FailingLayer

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "idempotency_mw"
 WITHIN_SECONDS = 50
 
-SCRIPTS = "persistence/redis_scripts"
+SCRIPTS = "persistence/redis/scripts"
 ENCODED = 'json.dumps(data, separators=(",", ":"))'
 
 
@@ -137,13 +137,13 @@ BUILDS = (
                 STALLED_IN_SQLITE,
             ),
             (
-                "persistence/redis_blocking.py",
+                "persistence/redis/blocking.py",
                 f"            return {ACQUIRED}",
                 "            self._deadline.start(self.timeout_seconds)\n"
                 + STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"),
             ),
             (
-                "persistence/redis_async.py",
+                "persistence/redis/asynchronous.py",
                 f"            return await {ACQUIRED}",
                 STALLED_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"),
             ),
@@ -285,12 +285,12 @@ BUILDS = (
             ("persistence/memory.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             ("persistence/sqlite.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             (
-                "persistence/redis_commands.py",
+                "persistence/redis/commands.py",
                 "claim.lease_ms, claim.retention_ms, may_take_over)",
                 "claim.lease_ms, claim.retention_ms, may_take_over, int(time.time() * 1000))",
             ),
             (
-                "persistence/redis_commands.py",
+                "persistence/redis/commands.py",
                 "from hashlib import sha1\n",
                 "import time\nfrom hashlib import sha1\n",
             ),
@@ -362,7 +362,7 @@ BUILDS = (
         "a connection that fails is an error like any other",
         (
             (
-                "persistence/redis_commands.py",
+                "persistence/redis/commands.py",
                 "    if is_passing(error):\n        return Idem",
                 "    if False:\n        return Idem",
             ),
@@ -372,7 +372,7 @@ BUILDS = (
     Build(
         24,
         "URL and arguments mix",
-        (("persistence/redis_connection.py", "        if given:\n", "        if False:\n"),),
+        (("persistence/redis/connection.py", "        if given:\n", "        if False:\n"),),
         tests="contradict",
     ),
     Build(

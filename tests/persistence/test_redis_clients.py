@@ -20,9 +20,9 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
 )
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.redis_checks import check_policy, check_version
-from idempotency_mw.persistence.redis_clients import closers
-from idempotency_mw.persistence.redis_dropping import drop
+from idempotency_mw.persistence.redis.checks import check_policy, check_version
+from idempotency_mw.persistence.redis.clients import closers
+from idempotency_mw.persistence.redis.dropping import drop
 from tests.clusters import SERVICE, RedisCluster, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 from tests.proxy import Proxy

@@ -20,10 +20,10 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection
-from idempotency_mw.persistence.redis_clients import async_client, closers
-from idempotency_mw.persistence.redis_commands import RAW
-from idempotency_mw.persistence.redis_direct import DirectRedis, can_be_direct
-from idempotency_mw.persistence.redis_wire import Wire, _Stream, packed
+from idempotency_mw.persistence.redis.clients import async_client, closers
+from idempotency_mw.persistence.redis.commands import RAW
+from idempotency_mw.persistence.redis.direct import DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis.wire import Wire, _Stream, packed
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer

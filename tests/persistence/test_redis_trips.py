@@ -7,9 +7,8 @@ from redis import exceptions
 
 from idempotency_mw.core.record import Acquired, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence import redis_commands as commands
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
-from idempotency_mw.persistence.redis_trips import together, together_async
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
+from idempotency_mw.persistence.redis.trips import together, together_async
 from tests.persistence.driven import a_claim
 
 KEY = "idempotency:key"

@@ -1,6 +1,6 @@
 """What is said to Redis and what its replies mean, without a connection.
 
-One script a verb, and a second one to complete with a large result; each file in `redis_scripts/` is headed by its
+One script a verb, and a second one to complete with a large result; each file in `redis/scripts/` is headed by its
 keys, arguments and replies.
 """
 
@@ -19,8 +19,8 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
 )
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.redis_errors import LASTING, NO_SCRIPT, PASSING
-from idempotency_mw.persistence.redis_trips import RAW, Command, Talk
+from idempotency_mw.persistence.redis.errors import LASTING, NO_SCRIPT, PASSING
+from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
 
 __all__ = [
     "LARGE",
@@ -81,7 +81,7 @@ class Call:
 
 
 def _load(name: str) -> Script:
-    text = files("idempotency_mw.persistence").joinpath("redis_scripts", f"{name}.lua").read_text("utf-8")
+    text = files("idempotency_mw.persistence.redis").joinpath("scripts", f"{name}.lua").read_text("utf-8")
     # SHA-1 is the name that the protocol gives a script; nothing rests on its strength.
     return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
 

@@ -1,6 +1,6 @@
 """A standalone server by a shorter way: callers share a connection, and what they ask at a time goes in one write.
 
-redis-py's pool, locks and retries are left out; `redis_wire.py` is what is left. Where redis-py lacks a name that
+redis-py's pool, locks and retries are left out; `redis/wire.py` is what is left. Where redis-py lacks a name that
 is needed, or is given an option that is not heeded here, its usual client is used. Knows nothing of scripts or
 verbs.
 """
@@ -17,8 +17,8 @@ import redis.asyncio
 import redis.credentials
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from idempotency_mw.persistence.redis_dropping import drop_connection
-from idempotency_mw.persistence.redis_wire import Wire, packed
+from idempotency_mw.persistence.redis.dropping import drop_connection
+from idempotency_mw.persistence.redis.wire import Wire, packed
 
 __all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
 

@@ -7,7 +7,7 @@ There is one exchange at a time: commands in one write, and as many replies. Nob
 are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
 nobody waits for any more, never makes the next one pass for it.
 
-This reaches for names that redis-py has had from 5.0 to 8.1; `redis_direct.py` sees whether they are there.
+This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
 
 # ruff: noqa: SLF001
@@ -19,7 +19,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from idempotency_mw.persistence.redis_dropping import drop_connection
+from idempotency_mw.persistence.redis.dropping import drop_connection
 
 __all__ = ["Wire", "packed"]
 

@@ -18,9 +18,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis_direct import OWN_CONNECTIONS, DirectRedis, can_be_direct
-from idempotency_mw.persistence.redis_dropping import with_sentinels
+from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.direct import OWN_CONNECTIONS, DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis.dropping import with_sentinels
 
 __all__ = ["Deadline", "async_client", "blocking_client", "closers", "most_at_once"]
 

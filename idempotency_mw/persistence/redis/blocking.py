@@ -9,15 +9,14 @@ from typing import Any, Self, cast
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence import redis_commands as commands
-from idempotency_mw.persistence import redis_trips as trips
-from idempotency_mw.persistence.redis_checks import check_policy, check_version, warn_if_slow
-from idempotency_mw.persistence.redis_clients import Deadline, blocking_client, closers
-from idempotency_mw.persistence.redis_commands import Call, Short
-from idempotency_mw.persistence.redis_connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis_errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
-from idempotency_mw.persistence.redis_layer import RedisLayer, Reply, wait_ms
-from idempotency_mw.persistence.redis_trips import RAW, Talk
+from idempotency_mw.persistence.redis import commands, trips
+from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
+from idempotency_mw.persistence.redis.clients import Deadline, blocking_client, closers
+from idempotency_mw.persistence.redis.commands import Call, Short
+from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
+from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis.trips import RAW, Talk
 
 __all__ = ["RedisPersistenceLayer"]
 
