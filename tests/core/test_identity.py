@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jmespath import functions
 from jmespath.exceptions import UnknownFunctionError
 
-from idempotency_mw.core.identity import Selection, canonical, digest, text
+from idempotency_mw.core.identity import LARGE, Selection, canonical, digest, text
 from idempotency_mw.errors import IdempotencyKeyError
 
 SECRET = "4111-1111"
@@ -44,6 +44,12 @@ def test_a_digest_stays_what_it_was(given: list[bytes], expected: str) -> None:
 def test_a_digest_is_that_of_the_parts_with_their_lengths_in_front() -> None:
     assert digest([b"a", b"bc"]) == sha256(b"1:a2:bc").hexdigest()
     assert digest(iter([b"a", b"bc"])) == digest([b"a", b"bc"])
+
+
+@pytest.mark.parametrize("sizes", [(1, LARGE, 1), (LARGE,), (LARGE - 1, LARGE + 1), (LARGE, LARGE)])
+def test_a_large_part_is_hashed_as_a_small_one_is(sizes: tuple[int, ...]) -> None:
+    whole = b"".join(b"%d:%b" % (size, b"p" * size) for size in sizes)
+    assert digest(b"p" * size for size in sizes) == sha256(whole).hexdigest()
 
 
 @pytest.mark.row(56, 21)

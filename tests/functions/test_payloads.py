@@ -74,6 +74,16 @@ def test_payloads_that_differ_have_keys_that_differ():
     assert len(set(keys)) == len(keys)
 
 
+def test_what_derives_from_text_or_numbers_is_that_text_or_number():
+    class Reference(str):
+        __slots__ = ()
+
+    class Cents(int):
+        pass
+
+    assert plain({"reference": Reference("a"), "amount": Cents(5)}) == {"reference": "a", "amount": 5}
+
+
 def test_a_payload_is_its_data_whatever_class_holds_it():
     line = {"sku": "00000000-0000-0000-0000-000000000007", "price": "1.50"}
     assert plain(LINE) == plain(OrderedDict(line)) == line
