@@ -69,7 +69,7 @@ def under_valgrind(contestants: tuple[str, ...], server: RedisServer) -> Results
         return {}
     with ThreadPoolExecutor(1) as threads:  # beside those of `instructions`, which takes the other core
         unkeyed_rows = threads.submit(unkeyed.measured, program)
-        # A thread runs the loop of idemkit's WSGI, and is not there in the forks in which instructions are counted.
+        # A thread runs the loop of idemkit's WSGI, and is not there in the forks that are counted.
         names = [*(name for name in contestants if name != "idemkit-wsgi"), *sorted(set(FLOORS.values()))]
         counted = instructions(names, server.url, partial(shown, "Instructions"))
         rows = [{**asdict(row), "ratio": row.ratio} for row in unkeyed_rows.result()]
