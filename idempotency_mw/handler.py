@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from secrets import token_hex
-from typing import Self, TypeVar, assert_never
+from typing import Generic, Self, TypeVar, assert_never
 
 from idempotency_mw import report
 from idempotency_mw.calls import Call, handle, handle_async
@@ -56,17 +56,18 @@ Encode = Callable[[Kept], bytes | None]
 """Returns the result to keep, or None where it can't be kept. Asked only after the machine chose to keep one."""
 
 Answer = TypeVar("Answer")
+Store = TypeVar("Store")
 
 SHORTEST_LEASE_MS = 1000
 LONGEST_FINISH = 5.0
 
 
-class IdempotencyHandler:
-    """For blocking code and blocking layers. Immutable, and shared by all threads."""
+class _Handler(Generic[Store]):
+    """What both handlers have in common: what they are made of. Immutable, and shared by all threads or tasks."""
 
     def __init__(
         self,
-        persistence_store: PersistenceLayer,
+        persistence_store: Store,
         config: IdempotencyConfig,
         *,
         left: Left | None = None,
@@ -89,6 +90,10 @@ class IdempotencyHandler:
     def waitable(self, seconds: float) -> float:
         """Return how much of so many seconds may be spent waiting."""
         return waitable(seconds, self._left)
+
+
+class IdempotencyHandler(_Handler[PersistenceLayer]):
+    """For blocking code and blocking layers."""
 
     def begin(
         self,
@@ -166,34 +171,8 @@ class IdempotencyHandler:
         return Deliver()
 
 
-class AsyncIdempotencyHandler:
-    """For asyncio code and async layers. Immutable, and shared by all tasks."""
-
-    def __init__(
-        self,
-        persistence_store: AsyncPersistenceLayer,
-        config: IdempotencyConfig,
-        *,
-        left: Left | None = None,
-        waiters: Waiters | None = None,
-    ) -> None:
-        self.store = persistence_store
-        self.config = config
-        self._left = left
-        self._waiters = waiters or Waiters(config.max_waiters)
-
-    def within(self, left: Left) -> Self:
-        """Return a handler for a process that dies when `left()` seconds are over.
-
-        What is left when a claim is made is its lease, whatever the configuration says, nobody extends it, and
-        waiting does not exceed it.
-        """
-        config = replace(self.config, heartbeat=False)
-        return type(self)(self.store, config, left=left, waiters=self._waiters)
-
-    def waitable(self, seconds: float) -> float:
-        """Return how much of so many seconds may be spent waiting."""
-        return waitable(seconds, self._left)
+class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
+    """For asyncio code and async layers."""
 
     async def begin(
         self,
