@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import sys
 import threading
 import warnings
 
@@ -19,7 +20,12 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceConnectionError,
     IdempotencyPersistenceLayerError,
 )
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
+from idempotency_mw.persistence.redis import (
+    AsyncRedisPersistenceLayer,
+    RedisConnection,
+    RedisPersistenceLayer,
+    errors,
+)
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
 from idempotency_mw.persistence.redis.clients import closers
 from idempotency_mw.persistence.redis.dropping import drop
@@ -360,6 +366,26 @@ def test_a_fork_leaves_the_connection_of_its_parents_loop_alone(any_server):
         assert isinstance(runner.run(layer.acquire(rival(claim))), Existing)
         assert len(proxy.requests) == 1  # on the connection that it had
         runner.run(layer.aclose())
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "usual"])
+def test_what_another_process_made_is_dropped_without_striking_its_sockets_off(any_server, direct):
+    async def connected():
+        layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=direct)
+        assert await layer.acquire(a_claim()) == Acquired(1)
+        return layer._client()
+
+    loop = asyncio.SelectorEventLoop()
+    client = loop.run_until_complete(connected())
+    heard = set(loop._selector.get_map())
+    drop(client, loop, os.getpid() + 1)
+    assert set(loop._selector.get_map()) == heard
+    loop.close()
+
+
+def test_without_valkey_py_errors_are_those_of_redis_py(monkeypatch):
+    monkeypatch.setitem(sys.modules, "valkey.exceptions", None)
+    assert errors._drivers() == [redis.exceptions]
 
 
 def test_the_check_is_content_with_the_servers_of_these_tests(kind, server):

@@ -54,14 +54,17 @@ def connections(client):
 
 
 @asynccontextmanager
-async def relay(port, edit=lambda reply: reply, **options):
-    """Stand before a port, and pass each reply through `edit`. Yields where it listens, and who is connected."""
+async def relay(port, edit=lambda reply: reply, pause=0.0, **options):
+    """Stand before a port, and pass each reply through `edit`. Yields where it listens, and who is connected.
+
+    With a pause a long reply comes in pieces.
+    """
     clients = []
 
     async def serve(reader, writer):
         clients.append(writer)
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
-        back = asyncio.ensure_future(pump(server_reader, writer, edit))
+        back = asyncio.ensure_future(pump(server_reader, writer, edit, pause))
         await pump(reader, server_writer, lambda request: request)
         await back
 
@@ -75,11 +78,15 @@ async def relay(port, edit=lambda reply: reply, **options):
         await asyncio.sleep(0.05)
 
 
-async def pump(reader, writer, edit):
+async def pump(reader, writer, edit, pause=0.0):
     with suppress(OSError):
-        while data := await reader.read(1 << 20):
-            writer.write(edit(data))
-            await writer.drain()
+        while came := await reader.read(1 << 20):
+            data = edit(came)
+            size = 100 if pause and len(data) > 500 else max(len(data), 1)
+            for start in range(0, len(data), size):
+                writer.write(data[start : start + size])
+                await writer.drain()
+                await asyncio.sleep(pause if size < len(data) else 0)
     writer.transport.abort()
 
 
@@ -88,6 +95,18 @@ async def test_a_thousand_callers_share_a_connection_and_each_gets_its_own_reply
         for turn in range(3):
             await asyncio.gather(*(echo(client, f"{turn} {caller}") for caller in range(1000)))
         assert connections(client) == 1
+
+
+async def test_a_reply_that_comes_slowly_is_no_silence(any_server):
+    patience = 0.2
+    async with (
+        relay(any_server.port, pause=patience / 4) as (port, _),
+        direct(f"redis://127.0.0.1:{port}", timeout=2 * patience) as client,
+    ):
+        await echo(client, "first")
+        wire = client._shared
+        await echo(client, "slow" * 150)  # seven pieces, which take longer than the patience
+        assert client._shared is wire
 
 
 async def test_what_callers_ask_at_a_time_goes_in_one_write(any_server):

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import redis.asyncio
 from redis import exceptions
 
 from idempotency_mw.core.record import Acquired, Settled
@@ -13,6 +14,15 @@ from tests.persistence.driven import a_claim
 
 KEY = "idempotency:key"
 UNBLOCKED = exceptions.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed")
+
+
+async def test_an_error_is_a_value_among_the_replies_also_of_a_single_command(any_server):
+    async with redis.asyncio.Redis(port=any_server.port) as client:
+        (reply,) = await together_async(client, KEY, [("NOSUCH", KEY)])
+        assert isinstance(reply, exceptions.ResponseError)
+    with any_server.client() as client:
+        (reply,) = together(client, KEY, [("NOSUCH", KEY)])
+        assert isinstance(reply, exceptions.ResponseError)
 
 
 def test_a_master_that_steps_down_while_it_waits_is_asked_again():

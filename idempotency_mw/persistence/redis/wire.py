@@ -89,16 +89,14 @@ class Wire(asyncio.Protocol):
         self._heard = self._loop.time()
         self._transport.writelines(commands)
         if self._patience is not None and self._watch is None:
-            self._watch = self._loop.call_later(self._patience, self._look)
+            self._watch = self._loop.call_later(self._patience, self._look, self._patience)
 
-    def _look(self) -> None:
-        self._watch = None
-        if self._patience is not None and self._due:
-            left = self._heard + self._patience - self._loop.time()
-            if left > 0:
-                self._watch = self._loop.call_later(left, self._look)
-            else:
-                self.end(f"the server has been silent for {self._patience} s")
+    def _look(self, patience: float) -> None:
+        left = self._heard + patience - self._loop.time()
+        if left > 0:
+            self._watch = self._loop.call_later(left, self._look, patience)
+        else:
+            self.end(f"the server has been silent for {patience} s")
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
