@@ -51,7 +51,7 @@ def _forms(keys: int, duplicates: int, at_once: int) -> tuple[Form, ...]:
     )
 
 
-FORMS = {Size.CI: _forms(50, 500, 5), Size.LONG: _forms(1000, 1000, 5)}
+FORMS = {Size.CI: _forms(100, 500, 5), Size.LONG: _forms(1000, 1000, 5)}
 LONGEST = {Size.CI: 200, Size.LONG: 3600}
 """Seconds for one herd, on a busy machine."""
 
