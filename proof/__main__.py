@@ -5,12 +5,16 @@
     python -m proof explorer fuzz      some of them
 
 Each run is a process of its own, so that one that dies or hangs is a figure that does not hold, and takes nothing
-with it. Exits 0 if every figure holds.
+with it. It leads a group of processes: what it started ends with it, however that came. Exits 0 if every figure
+holds.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -37,6 +41,7 @@ class Made:
     state: str = "waits"
     figures: list[Figure] = field(default_factory=list)
     seconds: float = 0.0
+    process: "subprocess.Popen[str] | None" = None
 
 
 def main() -> int:
@@ -82,10 +87,20 @@ def _make_all(names: tuple[str, ...] | list[str], size: Size) -> int:
     over = threading.Event()
     shown = threading.Thread(target=_show, args=(runs, over), daemon=True)
     shown.start()
+    # The runs are in groups of their own: what ends this process would not reach them.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     with ThreadPoolExecutor(LANES) as lanes:
-        for _ in lanes.map(lambda run: _make(run, size), runs):
-            pass
-    over.set()
+        try:
+            for _ in lanes.map(lambda run: _make(run, size), runs):
+                pass
+        except KeyboardInterrupt:
+            for run in runs:
+                _end(run)
+            return 130
+        finally:
+            over.set()
     shown.join()
     return _print_table(runs, time.monotonic() - began)
 
@@ -94,20 +109,31 @@ def _make(run: Made, size: Size) -> None:
     began = time.monotonic()
     run.state = "begins"
     command = [sys.executable, "-m", "proof", run.name, "--size", size.value, "--lines"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        watch = threading.Timer(LONGEST_SECONDS[size], process.kill)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        run.process = process
+        watch = threading.Timer(LONGEST_SECONDS[size], _end, [run])
         watch.start()
         for line in _lines(process):
             if "done" in line:
                 run.state = f"{line['done']:,}/{line['of']:,}"
             else:
                 run.figures.append(Figure(**line))
+        process.wait()
         watch.cancel()
+        _end(run)  # what it left behind
     run.seconds = time.monotonic() - began
     run.state = "done"
     if process.returncode != 0:
         seen = f"exit status {process.returncode} after {run.seconds:.0f} s"
         run.figures.append(Figure("", f"{run.name}: the run comes to its end", "exit status 0", seen, holds=False))
+
+
+def _end(run: Made) -> None:
+    """Kill the run, and the servers and workers that it started."""
+    process, run.process = run.process, None
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ __all__ = ["main"]
 
 def main(path: str, count: int, durability: Any) -> None:
     """Write until killed."""
+    end_with_parent()
     for _ in range(count):
         _fork(path, durability)
     while True:

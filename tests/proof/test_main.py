@@ -1,0 +1,146 @@
+"""What `make proof` makes of its runs: here of small ones, which hold, fail, die, hang and leave things behind."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import proof
+from tests.asgi.driver import until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what lives is told by /proc")
+
+HEAD = """
+import subprocess, sys, time
+from pathlib import Path
+
+from proof.figures import Figure
+
+def leave_behind():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], stdout=subprocess.DEVNULL)
+    Path("left").write_text(str(child.pid))
+
+def figure(what, holds):
+    return Figure("I1", what, "0", "0" if holds else "1", holds)
+
+def run(size, progress):
+"""
+RUNS = {
+    "herd": """
+    progress(1, 3)
+    leave_behind()
+    yield figure("what holds", True)
+    time.sleep(1.2)
+""",
+    "fuzz": """
+    print("said in passing")
+    yield figure("what does not", size.value == "long")
+""",
+    "matrix": """
+    yield figure("what was seen before", True)
+    raise RuntimeError("the run broke")
+""",
+    "servers": """
+    progress(2, 5)
+    leave_behind()
+    yield figure("what was seen in time", True)
+    time.sleep(100)
+""",
+}
+SHORT = "import sys, proof.__main__ as it; it.LONGEST_SECONDS[it.Size.CI] = 2; sys.exit(it.main())"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A package `proof` whose runs are these, around what makes the real ones."""
+    package = tmp_path / "proof"
+    package.mkdir()
+    for name in ("__init__", "__main__", "figures"):
+        shutil.copy(Path(proof.__file__).parent / f"{name}.py", package)
+    for name, body in RUNS.items():
+        (package / f"{name}.py").write_text(HEAD + body)
+    return tmp_path
+
+
+def made(folder, *arguments, how=("-m", "proof"), **options):
+    return subprocess.run(
+        [sys.executable, *how, *arguments], cwd=folder, capture_output=True, text=True, timeout=50, **options
+    )
+
+
+def table(result):
+    """Return each figure's row in short: what was tried, and whether it holds."""
+    rows = [line for line in result.stdout.splitlines() if line.endswith((" yes", " NO"))]
+    return {row[11:63].strip(): row.endswith("yes") for row in rows}
+
+
+def left_behind(folder):
+    """Tell whether what the run started lives on."""
+    pid = int((folder / "left").read_text())
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_figures_that_all_hold_are_one_table_and_a_good_end(folder):
+    result = made(folder, "herd", "fuzz", "--size", "long")
+    assert (table(result), result.returncode) == ({"what holds": True, "what does not": True}, 0)
+    assert "2 figures, 0 that do not hold" in result.stdout
+    assert "said in passing" in result.stderr
+
+
+async def test_what_a_run_leaves_behind_ends_with_it(folder):
+    made(folder, "herd")
+    await until(lambda: not left_behind(folder))
+
+
+def test_a_figure_that_does_not_hold_is_a_bad_end(folder):
+    result = made(folder, "fuzz", "herd")
+    assert (table(result), result.returncode) == ({"what holds": True, "what does not": False}, 1)
+
+
+def test_a_run_that_dies_is_a_figure_that_does_not_hold(folder):
+    result = made(folder, "matrix")
+    assert table(result) == {"what was seen before": True, "matrix: the run comes to its end": False}
+    assert result.returncode == 1
+    assert "the run broke" in result.stderr
+
+
+async def test_a_run_that_hangs_is_killed_at_its_limit_with_all_that_it_started(folder):
+    result = made(folder, "servers", how=("-c", SHORT))
+    assert table(result) == {"what was seen in time": True, "servers: the run comes to its end": False}
+    assert "exit status -9" in result.stdout
+    assert result.returncode == 1
+    await until(lambda: not left_behind(folder))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_an_interruption_ends_the_runs_with_all_that_they_started(folder, number):
+    with subprocess.Popen([sys.executable, "-m", "proof", "servers"], cwd=folder) as process:
+        await until(lambda: (folder / "left").exists() and (folder / "left").read_text(), within=20)
+        process.send_signal(number)
+        assert process.wait(20) == 130
+    await until(lambda: not left_behind(folder))
+
+
+def test_on_a_terminal_it_is_shown_how_far_the_runs_are(folder):
+    ours, its = pty.openpty()
+    result = subprocess.run(
+        [sys.executable, "-m", "proof", "herd"], cwd=folder, stdout=subprocess.PIPE, stderr=its, timeout=50
+    )
+    os.close(its)
+    assert result.returncode == 0
+    assert "0/1 runs  herd 1/3" in os.read(ours, 10_000).decode()
+    os.close(ours)
+
+
+def test_a_run_that_nobody_knows_is_refused(folder):
+    result = made(folder, "nothing")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "no such run: nothing" in result.stderr
