@@ -23,6 +23,7 @@ from proof.explorer.timeline import takeover, timeline
 from proof.figures import Figure, Progress, Size
 
 __all__ = [
+    "LEAST_STATES",
     "MUTANTS",
     "PRODUCTION",
     "Explored",
