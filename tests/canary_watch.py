@@ -1,27 +1,30 @@
-"""I12 over the whole suite: what the tests send in secret is in no log, problem, warning or error of ours.
+"""I12 over the whole suite: what the tests send in secret is in no log, problem, warning, error or Redis key of ours.
 
 The drivers of the tests say what they send (`canaries`). While the tests run, this plugin takes down every record
-on the loggers under `idempotency_mw`, every problem, every warning, and the message of every error of ours. At the
-end of the session the one is searched for the other, in each worker of xdist for itself; what is found fails the
-session.
+on the loggers under `idempotency_mw`, every problem, every warning, the message of every error of ours, and the
+name of every key that is claimed in a Redis, but for the digest in it. At the end of the session the one is searched
+for the other, in each worker of xdist for itself; what is found fails the session.
 
 Results are not searched: an app's answer may say what it likes. Neither are the messages of configuration errors,
 which are about options.
 """
 
 import logging
+import re
 from typing import Any
 
 import pytest
 
 from idempotency_mw import errors
 from idempotency_mw.http import exchange
+from idempotency_mw.persistence.redis import commands
 from tests.canaries import SECRETS, current_test
 
 __all__ = ["leaks"]
 
 _said: dict[str, str] = {}
 _leaks: list[str] = []
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def leaks() -> list[str]:
@@ -68,12 +71,24 @@ def _take_errors() -> None:
     errors.IdempotencyError.__init__ = taking  # type: ignore[method-assign,assignment]
 
 
+def _take_names(verb: str) -> None:
+    command = getattr(commands, verb)
+
+    def taking(key: str, *args: Any) -> Any:
+        _say(f"a Redis key: {_DIGEST.sub('', key)}")
+        return command(key, *args)
+
+    setattr(commands, verb, taking)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     logger = logging.getLogger("idempotency_mw")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(_Taking())
     _take_problems()
     _take_errors()
+    for verb in ("acquire", "acquire_acknowledged"):
+        _take_names(verb)
 
 
 def pytest_warning_recorded(warning_message: Any) -> None:

@@ -249,9 +249,11 @@ LEAKING = """
 import logging
 import warnings
 
+from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyKeyError
 from idempotency_mw.http import exchange
 from idempotency_mw.http.problem import Problem, Refusal
+from idempotency_mw.persistence.redis import commands
 from tests.canaries import secret_body, secret_headers
 
 SENT = "canary-sent-4711"
@@ -278,6 +280,10 @@ def test_that_tells_in_a_warning():
     warnings.warn("canary-card-4712 is a card")
 
 
+def test_that_tells_in_a_name():
+    commands.acquire("prefix:" + SENT, Claim(Operation(SENT, "f" * 64), "0" * 32, 1, 1))
+
+
 def test_that_tells_nothing():
     logging.getLogger("idempotency_mw").warning("the key is none of yours")
 """
@@ -296,9 +302,9 @@ def test_a_leak_anywhere_in_the_suite_fails_the_session(tmp_path):
         timeout=55,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
-    assert "6 passed" in made.stdout, made.stdout + made.stderr
+    assert "7 passed" in made.stdout, made.stdout + made.stderr
     assert made.returncode == 1, made.stdout
-    assert "4 secrets were told" in made.stdout
-    for where in ("in_a_log", "in_a_problem", "in_an_error", "in_a_warning"):
+    assert "5 secrets were told" in made.stdout
+    for where in ("in_a_log", "in_a_problem", "in_an_error", "in_a_warning", "in_a_name"):
         assert f"test_that_tells_{where}" in made.stdout
     assert "test_that_tells_nothing" not in made.stdout
