@@ -1,9 +1,9 @@
-"""I12 over the whole suite: what the tests send in secret is in no log, problem, warning, error or Redis key of ours.
+"""I12 over the whole suite: what the tests send in secret is in nothing that we say.
 
 The drivers of the tests say what they send (`canaries`). While the tests run, this plugin takes down every record
 on the loggers under `idempotency_mw`, every problem, every warning, the message of every error of ours, and the
-name of every key that is claimed in a Redis, but for the digest in it. At the end of the session the one is searched
-for the other, in each worker of xdist for itself; what is found fails the session.
+name of every key that is claimed in a Redis, but for the digest in it. At the end of the session the one is
+searched for the other, in each worker of xdist for itself; what is found fails the session.
 
 Results are not searched: an app's answer may say what it likes. Neither are the messages of configuration errors,
 which are about options.
