@@ -83,6 +83,7 @@ def _first(found: list[str]) -> str:
 def _killed(amount: Amount) -> Iterator[Figure]:
     """I5: kill -9 of the server under load, its append-only file synced each second, or with each write."""
     seen: dict[str, Any] = {"kills": 0, "settled": 0, "away": 0.0, "refused": 0, "lost": [], "wrong": []}
+    seen |= {"records": 0, "unexpiring": 0}
     names = sorted(binaries())
     for number in range(amount.kills):
         binary = binaries()[names[number % len(names)]]
@@ -96,6 +97,9 @@ def _killed(amount: Amount) -> Iterator[Figure]:
     text = f"0; away {seen['away'] * 1000:.0f} ms at most, {seen['refused']} told 503 meanwhile"
     yield Figure("I1 I2", "second runs and other answers over those kills", "0", _first(seen["wrong"]) or text,
                  not seen["wrong"])  # fmt: skip
+    text = f"{seen['unexpiring']} of {seen['records']:,}"
+    yield Figure("I4", "records without expiry, after those kills", "0", text,
+                 seen["unexpiring"] == 0 < seen["records"])  # fmt: skip
 
 
 async def _kill(server: RedisServer, where: Path, number: int, amount: Amount, seen: dict[str, Any]) -> None:
@@ -115,6 +119,9 @@ async def _kill(server: RedisServer, where: Path, number: int, amount: Amount, s
         seen["refused"] += clients.trouble["store-unavailable"]
         with server.client() as client:
             seen["lost"] += lost_completions(scene.reader, RedisLook(client))
+            bad, count = RedisLook(client).unexpiring()
+            seen["unexpiring"] += bad
+            seen["records"] += count
         seen["wrong"] += _wrong(scene, clients)
 
 
