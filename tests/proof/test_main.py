@@ -53,6 +53,15 @@ RUNS = {
 """,
 }
 SHORT = "import sys, proof.__main__ as it; it.LONGEST_SECONDS[it.Size.CI] = 2; sys.exit(it.main())"
+# Who runs this may have been told to ignore a signal: in the background, or by nohup.
+HEEDING = """
+import signal, sys
+import proof.__main__ as it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+sys.exit(it.main())
+"""
 
 
 @pytest.fixture
@@ -122,7 +131,7 @@ async def test_a_run_that_hangs_is_killed_at_its_limit_with_all_that_it_started(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_an_interruption_ends_the_runs_with_all_that_they_started(folder, number):
-    with subprocess.Popen([sys.executable, "-m", "proof", "servers"], cwd=folder) as process:
+    with subprocess.Popen([sys.executable, "-c", HEEDING, "servers"], cwd=folder) as process:
         await until(lambda: (folder / "left").exists() and (folder / "left").read_text(), within=20)
         process.send_signal(number)
         assert process.wait(20) == 130
