@@ -30,7 +30,6 @@ from proof.figures import Figure, Size
 RUNS = ("servers", "failovers", "processes", "herd", "histories", "matrix", "stateful", "explorer", "fuzz")
 LANES = 2
 LONGEST_SECONDS = {Size.CI: 540, Size.LONG: 6 * 3600}
-WIDTHS = (9, 52, 34, 34)
 
 
 @dataclass
@@ -158,21 +157,19 @@ def _show(runs: list[Made], over: threading.Event) -> None:
 
 
 def _print_table(runs: list[Made], seconds: float) -> int:
-    print(_row("shows", "what was tried", "wanted", "seen", "holds"))
-    print(_row(*("-" * width for width in (*WIDTHS, 5))))
     figures = [figure for run in runs for figure in run.figures]
-    for figure in figures:
-        print(_row(figure.shows, figure.what, figure.wanted, figure.seen, "yes" if figure.holds else "NO"))
+    rows = [(each.shows, each.what, each.wanted, each.seen, "yes" if each.holds else "NO") for each in figures]
+    rows.insert(0, ("shows", "what was tried", "wanted", "seen", "holds"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     broken = sum(not figure.holds for figure in figures)
     slowest = ", ".join(
         f"{run.name} {run.seconds:.0f} s" for run in sorted(runs, key=lambda run: -run.seconds)[:3]
     )
     print(f"\n{len(figures)} figures, {broken} that do not hold, {seconds:.0f} s ({slowest})")
     return 1 if broken or not figures else 0
-
-
-def _row(*cells: str) -> str:
-    return "  ".join((*(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=False)), cells[-1]))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def on_redis(binary: Path, seconds: float) -> Keys:
     """Record what two blocking and two async processes see of a server, each through a proxy of its own."""
     with RedisServer(binary) as server:
         run_of = token_hex(4)
-        kinds: list[Literal["blocking", "async"]] = ["blocking", "async", "blocking", "async"]
+        kinds: list[Literal["blocking", "async", "direct"]] = ["blocking", "async", "blocking", "direct"]
         return record([Plan(kind, str(server.port), run_of, seconds) for kind in kinds]).by_key()
 
 

@@ -25,7 +25,7 @@ from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from proof.histories import operations as recorded
 from proof.histories.checker import seen
 from proof.histories.operations import History
-from proof.histories.recording import AsyncRecordingClient, RecordingClient
+from proof.histories.recording import AsyncRecordingClient, DirectRecordingClient, RecordingClient
 from tests.proxy import Action, Proxy
 
 __all__ = ["Plan", "record", "turn"]
@@ -46,7 +46,7 @@ _begin: Any = None
 class Plan:
     """What one process does."""
 
-    kind: Literal["blocking", "async", "sqlite"]
+    kind: Literal["blocking", "async", "direct", "sqlite"]
     where: str
     """The port of a server, or the path of a file."""
     run: str
@@ -115,7 +115,8 @@ def _take_turns(plan: Plan, layer: PersistenceLayer, claims: dict[str, Claim], p
 
 async def _in_tasks(plan: Plan, proxy: Proxy, history: History) -> None:
     claims: dict[str, Claim] = {}
-    client = AsyncRecordingClient(proxy.port, MESSAGE_SECONDS, history, claims)
+    kind = DirectRecordingClient if plan.kind == "direct" else AsyncRecordingClient
+    client = kind(proxy.port, MESSAGE_SECONDS, history, claims)
     layer = AsyncRedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):

@@ -17,10 +17,11 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
+from idempotency_mw.persistence.redis.direct import DirectRedis
 from proof.histories.checker import seen
 from proof.histories.operations import History
 
-__all__ = ["AsyncRecordingClient", "RecordingClient"]
+__all__ = ["AsyncRecordingClient", "DirectRecordingClient", "RecordingClient"]
 
 CLAIM = Claim(Operation("", ""), "", 1, 1)
 CALLS = {
@@ -55,20 +56,16 @@ class RecordingClient(redis.Redis):
         return reply
 
 
-class AsyncRecordingClient(redis.asyncio.Redis):
-    """The same for asyncio code."""
+class _Recording:
+    """Notes what an async client sends."""
 
-    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
-        super().__init__(
-            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=AsyncRetry(NoBackoff(), 0)
-        )
-        self._begin = _beginner(history, claims)
+    _begin: Callable[..., Any]
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Note the message, if it is one of a verb, and send it."""
         end, read = self._begin(args)
         try:
-            reply = await super().execute_command(*args, **options)
+            reply = await super().execute_command(*args, **options)  # type: ignore[misc]
         except NoScriptError:
             raise  # nothing was done
         except BaseException:
@@ -76,6 +73,25 @@ class AsyncRecordingClient(redis.asyncio.Redis):
             raise
         end(read(reply))
         return reply
+
+
+class AsyncRecordingClient(_Recording, redis.asyncio.Redis):
+    """redis-py's own."""
+
+    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
+        super().__init__(
+            port=port, socket_timeout=seconds, socket_connect_timeout=seconds, retry=AsyncRetry(NoBackoff(), 0)
+        )
+        self._begin = _beginner(history, claims)
+
+
+class DirectRecordingClient(_Recording, DirectRedis):
+    """The one that the layer builds for a standalone server: all callers share a connection."""
+
+    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
+        usual = redis.asyncio.Redis(port=port, socket_timeout=None, retry=AsyncRetry(NoBackoff(), 0))
+        super().__init__(usual.connection_pool, patience=seconds)
+        self._begin = _beginner(history, claims)
 
 
 def _beginner(
