@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -84,8 +85,10 @@ def made(folder, *arguments, how=("-m", "proof"), **options):
 
 def table(result):
     """Return each figure's row in short: what was tried, and whether it holds."""
-    rows = [line for line in result.stdout.splitlines() if line.endswith((" yes", " NO"))]
-    return {row[11:63].strip(): row.endswith("yes") for row in rows}
+    lines = result.stdout.splitlines()
+    begins, ends = next(match.span(2) for line in lines if (match := re.fullmatch(r"(-+  )(-+).*", line)))
+    rows = [line for line in lines if line.endswith((" yes", " NO"))]
+    return {row[begins:ends].strip(): row.endswith("yes") for row in rows}
 
 
 def left_behind(folder):
