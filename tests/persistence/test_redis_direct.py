@@ -255,7 +255,7 @@ def test_a_parser_that_takes_whatever_comes_gets_it():
 
 async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
     with Proxy(any_server.port) as proxy:
-        proxy.when(b"", "hang request")
+        proxy.when(b"", "delay request", seconds=0.1)
         async with direct(proxy.url) as client:
             first = asyncio.ensure_future(echo(client, "first"))
             while not proxy.requests:
@@ -265,6 +265,31 @@ async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to
             first.cancel()
             await asyncio.gather(*others)
             assert connections(client) == 1
+
+
+async def test_callers_who_come_all_the_time_get_answers_again_after_the_server_hung(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        proxy.when(b"", "delay reply", seconds=0.02, times=None)  # longer than till the next caller comes
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=0.3, direct=True) as layer:
+            callers = []
+            for _ in range(60):
+                callers.append(asyncio.ensure_future(layer.extend(a_claim())))
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert answers[-10:] == [False] * 10
+
+
+async def test_a_connection_that_is_being_made_ends_with_its_client(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        async with direct(proxy.url) as client:
+            waiting = asyncio.ensure_future(echo(client, "nobody hears this"))
+            while not proxy.requests:
+                await asyncio.sleep(0.01)
+        with pytest.raises(redis.ConnectionError, match="while it was made"):
+            await waiting
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):

@@ -219,7 +219,8 @@ def closers(client: Any) -> list[Callable[[], Any]]:
     nodes = (
         [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else _nodes(client)
     )
-    return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
+    under_way = [client.stop_connecting] if isinstance(client, DirectRedis) else []
+    return [*under_way, *nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
 
 
 def _nodes(client: Any) -> list[Callable[[], Any]]:

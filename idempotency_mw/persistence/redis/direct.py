@@ -61,7 +61,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         super().__init__(connection_pool=connection_pool)
         self._patience = patience
         self._shared: Wire | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Exception | None] | None = None
         self._idle: list[Wire] = []
         self._own = asyncio.Semaphore(OWN_CONNECTIONS)
 
@@ -102,12 +102,36 @@ class DirectRedis(_Redis):  # type: ignore[misc]
                 raise reply
         return replies
 
+    async def stop_connecting(self) -> None:
+        """Give up the shared connection that is being made, if one is."""
+        if self._connecting is not None and self._connecting.cancel():
+            await asyncio.wait([self._connecting])
+
     async def _connected(self) -> Wire:
-        async with self._connecting:
-            wire = self._shared
-            if wire is None or not wire.is_open:
-                wire = self._shared = await self._new_wire(self._patience)
-            return wire
+        """Return the shared connection. A task makes it, in its own time.
+
+        Callers who made it in turn might never be done: once the first has waited in vain, the next in line has
+        hardly any time left, and so has each one after it.
+        """
+        while self._shared is None or not self._shared.is_open:
+            if self._connecting is None or self._connecting.done():
+                self._connecting = asyncio.create_task(self._connect())
+            connecting = self._connecting
+            await asyncio.wait([connecting])
+            if connecting.cancelled():
+                raise RedisConnectionError("Connection lost: closed while it was made")
+            error = connecting.result()
+            if error is not None:
+                raise error.with_traceback(None)  # to many callers: each raise would add to it
+        return self._shared
+
+    async def _connect(self) -> Exception | None:
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                self._shared = await self._new_wire(self._patience)
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            return error
+        return None
 
     async def _new_wire(self, patience: float | None = None) -> Wire:
         connection = self.connection_pool.make_connection()
