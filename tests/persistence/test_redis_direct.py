@@ -208,6 +208,28 @@ async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_
             assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(20))) == [Acquired(1)] * 20
 
 
+async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_connection_closes(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, direct=True) as layer:
+            known, claims = a_claim(), [a_claim() for _ in range(3)]
+            await layer.acquire(known)
+            await layer.release(known)
+            proxy.when(b"EVALSHA", "delay reply", seconds=0.1)
+            first = asyncio.ensure_future(layer.acquire(known))
+            await asyncio.sleep(0)
+            proxy.when(claims[0].token.encode(), "hang reply")
+            others = [asyncio.ensure_future(layer.acquire(claim)) for claim in claims]
+            await first
+            while proxy.planned:
+                await asyncio.sleep(0.01)
+            for each in others:
+                each.cancel()
+                await asyncio.sleep(0.01)
+            await layer.until_released(2.0)
+            with any_server.client() as store:
+                assert not any(store.exists(layer._key(claim)) for claim in claims)
+
+
 async def test_a_slow_answer_is_waited_for(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url, timeout=2.0) as client:  # a second may pass in silence

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
@@ -221,12 +222,14 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             return await ask()
 
     async def _release_in_doubt(self, claim: Claim) -> None:
-        try:
+        call = commands.release(self._key(claim), claim)
+        with suppress(*DRIVER_ERRORS):  # TimeoutError is an OSError; the lease ends it
             async with asyncio.timeout(self.timeout_seconds):
-                call = commands.release(self._key(claim), claim)
-                await self._in_turn(lambda: self._ask_once(call))
-        except DRIVER_ERRORS:  # TimeoutError is an OSError
-            return  # the lease ends it
+                try:
+                    await self._in_turn(lambda: self._ask_once(call))
+                except DRIVER_ERRORS:
+                    # Once those have gone for whom a shared connection works, it is closed under this one.
+                    await self._in_turn(lambda: self._ask_once(call))
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:
         return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")
