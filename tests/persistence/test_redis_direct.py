@@ -230,6 +230,19 @@ async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_
                 assert not any(store.exists(layer._key(claim)) for claim in claims)
 
 
+async def test_closing_waits_for_its_own_loops_releases_while_another_loop_begins_one(any_server):
+    class Elsewhere:
+        """A release on another loop; just now there comes the next."""
+
+        def get_loop(self):
+            layer._in_doubt.add(object())
+
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
+        layer._in_doubt.add(Elsewhere())
+        await layer.until_released(2.0)
+        layer._in_doubt.clear()
+
+
 async def test_a_slow_answer_is_waited_for(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url, timeout=2.0) as client:  # a second may pass in silence

@@ -135,7 +135,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def until_released(self, seconds: float) -> None:
         """Wait for this loop's releases that are still under way; stop them after so many seconds."""
         loop = asyncio.get_running_loop()
-        under_way = [task for task in self._in_doubt if task.get_loop() is loop]
+        under_way = [task for task in tuple(self._in_doubt) if task.get_loop() is loop]
         if under_way:
             _, late = await asyncio.wait(under_way, timeout=seconds)
             for task in late:
