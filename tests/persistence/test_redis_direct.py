@@ -302,6 +302,20 @@ async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to
             assert connections(client) == 1
 
 
+async def test_a_connection_that_is_being_made_ends_with_the_last_who_waits_for_it(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        async with direct(proxy.url) as client:
+            callers = [asyncio.ensure_future(echo(client, "nobody hears this")) for _ in range(2)]
+            while not proxy.requests:
+                await asyncio.sleep(0.01)
+            for each in callers:
+                each.cancel()
+            await asyncio.wait(callers)
+            await echo(client, "after")
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_callers_who_come_all_the_time_get_answers_again_after_the_server_hung(any_server):
     with Proxy(any_server.port) as proxy:
         proxy.when(b"", "hang request")

@@ -62,6 +62,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         self._patience = patience
         self._shared: Wire | None = None
         self._connecting: asyncio.Task[Exception | None] | None = None
+        self._hopeful = 0
         self._idle: list[Wire] = []
         self._own = asyncio.Semaphore(OWN_CONNECTIONS)
 
@@ -117,13 +118,24 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect())
             connecting = self._connecting
-            await asyncio.wait([connecting])
+            self._hopeful += 1
+            try:
+                await asyncio.wait([connecting])
+            finally:
+                self._hopeful -= 1
+                self._end_if_hopeless()
             if connecting.cancelled():
                 raise RedisConnectionError("Connection lost: closed while it was made")
             error = connecting.result()
             if error is not None:
                 raise error.with_traceback(None)  # to many callers: each raise would add to it
         return self._shared
+
+    def _end_if_hopeless(self) -> None:
+        """Leave nothing on the loop when nobody asks any more."""
+        if not self._hopeful and self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
 
     async def _connect(self) -> Exception | None:
         try:
