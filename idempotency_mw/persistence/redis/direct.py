@@ -16,6 +16,7 @@ from typing import Any
 import redis.asyncio
 import redis.credentials
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.wire import Wire, packed
@@ -27,6 +28,7 @@ _credentials: Any = redis.credentials
 
 OWN_CONNECTIONS = 16
 _LARGE = 64 << 10
+_DEMOTED = "the server is a replica now; under its name there may be another"
 
 _HEEDED = {
     *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
@@ -83,6 +85,8 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             except asyncio.CancelledError:
                 wire.end_if_deserted()
                 raise
+            if isinstance(reply, ReadOnlyError):
+                wire.end(_DEMOTED)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -95,6 +99,8 @@ class DirectRedis(_Redis):  # type: ignore[misc]
                 wire = await self._new_wire()
             try:
                 replies = await wire.ask_alone(commands)
+                if any(isinstance(each, ReadOnlyError) for each in replies):
+                    wire.end(_DEMOTED)
             finally:
                 if wire.is_open:
                     self._idle.append(wire)
