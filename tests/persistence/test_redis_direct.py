@@ -423,6 +423,18 @@ async def test_commands_together_that_are_cancelled_close_their_connection(any_s
         assert await client.together([("ECHO", "b")]) == [b"b"]
 
 
+async def test_a_connection_that_was_idle_so_long_that_a_firewall_may_have_forgotten_it_is_not_used(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await asyncio.gather(*(client.together([("ECHO", "a")]) for _ in range(3)))
+            for wire in client._idle:
+                wire._heard -= 31  # seconds
+            proxy.freeze()
+            async with asyncio.timeout(2):
+                assert await client.together([("ECHO", "b")]) == [b"b"]
+            assert connections(client) == 1
+
+
 async def test_an_error_reply_is_raised_where_it_belongs(server):
     async with direct(server.url) as client:
         asked = [client.execute_command("EVALSHA", "0" * 40, 0, **RAW), echo(client, "fine")]

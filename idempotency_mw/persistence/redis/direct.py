@@ -27,6 +27,7 @@ _Redis: Any = redis.asyncio.Redis
 _credentials: Any = redis.credentials
 
 OWN_CONNECTIONS = 16
+_IDLE_SECONDS = 30.0
 _LARGE = 64 << 10
 _DEMOTED = "the server is a replica now; under its name there may be another"
 
@@ -94,9 +95,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
     async def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
         async with self._own:
-            wire = self._idle.pop() if self._idle else None
-            if wire is None or not wire.is_open:
-                wire = await self._new_wire()
+            wire = self._rested() or await self._new_wire()
             try:
                 replies = await wire.ask_alone(commands)
                 if any(isinstance(each, ReadOnlyError) for each in replies):
@@ -108,6 +107,15 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             if isinstance(reply, RedisConnectionError):
                 raise reply
         return replies
+
+    def _rested(self) -> Wire | None:
+        """Return a connection that nobody uses, not one that a firewall may have forgotten: it would only hang."""
+        while self._idle:
+            wire = self._idle.pop()
+            wire.end_if_idle(_IDLE_SECONDS)
+            if wire.is_open:
+                return wire
+        return None
 
     async def stop_connecting(self) -> None:
         """Give up the shared connection that is being made, if one is."""

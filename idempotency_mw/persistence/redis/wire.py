@@ -157,6 +157,11 @@ class Wire(asyncio.Protocol):
         if self._due and all(each.done() for each in self._due):
             self.end("nobody waits for the replies any more")
 
+    def end_if_idle(self, seconds: float) -> None:
+        """Close the connection if nothing has come on it for so long."""
+        if self._loop.time() - self._heard > seconds:
+            self.end("idle for too long")
+
     def end(self, reason: str) -> None:
         """Close the connection at once. Whoever waits gets an error for a reply."""
         if self.is_open:
