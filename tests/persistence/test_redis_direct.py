@@ -278,6 +278,20 @@ async def test_who_waits_for_a_connection_that_ends_before_its_turn_gets_an_erro
         await echo(client, "after")
 
 
+@pytest.mark.parametrize("were_many", [False, True])
+async def test_who_asks_between_the_end_of_a_connection_and_the_word_of_it_gets_an_error(any_server, were_many):
+    async with direct(any_server.url) as client:
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
+        wire = client._shared
+        wire._transport.close()  # as asyncio does when it reads the end
+        answer = wire.ask(packed(("PING",)))
+        if were_many:
+            wire._begin()
+        assert answer.done()
+        assert isinstance(await answer, redis.ConnectionError)
+        await echo(client, "after")
+
+
 def test_a_parser_that_takes_whatever_comes_gets_it():
     stream = _Stream()
     reading = stream.read(1 << 16)

@@ -87,6 +87,9 @@ class Wire(asyncio.Protocol):
     def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
         self._heard = self._loop.time()
+        if self._transport.is_closing():  # which is told in a moment; asyncio of Python 3.12 does not bear this
+            self.end("closed by the server")
+            return
         self._transport.writelines(commands)
         if self._patience is not None and self._watch is None:
             self._watch = self._loop.call_later(self._patience, self._look, self._patience)
