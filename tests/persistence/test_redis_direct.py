@@ -644,6 +644,20 @@ def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server):
         gc.collect()
 
 
+def test_loops_on_which_callers_waited_in_line_are_forgotten(any_server):
+    layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True)
+
+    async def wait_in_line():
+        async with layer:
+            claims = [a_claim() for _ in range(20)]
+            await asyncio.gather(*(layer.complete(claim, b"x" * 10_000) for claim in claims))
+
+    for _ in range(3):
+        asyncio.run(wait_in_line())
+    gc.collect()
+    assert len(layer._turns) == 1
+
+
 async def used_and_closed(layer):
     async with layer:
         assert await layer.acquire(a_claim()) == Acquired(1)

@@ -214,12 +214,19 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
+            self._forget_turns_of_closed_loops()
             most = most_at_once(self._client())
             waiting = most // 2 if self.min_replicas else 0
             turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
             self._turns[loop] = turns
         async with turns[waits]:
             return await ask()
+
+    def _forget_turns_of_closed_loops(self) -> None:
+        """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
+        for known in self._turns.keyrefs():
+            if (loop := known()) is not None and loop.is_closed():
+                self._turns.pop(loop, None)
 
     async def _release_in_doubt(self, claim: Claim) -> None:
         call = commands.release(self._key(claim), claim)
