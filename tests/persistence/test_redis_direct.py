@@ -208,6 +208,41 @@ async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_
             assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(20))) == [Acquired(1)] * 20
 
 
+async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_connection_closes(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, direct=True) as layer:
+            known, claims = a_claim(), [a_claim() for _ in range(3)]
+            await layer.acquire(known)
+            await layer.release(known)
+            proxy.when(b"EVALSHA", "delay reply", seconds=0.1)
+            first = asyncio.ensure_future(layer.acquire(known))
+            await asyncio.sleep(0)
+            proxy.when(claims[0].token.encode(), "hang reply")
+            others = [asyncio.ensure_future(layer.acquire(claim)) for claim in claims]
+            await first
+            while proxy.planned:
+                await asyncio.sleep(0.01)
+            for each in others:
+                each.cancel()
+                await asyncio.sleep(0.01)
+            await layer.until_released(2.0)
+            with any_server.client() as store:
+                assert not any(store.exists(layer._key(claim)) for claim in claims)
+
+
+async def test_closing_waits_for_its_own_loops_releases_while_another_loop_begins_one(any_server):
+    class Elsewhere:
+        """A release on another loop; just now there comes the next."""
+
+        def get_loop(self):
+            layer._in_doubt.add(object())
+
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
+        layer._in_doubt.add(Elsewhere())
+        await layer.until_released(2.0)
+        layer._in_doubt.clear()
+
+
 async def test_a_slow_answer_is_waited_for(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url, timeout=2.0) as client:  # a second may pass in silence
@@ -243,6 +278,20 @@ async def test_who_waits_for_a_connection_that_ends_before_its_turn_gets_an_erro
         await echo(client, "after")
 
 
+@pytest.mark.parametrize("were_many", [False, True])
+async def test_who_asks_between_the_end_of_a_connection_and_the_word_of_it_gets_an_error(any_server, were_many):
+    async with direct(any_server.url) as client:
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
+        wire = client._shared
+        wire._transport.close()  # as asyncio does when it reads the end
+        answer = wire.ask(packed(("PING",)))
+        if were_many:
+            wire._begin()
+        assert answer.done()
+        assert isinstance(await answer, redis.ConnectionError)
+        await echo(client, "after")
+
+
 def test_a_parser_that_takes_whatever_comes_gets_it():
     stream = _Stream()
     reading = stream.read(1 << 16)
@@ -255,7 +304,7 @@ def test_a_parser_that_takes_whatever_comes_gets_it():
 
 async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
     with Proxy(any_server.port) as proxy:
-        proxy.when(b"", "hang request")
+        proxy.when(b"", "delay request", seconds=0.1)
         async with direct(proxy.url) as client:
             first = asyncio.ensure_future(echo(client, "first"))
             while not proxy.requests:
@@ -265,6 +314,45 @@ async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to
             first.cancel()
             await asyncio.gather(*others)
             assert connections(client) == 1
+
+
+async def test_a_connection_that_is_being_made_ends_with_the_last_who_waits_for_it(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        async with direct(proxy.url) as client:
+            callers = [asyncio.ensure_future(echo(client, "nobody hears this")) for _ in range(2)]
+            while not proxy.requests:
+                await asyncio.sleep(0.01)
+            for each in callers:
+                each.cancel()
+            await asyncio.wait(callers)
+            await echo(client, "after")
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_callers_who_come_all_the_time_get_answers_again_after_the_server_hung(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        proxy.when(b"", "delay reply", seconds=0.02, times=None)  # longer than till the next caller comes
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=0.3, direct=True) as layer:
+            callers = []
+            for _ in range(60):
+                callers.append(asyncio.ensure_future(layer.extend(a_claim())))
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert answers[-10:] == [False] * 10
+
+
+async def test_a_connection_that_is_being_made_ends_with_its_client(any_server):
+    with Proxy(any_server.port) as proxy:
+        proxy.when(b"", "hang request")
+        async with direct(proxy.url) as client:
+            waiting = asyncio.ensure_future(echo(client, "nobody hears this"))
+            while not proxy.requests:
+                await asyncio.sleep(0.01)
+        with pytest.raises(redis.ConnectionError, match="while it was made"):
+            await waiting
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):
@@ -347,6 +435,18 @@ async def test_commands_together_that_are_cancelled_close_their_connection(any_s
                 await waiting
             assert connections(client) == 0
         assert await client.together([("ECHO", "b")]) == [b"b"]
+
+
+async def test_a_connection_that_was_idle_so_long_that_a_firewall_may_have_forgotten_it_is_not_used(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await asyncio.gather(*(client.together([("ECHO", "a")]) for _ in range(3)))
+            for wire in client._idle:
+                wire._heard -= 31  # seconds
+            proxy.freeze()
+            async with asyncio.timeout(2):
+                assert await client.together([("ECHO", "b")]) == [b"b"]
+            assert connections(client) == 1
 
 
 async def test_an_error_reply_is_raised_where_it_belongs(server):
@@ -542,6 +642,20 @@ def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server):
             gc.collect()
         asyncio.run(used_and_closed(layer))
         gc.collect()
+
+
+def test_loops_on_which_callers_waited_in_line_are_forgotten(any_server):
+    layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True)
+
+    async def wait_in_line():
+        async with layer:
+            claims = [a_claim() for _ in range(20)]
+            await asyncio.gather(*(layer.complete(claim, b"x" * 10_000) for claim in claims))
+
+    for _ in range(3):
+        asyncio.run(wait_in_line())
+    gc.collect()
+    assert len(layer._turns) == 1
 
 
 async def used_and_closed(layer):

@@ -214,6 +214,28 @@ def test_a_flushed_record_is_not_created_by_completing_it(layer, store):
     assert store.exists("idempotency:" + claim.storage_key) == 0
 
 
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_after_a_planned_failover_the_name_is_asked_again_for_its_server(any_binary, kind, size):
+    with (
+        RedisServer(any_binary) as old,
+        RedisServer(any_binary) as new,
+        Proxy(old.port) as name,
+        driven(kind.from_url(name.url)) as layer,
+        old.client() as admin,
+        new.client() as store,
+    ):
+        known, claim = a_claim(), a_claim()
+        for each in (known, claim):
+            layer.acquire(each)
+        layer.complete(known, b"x" * size)
+        store.set("idempotency:" + claim.storage_key, admin.get("idempotency:" + claim.storage_key))
+        admin.execute_command("REPLICAOF", "127.0.0.1", new.port)  # its connections stay
+        name.target_port = new.port
+        assert layer.complete(claim, b"x" * size) == Settled()
+        assert layer.acquire(a_claim()) == Acquired(1)
+
+
 @pytest.mark.fault(4)
 def test_an_acquire_that_was_in_doubt_is_released_when_the_server_answers_again(any_binary, kind):
     with (

@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
@@ -134,7 +135,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def until_released(self, seconds: float) -> None:
         """Wait for this loop's releases that are still under way; stop them after so many seconds."""
         loop = asyncio.get_running_loop()
-        under_way = [task for task in self._in_doubt if task.get_loop() is loop]
+        under_way = [task for task in tuple(self._in_doubt) if task.get_loop() is loop]
         if under_way:
             _, late = await asyncio.wait(under_way, timeout=seconds)
             for task in late:
@@ -213,6 +214,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
+            self._forget_turns_of_closed_loops()
             most = most_at_once(self._client())
             waiting = most // 2 if self.min_replicas else 0
             turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
@@ -220,13 +222,21 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         async with turns[waits]:
             return await ask()
 
+    def _forget_turns_of_closed_loops(self) -> None:
+        """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
+        for known in self._turns.keyrefs():
+            if (loop := known()) is not None and loop.is_closed():
+                self._turns.pop(loop, None)
+
     async def _release_in_doubt(self, claim: Claim) -> None:
-        try:
+        call = commands.release(self._key(claim), claim)
+        with suppress(*DRIVER_ERRORS):  # TimeoutError is an OSError; the lease ends it
             async with asyncio.timeout(self.timeout_seconds):
-                call = commands.release(self._key(claim), claim)
-                await self._in_turn(lambda: self._ask_once(call))
-        except DRIVER_ERRORS:  # TimeoutError is an OSError
-            return  # the lease ends it
+                try:
+                    await self._in_turn(lambda: self._ask_once(call))
+                except DRIVER_ERRORS:
+                    # Once those have gone for whom a shared connection works, it is closed under this one.
+                    await self._in_turn(lambda: self._ask_once(call))
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:
         return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")

@@ -16,6 +16,7 @@ import redis.connection
 import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
@@ -51,17 +52,26 @@ def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
     """
 
     class TimedConnection(base):  # type: ignore[misc]
+        is_demoted = False
+
         def _connect(self) -> Any:
             self.socket_connect_timeout = self.socket_timeout = deadline.left()
             return super()._connect()
 
         def send_packed_command(self, *args: Any, **options: Any) -> None:
+            if self.is_demoted:  # a replica now: under its name there may be another server
+                self.is_demoted = False
+                self.disconnect()
             self._cut()
             super().send_packed_command(*args, **options)
 
         def read_response(self, *args: Any, **options: Any) -> Any:
             self._cut()
-            return super().read_response(*args, **options)
+            try:
+                return super().read_response(*args, **options)
+            except ReadOnlyError:
+                self.is_demoted = True
+                raise
 
         def _cut(self) -> None:
             if self._sock is not None:
@@ -219,7 +229,8 @@ def closers(client: Any) -> list[Callable[[], Any]]:
     nodes = (
         [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else _nodes(client)
     )
-    return [*nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
+    under_way = [client.stop_connecting] if isinstance(client, DirectRedis) else []
+    return [*under_way, *nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
 
 
 def _nodes(client: Any) -> list[Callable[[], Any]]:

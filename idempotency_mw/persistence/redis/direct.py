@@ -16,6 +16,7 @@ from typing import Any
 import redis.asyncio
 import redis.credentials
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.wire import Wire, packed
@@ -26,7 +27,9 @@ _Redis: Any = redis.asyncio.Redis
 _credentials: Any = redis.credentials
 
 OWN_CONNECTIONS = 16
+_IDLE_SECONDS = 30.0
 _LARGE = 64 << 10
+_DEMOTED = "the server is a replica now; under its name there may be another"
 
 _HEEDED = {
     *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
@@ -61,7 +64,8 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         super().__init__(connection_pool=connection_pool)
         self._patience = patience
         self._shared: Wire | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[Exception | None] | None = None
+        self._hopeful = 0
         self._idle: list[Wire] = []
         self._own = asyncio.Semaphore(OWN_CONNECTIONS)
 
@@ -82,6 +86,8 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             except asyncio.CancelledError:
                 wire.end_if_deserted()
                 raise
+            if isinstance(reply, ReadOnlyError):
+                wire.end(_DEMOTED)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -89,11 +95,11 @@ class DirectRedis(_Redis):  # type: ignore[misc]
     async def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
         async with self._own:
-            wire = self._idle.pop() if self._idle else None
-            if wire is None or not wire.is_open:
-                wire = await self._new_wire()
+            wire = self._rested() or await self._new_wire()
             try:
                 replies = await wire.ask_alone(commands)
+                if any(isinstance(each, ReadOnlyError) for each in replies):
+                    wire.end(_DEMOTED)
             finally:
                 if wire.is_open:
                     self._idle.append(wire)
@@ -102,12 +108,56 @@ class DirectRedis(_Redis):  # type: ignore[misc]
                 raise reply
         return replies
 
+    def _rested(self) -> Wire | None:
+        """Return a connection that nobody uses, not one that a firewall may have forgotten: it would only hang."""
+        while self._idle:
+            wire = self._idle.pop()
+            wire.end_if_idle(_IDLE_SECONDS)
+            if wire.is_open:
+                return wire
+        return None
+
+    async def stop_connecting(self) -> None:
+        """Give up the shared connection that is being made, if one is."""
+        if self._connecting is not None and self._connecting.cancel():
+            await asyncio.wait([self._connecting])
+
     async def _connected(self) -> Wire:
-        async with self._connecting:
-            wire = self._shared
-            if wire is None or not wire.is_open:
-                wire = self._shared = await self._new_wire(self._patience)
-            return wire
+        """Return the shared connection. A task makes it, in its own time.
+
+        Callers who made it in turn might never be done: once the first has waited in vain, the next in line has
+        hardly any time left, and so has each one after it.
+        """
+        while self._shared is None or not self._shared.is_open:
+            if self._connecting is None or self._connecting.done():
+                self._connecting = asyncio.create_task(self._connect())
+            connecting = self._connecting
+            self._hopeful += 1
+            try:
+                await asyncio.wait([connecting])
+            finally:
+                self._hopeful -= 1
+                self._end_if_hopeless()
+            if connecting.cancelled():
+                raise RedisConnectionError("Connection lost: closed while it was made")
+            error = connecting.result()
+            if error is not None:
+                raise error.with_traceback(None)  # to many callers: each raise would add to it
+        return self._shared
+
+    def _end_if_hopeless(self) -> None:
+        """Leave nothing on the loop when nobody asks any more."""
+        if not self._hopeful and self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    async def _connect(self) -> Exception | None:
+        try:
+            async with asyncio.timeout(2 * self._patience):
+                self._shared = await self._new_wire(self._patience)
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            return error
+        return None
 
     async def _new_wire(self, patience: float | None = None) -> Wire:
         connection = self.connection_pool.make_connection()

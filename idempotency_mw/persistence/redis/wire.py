@@ -87,6 +87,9 @@ class Wire(asyncio.Protocol):
     def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
         self._heard = self._loop.time()
+        if self._transport.is_closing():  # which is told in a moment; asyncio of Python 3.12 does not bear this
+            self.end("closed by the server")
+            return
         self._transport.writelines(commands)
         if self._patience is not None and self._watch is None:
             self._watch = self._loop.call_later(self._patience, self._look, self._patience)
@@ -156,6 +159,11 @@ class Wire(asyncio.Protocol):
         """Close the connection if nobody waits for what is due; those who wait for their turn ask again."""
         if self._due and all(each.done() for each in self._due):
             self.end("nobody waits for the replies any more")
+
+    def end_if_idle(self, seconds: float) -> None:
+        """Close the connection if nothing has come on it for so long."""
+        if self._loop.time() - self._heard > seconds:
+            self.end("idle for too long")
 
     def end(self, reason: str) -> None:
         """Close the connection at once. Whoever waits gets an error for a reply."""
