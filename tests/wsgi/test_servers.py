@@ -192,7 +192,10 @@ async def chunked() -> AsyncIterator[bytes]:
 async def test_a_chunked_request_is_read_where_the_server_can(server, client, run):
     target = f"/plain/whole?run={run}"
     headers = {"host": "idempotency.test", "content-type": "application/json", "idempotency-key": run}
-    first = await client.post(target, content=chunked(), headers=headers)
+    for _ in range(20):
+        with contextlib.suppress(httpx.ReadError):  # wsgiref leaves the body unread: closing may then reset the connection
+            first = await client.post(target, content=chunked(), headers=headers)
+            break
     length = 0 if server.kind == "wsgiref" else 8
     assert (first.status_code, first.json()["length"]) == (201, length)
     if length:
