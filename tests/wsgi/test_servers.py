@@ -193,7 +193,7 @@ async def test_a_chunked_request_is_read_where_the_server_can(server, client, ru
     target = f"/plain/whole?run={run}"
     headers = {"host": "idempotency.test", "content-type": "application/json", "idempotency-key": run}
     for _ in range(20):
-        with contextlib.suppress(httpx.ReadError):  # wsgiref leaves the body unread: closing may then reset the connection
+        with contextlib.suppress(httpx.ReadError):  # of wsgiref, which leaves the body unread, and closes
             first = await client.post(target, content=chunked(), headers=headers)
             break
     length = 0 if server.kind == "wsgiref" else 8
