@@ -344,6 +344,18 @@ def test_time_of_the_server_decides(layer, store, monkeypatch):
 
 
 @pytest.mark.fault(4)
+def test_where_no_thread_is_to_be_had_the_stores_error_is_told_all_the_same(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with (
+        RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2) as layer,
+        pytest.raises(IdempotencyPersistenceConnectionError),
+    ):
+        layer.acquire(a_claim())
+
+
 def test_closing_does_not_stumble_over_a_release_that_is_only_about_to_start(monkeypatch):
     layer = RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2)
     begun, gate = threading.Event(), threading.Event()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self, cast
@@ -67,9 +68,10 @@ class RedisPersistenceLayer(RedisLayer):
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
             thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
-            thread.start()  # first: closing, from elsewhere, can't wait for a thread that was not started
-            self._in_doubt.difference_update([each for each in tuple(self._in_doubt) if not each.is_alive()])
-            self._in_doubt.add(thread)
+            with suppress(RuntimeError):  # no thread to be had: the lease ends the claim
+                thread.start()  # first: closing, from elsewhere, can't wait for a thread that was not started
+                self._in_doubt.difference_update([each for each in tuple(self._in_doubt) if not each.is_alive()])
+                self._in_doubt.add(thread)
             raise
         return commands.unless_short(found)
 
