@@ -356,6 +356,7 @@ def test_where_no_thread_is_to_be_had_the_stores_error_is_told_all_the_same(monk
         layer.acquire(a_claim())
 
 
+@pytest.mark.fault(4)
 def test_closing_does_not_stumble_over_a_release_that_is_only_about_to_start(monkeypatch):
     layer = RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2)
     begun, gate = threading.Event(), threading.Event()
