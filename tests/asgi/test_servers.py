@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from secrets import token_hex
 
 import httpx
@@ -244,7 +245,10 @@ async def test_a_client_that_hangs_up_while_uploading_leaves_nothing(
 
 @pytest.mark.row(33)
 async def test_a_body_declared_too_large_is_refused(server: Server, client: httpx.AsyncClient, run: str):
-    answer = await post(client, f"/starlette-1-small/whole?run={run}", run, b"x" * 1001)
+    for _ in range(20):
+        with suppress(httpx.RemoteProtocolError):  # of hypercorn, which closes what it is still being sent
+            answer = await post(client, f"/starlette-1-small/whole?run={run}", run, b"x" * 1001)
+            break
     assert (answer.status_code, slug(answer)) == (413, "body-too-large")
     fitting = await post(client, f"/starlette-1-small/whole?run={run}", run, b"x" * 1000)
     assert fitting.status_code == 201

@@ -645,7 +645,7 @@ def test_a_loop_that_is_closed_without_a_word_leaves_none(any_server):
         gc.collect()
 
 
-def test_loops_on_which_callers_waited_in_line_are_forgotten(any_server):
+def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_closed(any_server):
     layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True)
 
     async def wait_in_line():
@@ -653,10 +653,13 @@ def test_loops_on_which_callers_waited_in_line_are_forgotten(any_server):
             claims = [a_claim() for _ in range(20)]
             await asyncio.gather(*(layer.complete(claim, b"x" * 10_000) for claim in claims))
 
-    for _ in range(3):
-        asyncio.run(wait_in_line())
-    gc.collect()
-    assert len(layer._turns) == 1
+    with asyncio.Runner() as open_yet:
+        open_yet.run(wait_in_line())
+        for _ in range(3):
+            asyncio.run(wait_in_line())
+        gc.collect()
+        assert len(layer._turns) == 2
+        assert open_yet.get_loop() in layer._turns
 
 
 async def used_and_closed(layer):
