@@ -25,10 +25,10 @@ from idempotency_mw.persistence.base import is_async as is_async_layer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache, LocalCache
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.serializers import OutputSerializer
+from idempotency_mw.waiting import Left
 
 __all__ = ["Guard"]
 
-Left = Callable[[], float]
 Store = PersistenceLayer | AsyncPersistenceLayer
 
 _left: ContextVar[Left | None] = ContextVar("idempotency_mw_left", default=None)

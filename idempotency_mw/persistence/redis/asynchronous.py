@@ -170,19 +170,20 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop, process)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(await self._within_deadline(lambda: self._ask_once(call), is_one=True))
+        return read(await self._within_deadline(lambda: self._ask_once(call)))
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
-        return await self._within_deadline(lambda: trips.ask_async(self._client(), key, begin()), waits=waits)
+        async def ask() -> Reply:
+            client = self._client()
+            async with self._turn(client, waits=waits):
+                return await trips.ask_async(client, key, begin())
 
-    async def _within_deadline(
-        self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False, is_one: bool = False
-    ) -> Reply:
+        return await self._within_deadline(ask)
+
+    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
         try:
             async with asyncio.timeout(self.timeout_seconds) as deadline:
-                if is_one and isinstance(self._client(), DirectRedis):
-                    return await self._ask(ask, deadline)  # one command: they share a connection
-                return await self._ask(lambda: self._in_turn(ask, waits=waits), deadline)
+                return await self._ask(ask, deadline)
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
@@ -203,24 +204,24 @@ class AsyncRedisPersistenceLayer(RedisLayer):
 
     async def _ask_once(self, call: Call) -> Any:
         client = self._client()
-        try:
-            return await client.execute_command(*call.by_digest, **RAW)
-        except NO_SCRIPT:
-            # Restarted, failed over, flushed, or evicted from the script cache.
-            return await client.execute_command(*call.by_text, **RAW)
+        if isinstance(
+            client, DirectRedis
+        ):  # whose single commands share a connection: nobody keeps another from it
+            return await _said(client, call)
+        async with self._turn(client):
+            return await _said(client, call)
 
-    async def _in_turn(self, ask: Callable[[], Awaitable[Reply]], *, waits: bool = False) -> Reply:
-        """Ask when it is this one's turn on this loop: a few at a time, first come, first served."""
+    def _turn(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
+        """Return what lets a few at a time ask the client on this loop: first come, first served."""
         loop = asyncio.get_running_loop()
         turns = self._turns.get(loop)
         if turns is None:
             self._forget_turns_of_closed_loops()
-            most = most_at_once(self._client())
+            most = most_at_once(client)
             waiting = most // 2 if self.min_replicas else 0
             turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
             self._turns[loop] = turns
-        async with turns[waits]:
-            return await ask()
+        return turns[waits]
 
     def _forget_turns_of_closed_loops(self) -> None:
         """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
@@ -233,13 +234,21 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         with suppress(*DRIVER_ERRORS):  # TimeoutError is an OSError; the lease ends it
             async with asyncio.timeout(self.timeout_seconds):
                 try:
-                    await self._in_turn(lambda: self._ask_once(call))
+                    await self._ask_once(call)
                 except DRIVER_ERRORS:
                     # Once those have gone for whom a shared connection works, it is closed under this one.
-                    await self._in_turn(lambda: self._ask_once(call))
+                    await self._ask_once(call)
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:
         return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")
+
+
+async def _said(client: RedisClientProtocol, call: Call) -> Any:
+    try:
+        return await client.execute_command(*call.by_digest, **RAW)
+    except NO_SCRIPT:
+        # Restarted, failed over, flushed, or evicted from the script cache.
+        return await client.execute_command(*call.by_text, **RAW)
 
 
 def _is_over(loop: asyncio.AbstractEventLoop, thread: int) -> bool:
