@@ -23,7 +23,8 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct import DirectRedis, can_be_direct
-from idempotency_mw.persistence.redis.wire import Wire, _Stream, packed
+from idempotency_mw.persistence.redis.resp import packed
+from idempotency_mw.persistence.redis.wire import Wire, _Stream
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer

@@ -13,6 +13,7 @@ One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2,
     connection     where a server is
     clients        clients that keep to a deadline
     direct, wire   a shorter way to one server than redis-py's async client
+    resp           what of the protocol is written here
     checks         what can be told before the first request
     dropping       clients whose event loop is over
 """

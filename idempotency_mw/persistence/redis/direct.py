@@ -19,7 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
-from idempotency_mw.persistence.redis.wire import Wire, packed
+from idempotency_mw.persistence.redis.resp import packed
+from idempotency_mw.persistence.redis.wire import Wire
 
 __all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
 
