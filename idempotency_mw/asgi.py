@@ -121,7 +121,7 @@ class _Conversation:
         self._scope = scope
         self._incoming = Incoming(receive)
         self._send = send
-        self._request = _request(scope)
+        self._request = _request(scope, self._exchange.read_headers)
         wanted = self._exchange.head(self._request)
         match wanted:
             case Pass():
@@ -144,7 +144,7 @@ class _Conversation:
             keyed: Pass | Refuse | Keyed = self._exchange.body_too_large()
             body = b""
         else:
-            keyed = self._exchange.keyed(self._request, wanted, body)
+            keyed = self._exchange.keyed(wanted, body)
         match keyed:
             case Pass():
                 await self._pass(body)
@@ -193,7 +193,8 @@ class _Conversation:
         await send_response(self._send, response)
 
 
-def _request(scope: Scope) -> Request:
+def _request(scope: Scope, names: frozenset[bytes]) -> Request:
+    """Return the request with its headers of these names."""
     path, root = scope["path"], scope.get("root_path", "")
     headers = viewer_headers(scope.get("aws.event")) or scope["headers"]
     # Servers differ: with some the path has the prefix of the mount, with others it does not.
@@ -203,7 +204,7 @@ def _request(scope: Scope) -> Request:
         method=scope["method"].upper(),
         path=path,
         query=scope.get("query_string", b""),
-        headers=tuple((bytes(name).lower(), bytes(value)) for name, value in headers),
+        headers=tuple([(lower, value) for name, value in headers if (lower := name.lower()) in names]),
     )
 
 

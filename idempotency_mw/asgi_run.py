@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
-from idempotency_mw.execution import Execution, executing
+from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
 from idempotency_mw.http.message import Request, Response
@@ -75,7 +75,7 @@ class Run:
         self._server_send = send
         self._heartbeat.start()
         try:
-            with executing(self._execution):
+            with Executing(self._execution):
                 await app(self._inner_scope(scope), self.receive, self.send)
         except Exception:
             await self._after_exception()

@@ -42,7 +42,7 @@ from idempotency_mw.errors import (
     IdempotencyResponseNotKeptError,
     IdempotencyValidationError,
 )
-from idempotency_mw.execution import Execution, executing
+from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.serializers import OutputSerializer, decode, encode_failure, encode_value
 
@@ -120,7 +120,7 @@ def _run(
     heartbeat = handler.heartbeat(claim)
     heartbeat.start()
     try:
-        with executing(execution):
+        with Executing(execution):
             result = _ended(function(), execution)
     except Exception as error:
         heartbeat.stop()
@@ -164,7 +164,7 @@ async def _run_async(
     heartbeat = handler.heartbeat(claim)
     heartbeat.start()
     try:
-        with executing(execution):
+        with Executing(execution):
             result = await function()
     except Exception as error:
         heartbeat.stop()

@@ -1,10 +1,8 @@
 """What an app can ask while it runs under a claim."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["Execution", "current_execution", "executing"]
+__all__ = ["Executing", "Execution", "current_execution"]
 
 
 class Execution:
@@ -66,11 +64,16 @@ def current_execution() -> Execution | None:
     return _current.get()
 
 
-@contextmanager
-def executing(execution: Execution) -> Generator[None]:
-    """Make the execution the current one."""
-    token = _current.set(execution)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class Executing:
+    """Makes the execution the current one, within `with`."""
+
+    __slots__ = ("_before", "_execution")
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def __enter__(self) -> None:
+        self._before = _current.set(self._execution)
+
+    def __exit__(self, *_error: object) -> None:
+        _current.reset(self._before)

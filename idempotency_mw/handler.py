@@ -76,6 +76,9 @@ class _Handler(Generic[Store]):
         self.store = persistence_store
         self.config = config
         self._left = left
+        self._lease_ms = config.lease_ms
+        self._retention_ms = config.retention_ms
+        self._may_take_over = config.after_crash == "retry"
         self._waiters = waiters or Waiters(config.max_waiters)
 
     def within(self, left: Left) -> Self:
@@ -90,6 +93,10 @@ class _Handler(Generic[Store]):
     def waitable(self, seconds: float) -> float:
         """Return how much of so many seconds may be spent waiting."""
         return waitable(seconds, self._left)
+
+    def _claim(self, operation: Operation) -> Claim:
+        lease_ms = self._lease_ms if self._left is None else max(round(self._left() * 1000), SHORTEST_LEASE_MS)
+        return Claim(operation, token_hex(16), lease_ms, self._retention_ms, self._may_take_over)
 
 
 class IdempotencyHandler(_Handler[PersistenceLayer]):
@@ -148,7 +155,7 @@ class IdempotencyHandler(_Handler[PersistenceLayer]):
                 assert_never(ended)
 
     def _try(self, operation: Operation, *, waited: bool = False) -> Decision:
-        claim = _claim(operation, self.config, self._left)
+        claim = self._claim(operation)
         try:
             return on_acquired(claim, self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
@@ -238,7 +245,7 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
             await until_released(self.waitable(LONGEST_FINISH))
 
     async def _try(self, operation: Operation, *, waited: bool = False) -> Decision:
-        claim = _claim(operation, self.config, self._left)
+        claim = self._claim(operation)
         try:
             return on_acquired(claim, await self.store.acquire(claim))
         except IdempotencyPersistenceLayerError as error:
@@ -259,16 +266,6 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
         except Exception as error:  # noqa: BLE001 - as above
             return _unsettled(claim, ended, error)
         return Deliver()
-
-
-def _claim(operation: Operation, config: IdempotencyConfig, left: Left | None) -> Claim:
-    return Claim(
-        operation=operation,
-        token=token_hex(16),
-        lease_ms=config.lease_ms if left is None else max(round(left() * 1000), SHORTEST_LEASE_MS),
-        retention_ms=config.retention_ms,
-        may_take_over=config.after_crash == "retry",
-    )
 
 
 def _without_store(

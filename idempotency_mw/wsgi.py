@@ -6,6 +6,7 @@ request lives in a `_Conversation`, and in a `Run` once its app runs.
 
 import io
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
@@ -18,7 +19,7 @@ from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.body import declared_length
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Headers, Request, Response
+from idempotency_mw.http.message import Request, Response, values
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
@@ -106,7 +107,7 @@ class _Conversation:
         """Answer the request, or let it pass."""
         self._environ = environ
         self._start_response = start_response
-        self._request = _request(environ)
+        self._request = _request(environ, self._exchange.read_headers)
         wanted = self._exchange.head(self._request)
         match wanted:
             case Pass():
@@ -122,7 +123,7 @@ class _Conversation:
         body = self._body()
         if isinstance(body, Refuse):
             return self._refuse(body.refusal)
-        keyed = self._exchange.keyed(self._request, wanted, body)
+        keyed = self._exchange.keyed(wanted, body)
         match keyed:
             case Pass():
                 return self._app(_giving(self._environ, body), self._start_response)
@@ -162,7 +163,7 @@ class _Conversation:
         """
         stream = self._environ["wsgi.input"]
         if self._environ.get("CONTENT_LENGTH"):
-            length = declared_length(self._request.headers)
+            length = declared_length(values(self._request.headers, b"content-length"))
             body = _read(stream, length or 0)
             return body if len(body) == length else self._exchange.body_cut_short()
         if not self._environ.get("wsgi.input_terminated"):
@@ -203,7 +204,8 @@ def _giving(environ: Environ, body: bytes) -> Environ:
     }
 
 
-def _request(environ: Environ) -> Request:
+def _request(environ: Environ, names: frozenset[bytes]) -> Request:
+    """Return the request with its headers of these names."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query: str = environ.get("QUERY_STRING", "")
     return Request(
@@ -211,25 +213,24 @@ def _request(environ: Environ) -> Request:
         # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
         path=path.encode("latin-1").decode("utf-8", "replace"),
         query=query.encode("latin-1"),
-        headers=_headers(environ),
+        headers=tuple(
+            [
+                (name, value.encode("latin-1"))
+                for name, key in _environ_keys(names)
+                if (value := environ.get(key)) is not None
+            ]
+        ),
     )
 
 
-_OF_THE_BODY = {"CONTENT_TYPE": b"content-type", "CONTENT_LENGTH": b"content-length"}
-
-
-def _headers(environ: Environ) -> Headers:
-    headers = [
-        (key[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
-        for key, value in environ.items()
-        if key.startswith("HTTP_") and key[5:] not in _OF_THE_BODY
-    ]
-    headers += [(name, environ[key].encode("latin-1")) for key, name in _OF_THE_BODY.items() if environ.get(key)]
-    return tuple(headers)
+@lru_cache(maxsize=128)
+def _environ_keys(names: frozenset[bytes]) -> tuple[tuple[bytes, str], ...]:
+    return tuple((name, _environ_key(name)) for name in sorted(names))
 
 
 def _environ_key(name: bytes) -> str:
-    return "HTTP_" + name.decode("ascii").upper().replace("-", "_")
+    key = name.decode("ascii").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:

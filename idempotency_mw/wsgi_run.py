@@ -17,14 +17,14 @@ answer: up to `max_response_body`, and for so long as is checked between two chu
 """
 
 from collections.abc import Callable, Generator, Iterable
-from http import HTTPStatus
+from http.client import responses
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 from idempotency_mw import report
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
-from idempotency_mw.execution import Execution, executing
+from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.exchange import Exchange
 from idempotency_mw.http.message import Headers, Request, Response
@@ -76,7 +76,7 @@ class Run:
         """Call the app. What it raises is raised, settled."""
         self._server_start = start_response
         self._outgoing = self._run(app, environ)
-        with executing(self._execution):
+        with Executing(self._execution):
             next(self._outgoing)
         return self
 
@@ -86,7 +86,7 @@ class Run:
         return self
 
     def __next__(self) -> bytes:
-        with executing(self._execution):
+        with Executing(self._execution):
             while not (chunk := next(self._outgoing)):
                 pass
         self._started()
@@ -97,7 +97,7 @@ class Run:
         if self._is_closed:
             return
         self._is_closed = True
-        with executing(self._execution):
+        with Executing(self._execution):
             try:
                 self._drain()
             finally:
@@ -250,9 +250,6 @@ def _lines(headers: HeaderList) -> Headers:
 
 
 def _head(response: Response) -> tuple[str, HeaderList]:
-    try:
-        phrase = HTTPStatus(response.status).phrase
-    except ValueError:
-        phrase = "Unknown"
+    phrase = responses.get(response.status, "Unknown")
     headers = [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in response.headers]
     return f"{response.status} {phrase}", headers

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 
 from idempotency_mw import current_execution
-from idempotency_mw.execution import Execution, executing
+from idempotency_mw.execution import Executing, Execution
 
 
 def execution(attempt: int = 1) -> Execution:
@@ -38,8 +38,8 @@ def test_its_repr_has_no_key():
 def test_there_is_one_at_a_time_and_none_outside():
     outer, inner = execution(), execution()
     assert current_execution() is None
-    with executing(outer):
-        with executing(inner):
+    with Executing(outer):
+        with Executing(inner):
             assert current_execution() is inner
         assert current_execution() is outer
     assert current_execution() is None
@@ -47,7 +47,7 @@ def test_there_is_one_at_a_time_and_none_outside():
 
 def test_an_exception_ends_it_too():
     try:
-        with executing(execution()):
+        with Executing(execution()):
             raise KeyError
     except KeyError:
         assert current_execution() is None
@@ -55,7 +55,7 @@ def test_an_exception_ends_it_too():
 
 async def test_each_task_has_its_own_and_threads_get_a_copy():
     async def run(one):
-        with executing(one):
+        with Executing(one):
             await asyncio.sleep(0)
             assert await asyncio.to_thread(current_execution) is one
             return current_execution()

@@ -1,7 +1,6 @@
 """I6: callers never meet. I13: another fingerprint is refused, and what stands is untouched."""
 
 import time
-from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -148,7 +147,7 @@ class Clocked:
 
     def reach(self, state: str, claim: Claim, result: bytes) -> None:
         lapses = state == "lapsed"
-        assert self.layer.acquire(replace(claim, lease_ms=1 if lapses else LONG_MS))
+        assert self.layer.acquire(claim._replace(lease_ms=1 if lapses else LONG_MS))
         if lapses:
             self.clock.advance(0.01) if self.clock is not None else time.sleep(0.01)
         elif state != "in progress":
@@ -212,7 +211,7 @@ def standing(clocked: Clocked, key: str) -> Any:
     probe = Claim(Operation(key, "0" * 64), "f" * 32, 1, 1, may_take_over=False)
     found = clocked.layer.acquire(probe)
     assert isinstance(found, Existing)
-    return replace(found.record, remaining_ms=min(found.record.remaining_ms, 1))
+    return found.record._replace(remaining_ms=min(found.record.remaining_ms, 1))
 
 
 @pytest.mark.fault(23)

@@ -15,7 +15,7 @@ from jmespath.functions import Functions
 from idempotency_mw.core.unpacking import NAMES, Unpacking
 from idempotency_mw.errors import IdempotencyKeyError
 
-__all__ = ["Selection", "canonical", "digest", "text"]
+__all__ = ["Selection", "canonical", "digest", "joined", "text"]
 
 
 LARGE = 16_384
@@ -25,19 +25,36 @@ LARGE = 16_384
 _CANONICAL = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"))
 
 
-def digest(parts: Iterable[bytes]) -> str:
-    """Return 64 hexadecimal digits that are equal only for equal sequences of parts."""
-    hashed = sha256()
-    pieces: list[bytes] = []
+_LENGTHS = [b"%d:" % length for length in range(256)]
+"""Of most parts. To write a number into bytes takes longer than to hash them."""
+
+
+def digest(parts: Iterable[bytes], *, behind: bytes = b"") -> str:
+    """Return 64 hexadecimal digits that are equal only for equal sequences of parts.
+
+    `behind`: the first ones, joined once for all sequences that begin with them.
+    """
+    pieces = [behind]
+    hashed = None
     for part in parts:
-        if len(part) < LARGE:
-            pieces.append(b"%d:%b" % (len(part), part))
+        length = len(part)
+        pieces.append(_LENGTHS[length] if length < 256 else b"%d:" % length)
+        if length < LARGE:
+            pieces.append(part)
         else:
-            hashed.update(b"".join((*pieces, b"%d:" % len(part))))
+            hashed = hashed or sha256()
+            hashed.update(b"".join(pieces))
             hashed.update(part)
             pieces.clear()
+    if hashed is None:
+        return sha256(b"".join(pieces)).hexdigest()
     hashed.update(b"".join(pieces))
     return hashed.hexdigest()
+
+
+def joined(parts: Iterable[bytes]) -> bytes:
+    """Return bytes that are equal only for equal sequences of parts, and begin no others."""
+    return b"".join([b"%d:%b" % (len(part), part) for part in parts])
 
 
 def text(value: str) -> bytes:

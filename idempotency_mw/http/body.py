@@ -2,9 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
-
-from idempotency_mw.http.message import Headers, values
 
 __all__ = [
     "DuplicateMemberError",
@@ -15,6 +14,8 @@ __all__ = [
     "parse_json",
     "segments",
 ]
+
+_IS_MULTIPART = re.compile(rb"[ \t]*multipart/", re.IGNORECASE)
 
 # At most 70 characters (RFC 2046, section 5.1.1). A longer one is none, and not the first 70 of them.
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70})(?![^\s;]))', re.IGNORECASE)
@@ -31,10 +32,9 @@ class DuplicateMemberError(ValueError):
     """A member stands twice in one object: two readers may take it for two different values."""
 
 
-def media_type(headers: Headers) -> bytes:
+def media_type(content_type: bytes) -> bytes:
     """Return the media type in lower case, without parameters; empty where none is declared."""
-    declared = values(headers, b"content-type")
-    return declared[0].split(b";", 1)[0].strip(b" \t").lower() if declared else b""
+    return content_type.partition(b";")[0].strip(b" \t").lower()
 
 
 def is_json(media: bytes) -> bool:
@@ -42,9 +42,8 @@ def is_json(media: bytes) -> bool:
     return media == b"application/json" or media.endswith(b"+json")
 
 
-def declared_length(headers: Headers) -> int | None:
-    """Return the number of `Content-Length`; None where there is none, or none that can be trusted."""
-    lines = values(headers, b"content-length")
+def declared_length(lines: Sequence[bytes]) -> int | None:
+    """Return the number in the lines of `Content-Length`; None where there is none that can be trusted."""
     if len(lines) != 1 or not lines[0].isdigit() or len(lines[0]) > 18:
         return None
     return int(lines[0])
@@ -75,7 +74,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def segments(body: bytes, headers: Headers) -> list[bytes]:
+def segments(body: bytes, content_type: bytes) -> list[bytes]:
     """Return the body, split at the declared multipart boundary, which a retry may choose anew.
 
     In place of a boundary that is replaced by a constant: parts that are told apart by their lengths can't be
@@ -83,9 +82,7 @@ def segments(body: bytes, headers: Headers) -> list[bytes]:
     stands in a line is content, and content that differs is another request. A body with more than
     `MAX_SEGMENTS` is left whole, and its retry has to have the same boundary.
     """
-    if not media_type(headers).startswith(b"multipart/"):
-        return [body]
-    declared = _BOUNDARY.search(values(headers, b"content-type")[0])
+    declared = _BOUNDARY.search(content_type) if _IS_MULTIPART.match(content_type) else None
     if declared is None:
         return [body]
     delimiter = b"\n--" + (declared[1] or declared[2])

@@ -1,7 +1,7 @@
 """Collects an app's response while it passes through, and knows whether it is whole."""
 
 from idempotency_mw.http.body import declared_length
-from idempotency_mw.http.message import Headers, Response
+from idempotency_mw.http.message import Headers, Response, values
 
 __all__ = ["Capture"]
 
@@ -40,7 +40,7 @@ class Capture:
         """Take the status and the headers, names in lower case; taken again, they replace the first."""
         self._status = status
         self._headers = headers
-        self._declared = declared_length(headers)
+        self._declared = declared_length(values(headers, b"content-length"))
 
     def add(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take some of the body."""

@@ -20,14 +20,13 @@ __all__ = ["decode", "encode"]
 
 _PREFIX = re.compile(rb"1([2-5][0-9]{2})([0-9]{6})")
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\x00]*)\n")
-_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\x00]*\n)*")
 
 
 def encode(response: Response) -> bytes | None:
     """Return the bytes; None for a response that no server could send as it is."""
     block = b"".join([b"%b:%b\n" % line for line in response.headers])
     is_plain = 200 <= response.status <= 599 and len(block) < 10**6
-    if not is_plain or not _BLOCK.fullmatch(block) or _lines(block) != response.headers:
+    if not is_plain or _lines(block) != response.headers:
         return None
     return b"1%d%06d%b%b" % (response.status, len(block), block, response.body)
 
@@ -39,14 +38,20 @@ def decode(data: bytes) -> Response:
         raise IdempotencyRecordError("the record holds no response of this version")
     start, end = prefix.end(), prefix.end() + int(prefix[2])
     block = data[start:end]
-    if len(block) != end - start or not _BLOCK.fullmatch(block):
+    headers = _lines(block)
+    if len(block) != end - start or headers is None:
         raise IdempotencyRecordError("the record holds a response that is mangled")
-    return Response(
-        status=int(prefix[1]),
-        headers=_lines(block),
-        body=data[end:],
-    )
+    return Response(int(prefix[1]), headers, data[end:])
 
 
-def _lines(block: bytes) -> Headers:
-    return tuple(_LINE.findall(block))
+def _lines(block: bytes) -> Headers | None:
+    """Return the lines of a block; None where anything in it is no line."""
+    lines: list[tuple[bytes, bytes]] = []
+    end = 0
+    while end < len(block):
+        line = _LINE.match(block, end)
+        if line is None:
+            return None
+        lines.append((line[1], line[2]))
+        end = line.end()
+    return tuple(lines)

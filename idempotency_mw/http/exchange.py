@@ -4,22 +4,20 @@ In two steps, because the body and the caller lie between them, and only the sur
 
     head(request) ──> Pass | Refuse | Wanted
     (the surface reads the body)
-    keyed(request, wanted, body) ──> Pass | Refuse | Keyed
+    keyed(wanted, body) ──> Pass | Refuse | Keyed
     (the surface asks for the caller)
     operation(request, keyed, caller) ──> Refuse | Operation
 
 and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
-from operator import itemgetter
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.identity import Selection, canonical, digest, text
+from idempotency_mw.core.identity import Selection, canonical, digest, joined, text
 from idempotency_mw.core.machine import Answered, Deliver, Discarded, Ending, Failed, Kept, Reason, Reject, Replay
 from idempotency_mw.core.record import Operation, Record
 from idempotency_mw.errors import (
@@ -41,13 +39,14 @@ from idempotency_mw.http.capture import BODILESS_STATUSES, Capture
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import KeptHeaders, canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Headers, Request, Response, values
+from idempotency_mw.http.message import Headers, Request, Response, grouped
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
-_name = itemgetter(0)
+_NONE = [b""]
+"""In place of the lines of a header that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +61,25 @@ class Refuse:
     refusal: Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The body is wanted: for the fingerprint, and for the key where the header has none."""
 
-    header_key: str | None = field(repr=False)
+    header_key: str | None
+    content_type: bytes
+    credentials: list[bytes]
+
+    def __repr__(self) -> str:
+        return "<Wanted>"
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
-    """The request has a key. The payload is what of its body goes into the fingerprint."""
+class Keyed(NamedTuple):
+    """The request has a key. Alike is what has to be equal in a retry, besides the query."""
 
-    key: str = field(repr=False)
-    payload: list[bytes] = field(repr=False)
+    key: str
+    alike: list[bytes]
+
+    def __repr__(self) -> str:
+        return "<Keyed>"
 
 
 class Exchange:
@@ -88,11 +93,16 @@ class Exchange:
         self.config = config
         self.http = http
         self._methods = frozenset(http.methods)
+        self._has_callers = http.caller is not None
         self._header = http.header.lower().encode("ascii") if http.header else None
         self._replay_header = http.replay_header.lower().encode("ascii")
+        self._marker = self._replay_header, b"true"
         self._event_key = _selection(config.event_key_jmespath, config)
         self._validation = _selection(config.payload_validation_jmespath, config)
-        self._bound = frozenset(name.encode("ascii") for name in http.bound_headers)
+        self._bound = tuple(name.encode("ascii") for name in sorted(http.bound_headers))
+        self._namespace = joined(map(text, self._shared_identity()))
+        self.read_headers = self._read_headers()
+        """Names, in lower case, of the request headers that decide anything. Nobody need look at the others."""
         self._kept = KeptHeaders(http.dropped_headers, self._replay_header)
 
     # What the request is.
@@ -109,14 +119,16 @@ class Exchange:
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
-        key = self._key_in_header(request)
+        lines = grouped(request.headers)
+        key = header_key(lines[self._header], self.http) if self._header in lines else None
         if isinstance(key, Refusal):
             return Refuse(key)
-        if key is None and not self._looks_into(request):
-            return self._unkeyed(body_is_fit=not self._looks_into_bodies)
-        if (declared_length(request.headers) or 0) > self.http.max_request_body:
+        content_type = lines.get(b"content-type", _NONE)[0]
+        if key is None and not (self._event_key and is_json(media_type(content_type))):
+            return self._unkeyed(body_is_fit=self._event_key is None)
+        if (declared_length(lines.get(b"content-length", _NONE)) or 0) > self.http.max_request_body:
             return self.body_too_large()
-        return Wanted(key)
+        return Wanted(key, content_type, self._credentials(lines))
 
     def body_too_large(self) -> Refuse:
         """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
@@ -127,16 +139,17 @@ class Exchange:
         """Refuse a body that ended before its declared length."""
         return _invalid_body("It is shorter than its Content-Length.")
 
-    def keyed(self, request: Request, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
+    def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
         try:
-            document = self._document(request, body)
+            media = media_type(wanted.content_type)
+            document = self._document(media, body)
             key = _one_of(wanted.header_key, self._key_in_body(document))
             if isinstance(key, Refusal):
                 return Refuse(key)
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
-            return Keyed(key, self._payload(request, document, body))
+            return Keyed(key, [media, *wanted.credentials, *self._payload(wanted.content_type, document, body)])
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
@@ -147,27 +160,15 @@ class Exchange:
 
         Raises `IdempotencyConfigurationError` where that is not a string.
         """
-        has_callers = self.http.caller is not None
-        if has_callers and caller in (None, ""):
+        if not self._has_callers:
+            caller = ""
+        elif caller in (None, ""):
             return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
-        if has_callers and not isinstance(caller, str):
+        elif not isinstance(caller, str):
             raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
-        identity = (
-            "http",
-            self.config.key_prefix,
-            "caller" if has_callers else "",
-            str(caller) if has_callers else "",
-            request.method,
-            request.path,
-            keyed.key,
-        )
-        equal = [
-            canonical_query(request.query),
-            media_type(request.headers),
-            *([] if has_callers else self._credentials(request)),
-            *keyed.payload,
-        ]
-        return Operation(storage_key=digest(map(text, identity)), fingerprint=digest(equal))
+        identity = [text(str(caller)), text(request.method), text(request.path), text(keyed.key)]
+        alike = [canonical_query(request.query), *keyed.alike]
+        return Operation(digest(identity, behind=self._namespace), digest(alike))
 
     def wait(self, request: Request) -> int | None:
         """Return the seconds of a preference to wait that is honoured here."""
@@ -248,18 +249,19 @@ class Exchange:
 
     def without_marker(self, headers: Headers) -> Headers:
         """Return an app's headers without a marker of its own: only a replay is one."""
-        return tuple(line for line in headers if line[0].lower() != self._replay_header)
+        return tuple([line for line in headers if line[0].lower() != self._replay_header])
 
-    def _key_in_header(self, request: Request) -> str | Refusal | None:
-        lines = values(request.headers, self._header) if self._header else []
-        return header_key(lines, self.http) if lines else None
+    def _shared_identity(self) -> tuple[str, str, str]:
+        """Return what all identities have in common; with callers there is another space of keys."""
+        return "http", self.config.key_prefix, "caller" if self._has_callers else ""
 
-    def _looks_into(self, request: Request) -> bool:
-        return self._looks_into_bodies and is_json(media_type(request.headers))
-
-    @property
-    def _looks_into_bodies(self) -> bool:
-        return self._event_key is not None
+    def _read_headers(self) -> frozenset[bytes]:
+        names = {b"content-type", b"content-length", *self._bound}
+        if self._header is not None:
+            names.add(self._header)
+        if self.http.max_wait_seconds:
+            names.add(b"prefer")
+        return frozenset(names)
 
     def _unkeyed(self, *, body_is_fit: bool) -> Pass | Refuse:
         if not self.http.required:
@@ -269,9 +271,9 @@ class Exchange:
         where = f"the header {self.http.header}" if self._header else "the body"
         return Refuse(Refusal(Problem.KEY_MISSING, f"Send an idempotency key in {where}."))
 
-    def _document(self, request: Request, body: bytes) -> "_Document | None":
+    def _document(self, media: bytes, body: bytes) -> "_Document | None":
         """Return the body's data, where it is needed and is JSON."""
-        if (self._event_key or self._validation) is None or not is_json(media_type(request.headers)):
+        if (self._event_key or self._validation) is None or not is_json(media):
             return None
         try:
             return _Document(parse_json(body))
@@ -283,16 +285,21 @@ class Exchange:
             return None
         return body_key(self._event_key.of(document.data), self.http)
 
-    def _payload(self, request: Request, document: "_Document | None", body: bytes) -> list[bytes]:
+    def _payload(self, content_type: bytes, document: "_Document | None", body: bytes) -> list[bytes]:
         if document is None or self._validation is None:
-            return [b"body", *segments(body, request.headers)]
+            return [b"body", *segments(body, content_type)]
         return [b"selected", canonical(self._validation.of(document.data))]
 
-    def _credentials(self, request: Request) -> list[bytes]:
+    def _credentials(self, lines: Mapping[bytes, list[bytes]]) -> list[bytes]:
         """Return the bound headers, by name; one that is absent is not one that is empty."""
-        lines = [line for line in request.headers if line[0] in self._bound]
-        lines.sort(key=_name)  # stable: the values of one name stay in their order
-        return [b"%d" % len(lines), *chain.from_iterable(lines)]
+        if self._has_callers:
+            return []
+        bound: list[bytes] = []
+        for name in self._bound:
+            if name in lines:
+                for value in lines[name]:
+                    bound += name, value
+        return [b"%d" % (len(bound) // 2), *bound]
 
     def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
         hook = self.config.response_hook
@@ -303,9 +310,9 @@ class Exchange:
         body = b"" if bodiless else response.body
         headers = response.headers
         if not bodiless:
-            headers = tuple(line for line in headers if line[0].lower() != b"content-length")
+            headers = tuple([line for line in headers if line[0].lower() != b"content-length"])
             headers += ((b"content-length", b"%d" % len(body)),)
-        return Response(response.status, (*headers, (self._replay_header, b"true"), *_applied(waited)), body)
+        return Response(response.status, (*headers, self._marker, *_applied(waited)), body)
 
 
 @dataclass(frozen=True, slots=True)

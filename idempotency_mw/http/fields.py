@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from urllib.parse import parse_qsl
 
-from idempotency_mw.core.identity import text
+from idempotency_mw.core.identity import joined, text
 from idempotency_mw.http.message import Headers, split_list, values
 
 __all__ = ["KeptHeaders", "canonical_query"]
@@ -19,18 +19,21 @@ class KeptHeaders:
     def __init__(self, dropped: Collection[str], replay_header: bytes) -> None:
         names = [name.encode("ascii") for name in dropped]
         self._names = _CONNECTION | {name for name in names if not name.endswith(b"*")} | {replay_header}
+        self._names_and_length = self._names | {b"content-length"}
         self._prefixes = (_CONNECTION_PREFIX, *(name[:-1] for name in names if name.endswith(b"*")))
 
     def of(self, headers: Headers, *, keeps_length: bool = False) -> Headers:
         """Return the kept lines in their order. A replay counts the length anew, unless `keeps_length`."""
-        named = {name.lower() for name in split_list(values(headers, b"connection"))}
-        dropped = self._names | named if named else self._names
+        dropped = self._names if keeps_length else self._names_and_length
+        connection = values(headers, b"connection")
+        if connection:
+            dropped = dropped.union([name.lower() for name in split_list(connection)])
         return tuple(
-            (name, value)
-            for name, value in headers
-            if (lower := name.lower()) not in dropped
-            and not lower.startswith(self._prefixes)
-            and (keeps_length or lower != b"content-length")
+            [
+                line
+                for line in headers
+                if (lower := line[0].lower()) not in dropped and not lower.startswith(self._prefixes)
+            ]
         )
 
 
@@ -40,4 +43,4 @@ def canonical_query(query: bytes) -> bytes:
         return b""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     pairs.sort(key=lambda pair: pair[0])
-    return b"".join(b"%d:%b%d:%b" % (len(n), n, len(v), v) for n, v in ((text(n), text(v)) for n, v in pairs))
+    return joined([text(each) for pair in pairs for each in pair])

@@ -1,23 +1,26 @@
 """Requests and responses as values. Headers are ordered pairs of bytes: order and repetition mean something."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Headers", "Request", "Response", "split_list", "values"]
+__all__ = ["Headers", "Request", "Response", "grouped", "split_list", "values"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request without its body."""
+class Request(NamedTuple):
+    """A request without its body, and with those headers at least that the exchange reads."""
 
     method: str
     """In upper case."""
     path: str
     """Decoded, as the server gives it, with the prefix of a mount in front, once."""
-    query: bytes = field(repr=False)
-    headers: Headers = field(repr=False)
+    query: bytes
+    headers: Headers
     """Names in lower case."""
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,17 @@ class Response:
 def values(headers: Headers, name: bytes) -> list[bytes]:
     """Return the values of all lines of a header, in their order; the name is in lower case."""
     return [value for each, value in headers if each == name]
+
+
+def grouped(headers: Headers) -> dict[bytes, list[bytes]]:
+    """Return the values of all lines by name, in their order."""
+    lines: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in lines:
+            lines[name].append(value)
+        else:
+            lines[name] = [value]
+    return lines
 
 
 def split_list(lines: list[bytes]) -> list[bytes]:

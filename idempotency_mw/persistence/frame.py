@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from idempotency_mw.core.record import Record, Status
 from idempotency_mw.errors import IdempotencyRecordError
 
-__all__ = ["MAX_ATTEMPT", "Frame"]
+__all__ = ["MAX_ATTEMPT", "Frame", "read_record"]
 
 MAX_ATTEMPT = 999_999
 
@@ -55,28 +55,30 @@ class Frame:
     @classmethod
     def decode(cls, data: bytes) -> "Frame":
         """Read a frame; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
-        prefix = _PREFIX.match(data)
-        if prefix is None:
-            raise IdempotencyRecordError("the store holds something that is not a record of this version")
-        letter, token, attempt, until_ms, fingerprint = prefix.groups()
-        frame = cls(
-            status=_STATUS_OF[letter],
-            token=token.decode("ascii"),
-            attempt=int(attempt),
-            until_ms=int(until_ms),
-            fingerprint=fingerprint.decode("ascii"),
-            result=data[prefix.end() :],
-        )
-        if frame.attempt == 0 or (frame.result and frame.status is not Status.COMPLETED):
-            raise IdempotencyRecordError("the store holds a record that contradicts itself")
-        return frame
+        return cls(*_read(data))
 
     def record(self, now_ms: int) -> Record:
         """Return what anyone may see of it."""
-        return Record(
-            status=self.status,
-            attempt=self.attempt,
-            fingerprint=self.fingerprint,
-            remaining_ms=max(self.until_ms - now_ms, 0),
-            result=self.result if self.status is Status.COMPLETED else None,
-        )
+        return _record(self.status, self.attempt, self.fingerprint, self.until_ms - now_ms, self.result)
+
+
+def read_record(data: bytes, now_ms: int) -> Record:
+    """Return what anyone may see of a frame; raises as `Frame.decode`, and makes no frame on the way."""
+    status, _, attempt, until_ms, fingerprint, result = _read(data)
+    return _record(status, attempt, fingerprint, until_ms - now_ms, result)
+
+
+def _read(data: bytes) -> tuple[Status, str, int, int, str, bytes]:
+    prefix = _PREFIX.match(data)
+    if prefix is None:
+        raise IdempotencyRecordError("the store holds something that is not a record of this version")
+    letter, token, number, until_ms, fingerprint = prefix.groups()
+    status, attempt, result = _STATUS_OF[letter], int(number), data[prefix.end() :]
+    if attempt == 0 or (result and status is not Status.COMPLETED):
+        raise IdempotencyRecordError("the store holds a record that contradicts itself")
+    return status, token.decode("ascii"), attempt, int(until_ms), fingerprint.decode("ascii"), result
+
+
+def _record(status: Status, attempt: int, fingerprint: str, remaining_ms: int, result: bytes) -> Record:
+    kept = result if status is Status.COMPLETED else None
+    return Record(status, attempt, fingerprint, max(remaining_ms, 0), kept)

@@ -134,7 +134,7 @@ def _operation(exchange: Exchange, head: Request, data: bytes) -> Operation | Re
     if isinstance(wanted, Refuse):
         return wanted.refusal
     assert isinstance(wanted, Wanted)
-    found = exchange.keyed(head, wanted, data)
+    found = exchange.keyed(wanted, data)
     if isinstance(found, Refuse):
         return found.refusal
     if isinstance(found, Pass):

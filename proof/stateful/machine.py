@@ -155,13 +155,13 @@ class Layers(RuleBasedStateMachine):
 
     @rule(target=claims, claim=claims, may=st.booleans(), in_async=ASYNC)
     def a_rival_acquires(self, *, claim: Claim, may: bool, in_async: bool) -> Claim:
-        rival = replace(claim, token=token_hex(16), may_take_over=may)
+        rival = claim._replace(token=token_hex(16), may_take_over=may)
         self._step("acquire", rival, in_async=in_async)
         return rival
 
     @rule(claim=claims, lease=LEASES, in_async=ASYNC)
     def acquires_again(self, *, claim: Claim, lease: int, in_async: bool) -> None:
-        self._step("acquire", replace(claim, lease_ms=lease * MINUTE), in_async=in_async)
+        self._step("acquire", claim._replace(lease_ms=lease * MINUTE), in_async=in_async)
 
     @rule(claim=claims, in_async=ASYNC)
     def extends(self, *, claim: Claim, in_async: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import jmespath
@@ -41,7 +41,7 @@ def reached(ours: Exchange, asked: Request, body: bytes = b"", caller: object = 
         case Refuse(refusal):
             return refusal.problem.slug
         case Wanted():
-            keyed = ours.keyed(asked, wanted, body)
+            keyed = ours.keyed(wanted, body)
         case _:
             assert_never(wanted)
     match keyed:
@@ -65,7 +65,7 @@ def operation(ours: Exchange, asked: Request, body: bytes = b"", caller: object 
 def key_of(ours: Exchange, asked: Request, body: bytes = b"") -> str:
     """Return the key, or what ended the way to it."""
     wanted = ours.head(asked)
-    keyed = ours.keyed(asked, wanted, body) if isinstance(wanted, Wanted) else wanted
+    keyed = ours.keyed(wanted, body) if isinstance(wanted, Wanted) else wanted
     if isinstance(keyed, Keyed):
         return keyed.key
     found = reached(ours, asked, body)
@@ -134,7 +134,7 @@ def test_a_missing_key_learns_where_it_belongs(http: HTTPConfig, event_key: str 
     asked = request(JSON)
     found = ours.head(asked)
     if isinstance(found, Wanted):
-        found = ours.keyed(asked, found, b"{}")  # type: ignore[assignment]
+        found = ours.keyed(found, b"{}")  # type: ignore[assignment]
     assert isinstance(found, Refuse)
     assert named in found.refusal.detail
 
@@ -389,23 +389,23 @@ class Other:
 def with_headers(**changed: str) -> Request:
     headers = {name.decode(): value.decode() for name, value in BASE.headers}
     headers.update({name.replace("_", "-"): value for name, value in changed.items()})
-    return replace(BASE, headers=tuple((name.encode(), value.encode()) for name, value in headers.items()))
+    return BASE._replace(headers=tuple((name.encode(), value.encode()) for name, value in headers.items()))
 
 
 OTHER_KEYS = {
     "key": Other(with_headers(idempotency_key='"k2"')),
     "case of the key": Other(with_headers(idempotency_key='"K"')),
-    "method": Other(replace(BASE, method="PATCH")),
-    "path": Other(replace(BASE, path="/orders/")),
-    "case of the path": Other(replace(BASE, path="/Orders")),
+    "method": Other(BASE._replace(method="PATCH")),
+    "path": Other(BASE._replace(path="/orders/")),
+    "case of the path": Other(BASE._replace(path="/Orders")),
     "prefix": Other(BASE, ours=exchange(key_prefix="b")),
 }
 
 OTHER_REQUESTS = {
     "body": Other(BASE, b"Body"),
     "empty body": Other(BASE, b""),
-    "query": Other(replace(BASE, query=b"a=2")),
-    "no query": Other(replace(BASE, query=b"")),
+    "query": Other(BASE._replace(query=b"a=2")),
+    "no query": Other(BASE._replace(query=b"")),
     "media type": Other(with_headers(content_type="text/html")),
     "authorization": Other(with_headers(authorization="Bearer s3cr3t")),
     "empty authorization": Other(with_headers(authorization="")),
@@ -419,7 +419,7 @@ SAME_REQUESTS = {
     "bare key": Other(with_headers(idempotency_key="k")),
     "parameters of the media type": Other(with_headers(content_type="Text/PLAIN; charset=utf-8")),
     "another header": Other(with_headers(accept="*/*", user_agent="x", traceparent="y")),
-    "form of the query": Other(replace(BASE, query=b"%61=1&")),
+    "form of the query": Other(BASE._replace(query=b"%61=1&")),
 }
 
 
@@ -446,7 +446,7 @@ def test_a_retry_is_the_same_operation(other: Other) -> None:
 @pytest.mark.row(84)
 def test_the_order_of_a_query_counts_only_within_a_name() -> None:
     def of(query: bytes) -> Operation:
-        return operation(OURS, replace(BASE, query=query))
+        return operation(OURS, BASE._replace(query=query))
 
     assert of(b"a=1&b=2") == of(b"b=2&a=1")
     assert of(b"a=1&a=2").fingerprint != of(b"a=2&a=1").fingerprint
@@ -549,7 +549,7 @@ def test_neither_key_nor_credentials_nor_body_are_shown() -> None:
     ours = exchange(event_key_jmespath="id", payload_validation_jmespath="card")
     wanted = ours.head(asked)
     assert isinstance(wanted, Wanted)
-    keyed = ours.keyed(asked, wanted, b'{"card": "4111"}')
+    keyed = ours.keyed(wanted, b'{"card": "4111"}')
     assert isinstance(keyed, Keyed)
     shown = repr((asked, wanted, keyed, ours.operation(asked, keyed, None), Response(200, asked.headers, b"4111")))
     assert not any(secret in shown for secret in SECRETS)
@@ -570,7 +570,7 @@ def test_a_refusal_quotes_nothing(header: bytes, body: bytes) -> None:
     ours = exchange(event_key_jmespath="id", payload_validation_jmespath="abs(n)")
     asked = request(JSON, (b"idempotency-key", header))
     found = ours.head(asked)
-    refused = ours.keyed(asked, found, body) if isinstance(found, Wanted) else found
+    refused = ours.keyed(found, body) if isinstance(found, Wanted) else found
     assert isinstance(refused, Refuse)
     answer = ours.refusal(asked, refused.refusal)
     assert not any(secret in repr(refused) + answer.body.decode() + str(answer.headers) for secret in SECRETS)
@@ -667,7 +667,7 @@ def there_and_back(
     status: int, headers: Headers, *chunks: bytes, method: str = "POST", **options: Any
 ) -> Response:
     ours = exchange(HTTPConfig(methods=[method], **options))
-    asked = replace(BASE, method=method)
+    asked = BASE._replace(method=method)
     return replayed(ours, asked, answered(ours, asked, status, headers, *chunks))
 
 
@@ -773,7 +773,7 @@ def test_a_stored_answer_that_cannot_be_read_is_a_refusal_and_reported(
         "urn:idempotency-mw:problem:record-unreadable",
     )
     assert MARKER not in refusal.headers
-    assert replayed(OURS, replace(BASE, method="HEAD"), result).body == b""
+    assert replayed(OURS, BASE._replace(method="HEAD"), result).body == b""
 
 
 # How a run ended.
@@ -907,7 +907,7 @@ def test_a_mismatch_names_the_remedy_where_credentials_are_bound(http: HTTPConfi
 @pytest.mark.parametrize("reason", Reason)
 def test_a_refusal_bears_no_marker_and_has_no_body_for_a_head(reason: Reason) -> None:
     refusal = OURS.rejection(BASE, Reject(reason, retry_after_ms=1))
-    to_head = OURS.rejection(replace(BASE, method="HEAD"), Reject(reason, retry_after_ms=1))
+    to_head = OURS.rejection(BASE._replace(method="HEAD"), Reject(reason, retry_after_ms=1))
     assert MARKER not in refusal.headers
     assert (to_head.status, to_head.headers, to_head.body) == (refusal.status, refusal.headers, b"")
 

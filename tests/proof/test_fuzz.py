@@ -106,9 +106,8 @@ def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def never_release(monkeypatch: pytest.MonkeyPatch) -> None:
     def extend_instead(self: Any, claim: Any) -> bool:
-        from dataclasses import replace
 
-        return self.extend(replace(claim, lease_ms=10**7))
+        return self.extend(claim._replace(lease_ms=10**7))
 
     monkeypatch.setattr(MemoryPersistenceLayer, "release", extend_instead)
 

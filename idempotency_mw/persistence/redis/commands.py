@@ -18,7 +18,7 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
-from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.errors import LASTING, NO_SCRIPT, PASSING
 from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
 
@@ -210,7 +210,7 @@ def read_flag(reply: int) -> bool:
 
 def _record(reply: list[Any]) -> Record:
     _, now_ms, data = reply
-    return Frame.decode(data).record(now_ms)
+    return read_record(data, now_ms)
 
 
 # What servers, of commands that they do not know, and redis-py, of those in a pipeline, quote: a storage key, a
