@@ -19,7 +19,7 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Request
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
@@ -64,11 +64,13 @@ class IdempotencyMiddleware:
             scope["type"] != "http"
             or scope["method"] in self._passing
             or self._is_unkeyed(scope["headers"])
-            or (exchange := await self._exchange_for(scope)) is None
+            or isinstance(scope.get(SCOPE_KEY), Execution)  # mounted twice
+            or (exchange := self._rules.exchange or await self._resolved(scope)) is None
+            or not exchange.protects(scope["method"])
         ):
             await self.app(scope, receive, send)
             return
-        left = lifetime(scope.get("aws.context"))
+        left = lifetime(scope["aws.context"]) if "aws.context" in scope else None
         if left is None:
             await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
         else:
@@ -94,14 +96,10 @@ class IdempotencyMiddleware:
                 return False
         return True
 
-    async def _exchange_for(self, scope: Scope) -> Exchange | None:
-        """Return the rules of a request that may be ours."""
-        if isinstance(scope.get(SCOPE_KEY), Execution):
-            return None  # mounted twice
-        exchange = self._rules.exchange
-        if self._rules.resolver is not None and self._ask is not None:
-            exchange = self._rules.resolved(await self._ask(self._rules.resolver, scope))
-        return exchange if exchange is not None and exchange.protects(scope["method"]) else None
+    async def _resolved(self, scope: Scope) -> Exchange | None:
+        """Return the rules that the user names for this request."""
+        assert self._rules.resolver is not None and self._ask is not None  # noqa: S101, PT018 - for the type checker
+        return self._rules.resolved(await self._ask(self._rules.resolver, scope))
 
 
 class _Conversation:
@@ -127,7 +125,7 @@ class _Conversation:
             case Pass():
                 await self._app(scope, receive, send)
             case Refuse(refusal):
-                await self._answer(self._exchange.refusal(self._request, refusal))
+                await send_response(self._send, self._exchange.refusal(self._request, refusal))
             case Wanted():
                 try:
                     await self._serve_wanted(wanted)
@@ -149,16 +147,17 @@ class _Conversation:
             case Pass():
                 await self._pass(body)
             case Refuse(refusal):
-                await self._answer(self._exchange.refusal(self._request, refusal))
+                await send_response(self._send, self._exchange.refusal(self._request, refusal))
             case Keyed():
                 await self._serve_keyed(keyed, body)
             case _:
                 assert_never(keyed)
 
     async def _serve_keyed(self, keyed: Keyed, body: bytes) -> None:
-        operation = self._exchange.operation(self._request, keyed, await self._caller())
+        caller = None if self._exchange.http.caller is None else await self._caller(self._exchange.http.caller)
+        operation = self._exchange.operation(self._request, keyed, caller)
         if isinstance(operation, Refuse):
-            await self._answer(self._exchange.refusal(self._request, operation.refusal))
+            await send_response(self._send, self._exchange.refusal(self._request, operation.refusal))
             return
         waited = self._exchange.wait(self._request)
         if waited is not None:
@@ -172,9 +171,11 @@ class _Conversation:
             case Unprotected():
                 await self._pass(body)
             case Replay(record):
-                await self._answer(self._exchange.replay(self._request, operation, record, waited=waited))
+                stored = self._exchange.replay(self._request, operation, record, waited=waited)
+                await send_response(self._send, stored)
             case Reject():
-                await self._answer(self._exchange.rejection(self._request, decision, waited=waited))
+                rejection = self._exchange.rejection(self._request, decision, waited=waited)
+                await send_response(self._send, rejection)
             case _:
                 assert_never(decision)
 
@@ -182,21 +183,15 @@ class _Conversation:
         self._incoming.again(body)
         await self._app(self._scope, self._incoming, self._send)
 
-    async def _caller(self) -> object:
-        caller = self._exchange.http.caller
-        if caller is None:
-            return None
+    async def _caller(self, hook: Hook) -> object:
         assert self._ask is not None  # noqa: S101 - for the type checker
-        return await self._ask(caller, self._scope)
-
-    async def _answer(self, response: Response) -> None:
-        await send_response(self._send, response)
+        return await self._ask(hook, self._scope)
 
 
 def _request(scope: Scope, names: frozenset[bytes]) -> Request:
     """Return the request with its headers of these names."""
     path, root = scope["path"], scope.get("root_path", "")
-    headers = viewer_headers(scope.get("aws.event")) or scope["headers"]
+    headers = ("aws.event" in scope and viewer_headers(scope["aws.event"])) or scope["headers"]
     # Servers differ: with some the path has the prefix of the mount, with others it does not.
     if root and path != root and not path.startswith(root.rstrip("/") + "/"):
         path = root.rstrip("/") + path

@@ -19,7 +19,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from secrets import token_hex
+from os import urandom
 from typing import Generic, Self, TypeVar, assert_never
 
 from idempotency_mw import report
@@ -96,7 +96,7 @@ class _Handler(Generic[Store]):
 
     def _claim(self, operation: Operation) -> Claim:
         lease_ms = self._lease_ms if self._left is None else max(round(self._left() * 1000), SHORTEST_LEASE_MS)
-        return Claim(operation, token_hex(16), lease_ms, self._retention_ms, self._may_take_over)
+        return Claim(operation, urandom(16).hex(), lease_ms, self._retention_ms, self._may_take_over)
 
 
 class IdempotencyHandler(_Handler[PersistenceLayer]):

@@ -16,10 +16,9 @@ from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
 from idempotency_mw.handler import IdempotencyHandler
-from idempotency_mw.http.body import declared_length
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, Response, values
+from idempotency_mw.http.message import Request, Response
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
@@ -88,8 +87,7 @@ class IdempotencyMiddleware:
     def _handler_for(self, environ: Environ) -> IdempotencyHandler:
         """Return the handler; within a Lambda invocation, one that minds its end."""
         for name in _LAMBDA_CONTEXTS:
-            left = lifetime(environ.get(name))
-            if left is not None:
+            if name in environ and (left := lifetime(environ[name])) is not None:
                 return self._handler.within(left)
         return self._handler
 
@@ -120,7 +118,7 @@ class _Conversation:
                 assert_never(wanted)
 
     def _serve_wanted(self, wanted: Wanted) -> Iterable[bytes]:
-        body = self._body()
+        body = self._body(wanted.content_length)
         if isinstance(body, Refuse):
             return self._refuse(body.refusal)
         keyed = self._exchange.keyed(wanted, body)
@@ -155,7 +153,7 @@ class _Conversation:
             case _:
                 assert_never(decision)
 
-    def _body(self) -> bytes | Refuse:
+    def _body(self, length: int | None) -> bytes | Refuse:
         """Return the whole body.
 
         Without a length there is none, unless the server says that its input ends by itself: a read would wait
@@ -163,7 +161,6 @@ class _Conversation:
         """
         stream = self._environ["wsgi.input"]
         if self._environ.get("CONTENT_LENGTH"):
-            length = declared_length(values(self._request.headers, b"content-length"))
             body = _read(stream, length or 0)
             return body if len(body) == length else self._exchange.body_cut_short()
         if not self._environ.get("wsgi.input_terminated"):

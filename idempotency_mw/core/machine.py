@@ -158,10 +158,10 @@ class Deliver:
 def on_acquired(claim: Claim, found: Acquired | Existing) -> Execute | Replay | Reject:
     """Decide what a request gets, from what its acquire found."""
     match found:
-        case Acquired(attempt):
-            return Execute(claim, attempt)
-        case Existing(record):
-            return _on_existing(claim, record)
+        case Acquired():
+            return Execute(claim, found.attempt)
+        case Existing():
+            return _on_existing(claim, found.record)
         case _:
             assert_never(found)
 

@@ -53,7 +53,7 @@ class Claim(NamedTuple):
         return self.operation.fingerprint
 
     def __repr__(self) -> str:
-        return f"<Claim of {self.operation.storage_key[:12]}>"
+        return f"Claim(operation={self.operation}, lease_ms={self.lease_ms}, retention_ms={self.retention_ms})"
 
 
 class Record(NamedTuple):
@@ -67,7 +67,7 @@ class Record(NamedTuple):
     result: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Record {self.status.value}, attempt {self.attempt}>"
+        return f"Record(status={self.status}, attempt={self.attempt}, remaining_ms={self.remaining_ms})"
 
 
 @dataclass(frozen=True, slots=True)

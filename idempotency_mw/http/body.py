@@ -10,12 +10,11 @@ __all__ = [
     "NotJSONError",
     "declared_length",
     "is_json",
+    "is_multipart",
     "media_type",
     "parse_json",
     "segments",
 ]
-
-_IS_MULTIPART = re.compile(rb"[ \t]*multipart/", re.IGNORECASE)
 
 # At most 70 characters (RFC 2046, section 5.1.1). A longer one is none, and not the first 70 of them.
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70})(?![^\s;]))', re.IGNORECASE)
@@ -40,6 +39,11 @@ def media_type(content_type: bytes) -> bytes:
 def is_json(media: bytes) -> bool:
     """Tell whether a media type, in lower case, is JSON (RFC 8259, or a suffix of RFC 6839)."""
     return media == b"application/json" or media.endswith(b"+json")
+
+
+def is_multipart(media: bytes) -> bool:
+    """Tell whether a media type, in lower case, is one of parts (RFC 2046, section 5.1)."""
+    return media.startswith(b"multipart/")
 
 
 def declared_length(lines: Sequence[bytes]) -> int | None:
@@ -82,7 +86,7 @@ def segments(body: bytes, content_type: bytes) -> list[bytes]:
     stands in a line is content, and content that differs is another request. A body with more than
     `MAX_SEGMENTS` is left whole, and its retry has to have the same boundary.
     """
-    declared = _BOUNDARY.search(content_type) if _IS_MULTIPART.match(content_type) else None
+    declared = _BOUNDARY.search(content_type) if is_multipart(media_type(content_type)) else None
     if declared is None:
         return [body]
     delimiter = b"\n--" + (declared[1] or declared[2])

@@ -12,6 +12,7 @@ needs escaping. What has them is refused on both ways, and so is a status that n
 """
 
 import re
+from typing import cast
 
 from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.http.message import Headers, Response
@@ -52,6 +53,6 @@ def _lines(block: bytes) -> Headers | None:
         line = _LINE.match(block, end)
         if line is None:
             return None
-        lines.append((line[1], line[2]))
+        lines.append(cast("tuple[bytes, bytes]", line.groups()))
         end = line.end()
     return tuple(lines)

@@ -31,6 +31,7 @@ from idempotency_mw.http.body import (
     NotJSONError,
     declared_length,
     is_json,
+    is_multipart,
     media_type,
     parse_json,
     segments,
@@ -66,10 +67,11 @@ class Wanted(NamedTuple):
 
     header_key: str | None
     content_type: bytes
+    content_length: int | None
     credentials: list[bytes]
 
     def __repr__(self) -> str:
-        return "<Wanted>"
+        return "Wanted()"
 
 
 class Keyed(NamedTuple):
@@ -79,7 +81,7 @@ class Keyed(NamedTuple):
     alike: list[bytes]
 
     def __repr__(self) -> str:
-        return "<Keyed>"
+        return "Keyed()"
 
 
 class Exchange:
@@ -99,6 +101,7 @@ class Exchange:
         self._marker = self._replay_header, b"true"
         self._event_key = _selection(config.event_key_jmespath, config)
         self._validation = _selection(config.payload_validation_jmespath, config)
+        self._looks_into_bodies = self._event_key is not None or self._validation is not None
         self._bound = tuple(name.encode("ascii") for name in sorted(http.bound_headers))
         self._namespace = joined(map(text, self._shared_identity()))
         self.read_headers = self._read_headers()
@@ -126,9 +129,10 @@ class Exchange:
         content_type = lines.get(b"content-type", _NONE)[0]
         if key is None and not (self._event_key and is_json(media_type(content_type))):
             return self._unkeyed(body_is_fit=self._event_key is None)
-        if (declared_length(lines.get(b"content-length", _NONE)) or 0) > self.http.max_request_body:
+        length = declared_length(lines.get(b"content-length", _NONE))
+        if length is not None and length > self.http.max_request_body:
             return self.body_too_large()
-        return Wanted(key, content_type, self._credentials(lines))
+        return Wanted(key, content_type, length, self._credentials(lines))
 
     def body_too_large(self) -> Refuse:
         """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
@@ -141,15 +145,21 @@ class Exchange:
 
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
+        key: str | Refusal | None = wanted.header_key
+        media, document = media_type(wanted.content_type), None
         try:
-            media = media_type(wanted.content_type)
-            document = self._document(media, body)
-            key = _one_of(wanted.header_key, self._key_in_body(document))
+            if self._looks_into_bodies and is_json(media):
+                document = _document(body)
+                key = _one_of(wanted.header_key, self._key_in_body(document))
             if isinstance(key, Refusal):
                 return Refuse(key)
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
-            return Keyed(key, [media, *wanted.credentials, *self._payload(wanted.content_type, document, body)])
+            if document is not None and self._validation is not None:
+                payload = [b"selected", canonical(self._validation.of(document.data))]
+            else:
+                payload = [b"body", *(segments(body, wanted.content_type) if is_multipart(media) else (body,))]
+            return Keyed(key, [media, *wanted.credentials, *payload])
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
@@ -271,24 +281,10 @@ class Exchange:
         where = f"the header {self.http.header}" if self._header else "the body"
         return Refuse(Refusal(Problem.KEY_MISSING, f"Send an idempotency key in {where}."))
 
-    def _document(self, media: bytes, body: bytes) -> "_Document | None":
-        """Return the body's data, where it is needed and is JSON."""
-        if (self._event_key or self._validation) is None or not is_json(media):
-            return None
-        try:
-            return _Document(parse_json(body))
-        except NotJSONError:
-            return None
-
     def _key_in_body(self, document: "_Document | None") -> str | Refusal | None:
         if document is None or self._event_key is None:
             return None
         return body_key(self._event_key.of(document.data), self.http)
-
-    def _payload(self, content_type: bytes, document: "_Document | None", body: bytes) -> list[bytes]:
-        if document is None or self._validation is None:
-            return [b"body", *segments(body, content_type)]
-        return [b"selected", canonical(self._validation.of(document.data))]
 
     def _credentials(self, lines: Mapping[bytes, list[bytes]]) -> list[bytes]:
         """Return the bound headers, by name; one that is absent is not one that is empty."""
@@ -310,8 +306,8 @@ class Exchange:
         body = b"" if bodiless else response.body
         headers = response.headers
         if not bodiless:
-            headers = tuple([line for line in headers if line[0].lower() != b"content-length"])
-            headers += ((b"content-length", b"%d" % len(body)),)
+            counted = [line for line in headers if line[0].lower() != b"content-length"]
+            headers = (*counted, (b"content-length", b"%d" % len(body)))
         return Response(response.status, (*headers, self._marker, *_applied(waited)), body)
 
 
@@ -320,6 +316,13 @@ class _Document:
     """The data of a JSON body; null is data too."""
 
     data: Any = field(repr=False)
+
+
+def _document(body: bytes) -> _Document | None:
+    try:
+        return _Document(parse_json(body))
+    except NotJSONError:
+        return None
 
 
 def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:

@@ -1,6 +1,5 @@
 """Requests and responses as values. Headers are ordered pairs of bytes: order and repetition mean something."""
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = ["Headers", "Request", "Response", "grouped", "split_list", "values"]
@@ -20,16 +19,18 @@ class Request(NamedTuple):
     """Names in lower case."""
 
     def __repr__(self) -> str:
-        return f"<Request {self.method}>"
+        return f"Request(method={self.method!r}, path={self.path!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A whole response."""
 
     status: int
-    headers: Headers = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Headers
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Response(status={self.status})"
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
