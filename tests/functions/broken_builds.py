@@ -286,9 +286,10 @@ BUILDS = (
             ("persistence/sqlite.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             (
                 "persistence/redis/commands.py",
-                "claim.lease_ms, claim.retention_ms, may_take_over)",
-                "claim.lease_ms, claim.retention_ms, may_take_over, int(time.time() * 1000))",
+                "1, may_take_over))",
+                "1, may_take_over, 13, b'%d' % (time.time() * 1000)))",
             ),
+            ("persistence/redis/commands.py", '_load("acquire", arguments=5)', '_load("acquire", arguments=6)'),
             (
                 "persistence/redis/commands.py",
                 "from hashlib import sha1\n",

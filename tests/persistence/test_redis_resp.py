@@ -7,8 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.connection import Connection
 
-from idempotency_mw.persistence.redis.resp import packed, plain
+from idempotency_mw.core.record import Claim, Operation
+from idempotency_mw.persistence.redis import commands
+from idempotency_mw.persistence.redis.resp import packed, plain, template
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+CLAIM = st.builds(
+    Claim,
+    st.builds(Operation, TEXT, TEXT),
+    TEXT,
+    st.integers(1, 10**15),
+    st.integers(1, 10**15),
+    st.booleans(),
+)
 PLAIN = st.integers(0, 10**17) | st.binary(max_size=40)
 
 
@@ -24,6 +35,39 @@ def said(value: Any) -> bytes:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.binary() | st.integers()))
 def test_commands_are_packed_as_redis_py_packs_them(args: list[Any]) -> None:
     assert packed(["EVALSHA", *args]) == b"".join(Connection().pack_command("EVALSHA", *args))
+
+
+def by_redis_py(*command: Any) -> bytes:
+    """Return the command as redis-py packs it."""
+    return b"".join(Connection().pack_command(*command))
+
+
+def test_what_looks_like_a_place_in_a_template_is_none() -> None:
+    assert template(["50%b", "%"], 1) % (2, b"%d") == by_redis_py("50%b", "%", "%d")
+
+
+@given(TEXT, CLAIM, st.none() | st.binary())
+def test_calls_are_packed_as_redis_py_packs_them(prefix: str, claim: Claim, result: bytes | None) -> None:
+    key, letter = prefix + claim.storage_key, "N" if result is None else "C"
+    lease, retention, may = claim.lease_ms, claim.retention_ms, int(claim.may_take_over)
+    for call, *arguments in (
+        (commands.acquire(key, claim), claim.token, claim.fingerprint, lease, retention, may),
+        (commands.extend(key, claim), claim.token, lease, retention),
+        (commands.complete(key, claim, result), claim.token, retention, letter, result or b""),
+        (commands.release(key, claim), claim.token),
+    ):
+        wanted = by_redis_py("EVALSHA", call.script.sha, 1, key, *arguments)
+        assert call.packed() == wanted == by_redis_py(*call.by_digest)
+        assert by_redis_py(*call.by_text) == by_redis_py("EVAL", call.script.text, 1, key, *arguments)
+
+
+@given(TEXT, CLAIM, st.binary())
+def test_a_large_result_is_said_under_its_temporary_key(temporary: str, claim: Claim, result: bytes) -> None:
+    key = claim.storage_key
+    put, run = next(commands.complete_large(key, claim, result, temporary))
+    assert by_redis_py(*put) == by_redis_py("SET", temporary, commands.ROOM + result, "PX", commands.TEMPORARY_MS)
+    arguments = claim.token, claim.retention_ms, len(commands.ROOM + result)
+    assert by_redis_py(*run) == by_redis_py(*run[:2], 2, key, temporary, *arguments)
 
 
 @given(PLAIN | st.lists(PLAIN, max_size=4), st.binary(max_size=20), st.binary(max_size=20))

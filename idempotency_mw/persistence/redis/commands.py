@@ -20,6 +20,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.errors import LASTING, NO_SCRIPT, PASSING
+from idempotency_mw.persistence.redis.resp import template
 from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
 
 __all__ = [
@@ -55,63 +56,88 @@ ROOM = b"0" * 119
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script's text, and the digest under which a server keeps it."""
+    """A script's text, the digest under which a server keeps it, and how many keys it is about."""
 
     text: str
     sha: str
+    keys: int
+    template: bytes
+    """The command by digest as it goes over the wire, with places for the `parts` of a call."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One script about its keys, which lie in one slot; the first is the record's."""
+    """One script about its keys, which lie in one slot; the first is the record's.
+
+    Not frozen, as all else is: to freeze one takes as long as to pack it. Nor are the parts made in a loop.
+    """
 
     script: Script
-    keys: tuple[str, ...]
-    arguments: tuple[str | bytes | int, ...] = field(repr=False)
+    parts: tuple[int | bytes, ...] = field(repr=False)
+    """The keys, then the arguments: of each its length, and itself."""
 
     @property
     def by_digest(self) -> Command:
         """The command that is small, and that a server which lost the script refuses with NOSCRIPT."""
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
+        return ("EVALSHA", self.script.sha, self.script.keys, *self.parts[1::2])
 
     @property
     def by_text(self) -> Command:
         """The command that runs the script and makes the server keep it again."""
-        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments)
+        return ("EVAL", self.script.text, self.script.keys, *self.parts[1::2])
+
+    def packed(self) -> bytes:
+        """Return the command by digest as it goes over the wire."""
+        return self.script.template % self.parts
 
 
-def _load(name: str) -> Script:
+def _load(name: str, *, keys: int = 1, arguments: int) -> Script:
     text = files("idempotency_mw.persistence.redis").joinpath("scripts", f"{name}.lua").read_text("utf-8")
     # SHA-1 is the name that the protocol gives a script; nothing rests on its strength.
-    return Script(text, sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest())
+    sha = sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest()
+    return Script(text, sha, keys, template(("EVALSHA", sha, keys), keys + arguments))
 
 
-_ACQUIRE, _EXTEND, _COMPLETE, _RELEASE = (_load(name) for name in ("acquire", "extend", "complete", "release"))
-_COMPLETE_LARGE = _load("complete_large")
+_ACQUIRE = _load("acquire", arguments=5)
+_EXTEND = _load("extend", arguments=3)
+_COMPLETE = _load("complete", arguments=4)
+_COMPLETE_LARGE = _load("complete_large", keys=2, arguments=3)
+_RELEASE = _load("release", arguments=1)
 
 
 def acquire(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    may_take_over = "1" if claim.may_take_over else "0"
-    return Call(
-        _ACQUIRE, (key,), (claim.token, claim.fingerprint, claim.lease_ms, claim.retention_ms, may_take_over)
-    )
+    name, token, fingerprint = key.encode(), claim.token.encode(), claim.operation.fingerprint.encode()
+    lease, retention = b"%d" % claim.lease_ms, b"%d" % claim.retention_ms
+    may_take_over = b"1" if claim.may_take_over else b"0"
+    mine = len(name), name, len(token), token, len(fingerprint), fingerprint
+    return Call(_ACQUIRE, (*mine, len(lease), lease, len(retention), retention, 1, may_take_over))
 
 
 def extend(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    return Call(_EXTEND, (key,), (claim.token, claim.lease_ms, claim.retention_ms))
+    name, token = key.encode(), claim.token.encode()
+    lease, retention = b"%d" % claim.lease_ms, b"%d" % claim.retention_ms
+    return Call(_EXTEND, (len(name), name, len(token), token, len(lease), lease, len(retention), retention))
 
 
 def complete(key: str, claim: Claim, result: bytes | None) -> Call:
     """Return the call of the verb."""
-    letter = "N" if result is None else "C"
-    return Call(_COMPLETE, (key,), (claim.token, claim.retention_ms, letter, result or b""))
+    name, token, retention = key.encode(), claim.token.encode(), b"%d" % claim.retention_ms
+    letter, kept = (b"N", b"") if result is None else (b"C", result)
+    mine = len(name), name, len(token), token
+    return Call(_COMPLETE, (*mine, len(retention), retention, 1, letter, len(kept), kept))
 
 
 def release(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    return Call(_RELEASE, (key,), (claim.token,))
+    name, token = key.encode(), claim.token.encode()
+    return Call(_RELEASE, (len(name), name, len(token), token))
+
+
+def _complete_large(key: str, claim: Claim, length: int, temporary: bytes) -> Call:
+    parts = key.encode(), temporary, claim.token.encode(), b"%d" % claim.retention_ms, b"%d" % length
+    return Call(_COMPLETE_LARGE, tuple(each for part in parts for each in (len(part), part)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +195,9 @@ def temporary_key(key_prefix: str, key: str, token: str) -> str | None:
 def complete_large(key: str, claim: Claim, result: bytes, temporary: str) -> Talk[Settled | Lost]:
     """Complete with a result that waits under the temporary key; where that is refused, as `complete`."""
     value = ROOM + result
-    arguments = (claim.token, claim.retention_ms, len(value))
-    call = Call(_COMPLETE_LARGE, (key, temporary), arguments)
-    _, reply = yield [("SET", temporary, value, "PX", TEMPORARY_MS), call.by_digest]
+    name = temporary.encode()
+    call = _complete_large(key, claim, len(value), name)
+    _, reply = yield [("SET", name, value, "PX", TEMPORARY_MS), call.by_digest]
     if isinstance(reply, NO_SCRIPT):
         (reply,) = yield [call.by_text]
     if isinstance(reply, Exception) or reply == _IS_GONE:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["packed", "plain"]
+__all__ = ["packed", "plain", "template"]
 
+_PLACE = b"$%d\r\n%b\r\n"
 _HEAD = re.compile(rb"([:$*])([0-9]{1,18})\r\n")
 
 
@@ -19,7 +20,13 @@ def packed(args: Sequence[Any]) -> bytes:
     for each in args:
         raw = str(each).encode() if isinstance(each, str | int) else each
         flat += (len(raw), raw)
-    return (b"*%d\r\n" % len(args)) + (b"$%d\r\n%b\r\n" * len(args)) % tuple(flat)
+    return (b"*%d\r\n" % len(args)) + (_PLACE * len(args)) % tuple(flat)
+
+
+def template(first: Sequence[Any], places: int) -> bytes:
+    """Return a command that begins so, with places for the length of each further argument, and for itself."""
+    _, _, begin = packed(first).partition(b"\r\n")
+    return (b"*%d\r\n" % (len(first) + places)) + begin.replace(b"%", b"%%") + _PLACE * places
 
 
 def plain(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
