@@ -1,5 +1,6 @@
 """Servers for the whole run, and the tables of conformance rows and of the fault matrix at its end."""
 
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -56,6 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if os.environ.get("CI") == "true" and not binaries():
         pytest.exit("CI without a real Redis or Valkey server proves nothing", returncode=1)
+    # Thousands of tests stay to the end. A test that collects garbage need not look for any among them.
+    gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 __all__ = ["RedisServer", "binaries", "free_port"]
 
@@ -71,7 +73,8 @@ class RedisServer:
         ends = time.monotonic() + within
         while True:
             try:
-                with self.client() as client:
+                # Asked anew, and not by redis-py, which waits up to a second before it does.
+                with self.client(retry=Retry(NoBackoff(), 0)) as client:
                     client.ping()
                 return
             except redis.AuthenticationError:

@@ -44,16 +44,19 @@ def _lost_completion(history: Sequence[Operation]) -> Iterator[Altered]:
 
 
 def _attempt_that_jumps(history: Sequence[Operation]) -> Iterator[Altered]:
-    """An attempt is higher than there were claims by then that may have stood."""
+    """An attempt is higher than there were messages by then that may have raised it, each by one.
+
+    It is not claims that count: one that asks again may take over from the one that took over from it.
+    """
     for owner in _told("acquired", history):
-        claims = {
-            each.claim.token
+        raising = [
+            each
             for each in history
             if each.verb == "acquire"
             and each.begun <= _end(owner)
             and (_is_told("acquired", each) or _is_open(each))
-        }
-        yield _with(history, owner, ("acquired", len(claims) + 1))
+        ]
+        yield _with(history, owner, ("acquired", len(raising) + 1))
 
 
 def _answer_before_its_time(history: Sequence[Operation]) -> Iterator[Altered]:

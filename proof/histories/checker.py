@@ -20,7 +20,7 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.verbs import Write
 from proof.histories.operations import Operation, Seen
 
-__all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad"]
+__all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad", "with_few_open"]
 
 SLACK_MS = 5.0
 """The store counts whole milliseconds, on a clock that may run a little faster or slower than ours."""
@@ -95,10 +95,21 @@ def shortest_bad(operations: Sequence[Operation]) -> list[Operation]:
     return _until(operations, ends[first])
 
 
+def with_few_open(operations: Sequence[Operation], most: int) -> list[Operation]:
+    """Return how far one can read a history until more than so many are open-ended."""
+    ends = sorted((each.ended for each in operations if each.ended is not None), reverse=True)
+    parts = (_until(operations, end) for end in ends)
+    return next((part for part in parts if sum(each.ended is None for each in part) <= most), [])
+
+
 def _until(operations: Sequence[Operation], end: float) -> list[Operation]:
+    """Return what was known at that time."""
     begun = [each for each in operations if each.begun <= end]
     return sorted(
-        (each if each.ended is not None and each.ended <= end else replace(each, ended=None) for each in begun),
+        (
+            each if each.ended is not None and each.ended <= end else replace(each, ended=None, outcome=None)
+            for each in begun
+        ),
         key=lambda each: each.begun,
     )
 

@@ -875,10 +875,10 @@ async def test_the_app_sees_its_execution_and_nobody_else_does(asgi_surface, sto
 @pytest.mark.row(34)
 async def test_the_record_is_completed_before_the_last_byte_goes_out(asgi_surface, memory):
     """Whatever the form of the answer: a client that saw it whole finds it in the store."""
-    for play in STORABLE:
+    for number, play in enumerate(STORABLE):
         layer = GatedLayer(memory, "complete")
         service = asgi_surface(layer, play)
-        conversation = service.conversation(key=f"k-{id(layer)}").start()
+        conversation = service.conversation(key=f"k-{number}").start()
         await layer.reached.wait()
         answer = conversation.answer
         assert not answer.ended

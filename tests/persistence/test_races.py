@@ -23,7 +23,7 @@ CONTENDERS = 64
 PROCESSES = 4
 LONG_MS = 60_000
 PATIENCE = 20.0  # the verbs queue up behind one another here; deadlines have tests of their own
-pytestmark = pytest.mark.row(39)
+pytestmark = [pytest.mark.row(39), pytest.mark.no_cover]  # many rounds of the same: not counted as coverage
 
 
 def sqlite(path):

@@ -2,6 +2,7 @@
 
 import heapq
 import random
+from collections import Counter
 from dataclasses import replace
 from secrets import token_hex
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Settled
 from idempotency_mw.persistence.verbs import Write
 from proof.explorer import MUTANTS, PRODUCTION
-from proof.histories import altered, checked, on_redis, on_sqlite
+from proof.histories import Altered, altered, checked, on_redis, on_sqlite
 from proof.histories.alterations import ALTERATIONS
 from proof.histories.checker import is_linearizable, seen, shortest_bad
 from proof.histories.clients import turn
@@ -87,6 +88,11 @@ EXPLAINED = {
         extend(A, 90, 91),
         acquire(B, 120, 121, running()),
         acquire(B, 210, 211, ("acquired", 2)),
+    ],
+    "a claim that takes over from who took over from it": [
+        acquire(A, 0, None),
+        acquire(B, 120, 121, ("acquired", 2)),
+        acquire(A, 240, 241, ("acquired", 3)),
     ],
     "another payload on a lapsed claim": [
         acquire(A, 0, 1, ACQUIRED),
@@ -258,6 +264,22 @@ def test_an_altered_history_is_refused():
     result = altered(keys)
     assert result.made == result.refused
     assert set(result.made) == set(ALTERATIONS)
+
+
+def test_an_attempt_jumps_only_if_no_message_that_was_sent_again_explains_it():
+    history = EXPLAINED["a claim that takes over from who took over from it"]
+    assert altered({"key": history}).refused == {"an attempt that jumps": 2}
+
+
+def test_a_history_with_many_open_messages_is_altered_as_far_as_that_can_be_searched():
+    others = [acquire(claim(token, lease_ms=10), number, None) for number, token in enumerate("cdefghijklmn", 2)]
+    history = [acquire(A, 0, 1, ACQUIRED), *others, complete(A, 500, 501), acquire(B, 502, 503, done())]
+    assert is_linearizable(history)
+    assert altered({"key": history}) == Altered(
+        Counter({"an attempt that jumps": 1}), Counter({"an attempt that jumps": 1})
+    )
+    seen_early = [acquire(B, 8.5, 8.6, running()), *history]
+    assert altered({"key": seen_early}).refused == {"an attempt that jumps": 1, "a second acquired": 2}
 
 
 # Recorded
