@@ -21,7 +21,7 @@ PACKAGE = "idempotency_mw"
 WITHIN_SECONDS = 50
 
 SCRIPTS = "persistence/redis/scripts"
-ENCODED = 'json.dumps(data, separators=(",", ":"))'
+ENCODED = "_ENCODER.encode(data)"
 
 
 @dataclass(frozen=True)
