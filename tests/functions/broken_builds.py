@@ -189,7 +189,11 @@ BUILDS = (
                 "        self._name = key_prefix or _name(function)\n        self._layer = persistence_store\n"
                 "        NAMES[id(persistence_store)] = self._name\n",
             ),
-            ("guard.py", "return Call(key, self._name,", "return Call(key, NAMES[id(self._layer)],"),
+            (
+                "guard.py",
+                "operation_of(self._config, self._name,",
+                "operation_of(self._config, NAMES[id(self._layer)],",
+            ),
             ("guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
         ),
         tests="nested",
@@ -212,9 +216,9 @@ BUILDS = (
         (
             (
                 "guard.py",
-                "        return call, lifetime(context) or _left.get()\n",
+                "        return operation, key, lifetime(context) or _left.get()\n",
                 "        self._shared = getattr(self, '_shared', None) or lifetime(context)\n"
-                "        return call, self._shared\n",
+                "        return operation, key, self._shared\n",
             ),
         ),
     ),
