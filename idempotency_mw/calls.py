@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, assert_never, cast
 
 from idempotency_mw.answers import answer, instead_of_own
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.identity import canonical, digest, text
+from idempotency_mw.core.identity import canonical, digest, joined, text
 from idempotency_mw.core.machine import (
     Answered,
     Deliver,
@@ -31,7 +31,16 @@ from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
 from idempotency_mw.serializers import OutputSerializer, encode_failure, encode_value
 
-__all__ = ["Call", "handle", "handle_async", "operation_of", "protected", "protected_async", "runs_async"]
+__all__ = [
+    "Call",
+    "handle",
+    "handle_async",
+    "namespace_of",
+    "operation_of",
+    "protected",
+    "protected_async",
+    "runs_async",
+]
 
 Answer = TypeVar("Answer")
 Encode = Callable[[Kept], bytes | None]
@@ -50,7 +59,8 @@ class Call:
 
     def operation(self, config: IdempotencyConfig) -> Operation:
         """Return the digests that a store knows the call by; `IdempotencyKeyError` where there is no key."""
-        return operation_of(config, self.name, self.plain_key(), plain_payload(self.validated))
+        namespace = namespace_of(config, self.name)
+        return operation_of(namespace, self.plain_key(), plain_payload(self.validated))
 
     def plain_key(self) -> Any:
         """Return the key as plain data; `IdempotencyKeyError` where there is none."""
@@ -60,12 +70,15 @@ class Call:
         return key
 
 
-def operation_of(config: IdempotencyConfig, name: str, key: Any, validated: Any) -> Operation:
+def namespace_of(config: IdempotencyConfig, name: str) -> bytes:
+    """Return what the keys of one function have in front."""
+    return joined((b"function", text(config.key_prefix), text(name)))
+
+
+def operation_of(namespace: bytes, key: Any, validated: Any) -> Operation:
     """Return the digests that a store knows a call by; key and `validated` are plain data."""
-    return Operation(
-        storage_key=digest((b"function", text(config.key_prefix), text(name), canonical(key))),
-        fingerprint=_NOTHING_VALIDATED if validated is None else _fingerprint(validated),
-    )
+    storage_key = digest((canonical(key),), behind=namespace)
+    return Operation(storage_key, _NOTHING_VALIDATED if validated is None else _fingerprint(validated))
 
 
 def _fingerprint(validated: Any) -> str:
@@ -212,7 +225,7 @@ async def _run_async(
 def _execution(key: Any, started: Execute) -> Execution:
     """Return what the function can ask while it runs."""
     shown = key if isinstance(key, str) else canonical(key).decode("ascii")
-    return Execution(key=shown, storage_key=started.claim.storage_key, attempt=started.attempt)
+    return Execution(key=shown, storage_key=started.claim.operation.storage_key, attempt=started.attempt)
 
 
 def runs_async(function: object) -> bool:
@@ -222,12 +235,16 @@ def runs_async(function: object) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+_DATA = frozenset((dict, list, str, int, float, bool, type(None)))
+"""Most results. To find out of any other that it has not to be awaited takes long."""
+
+
 def _ended(result: Answer, execution: Execution) -> Answer:
     """Return the result, unless it is still to come: of a lambda that calls an async function, say.
 
     Only its call can tell. A coroutine has done nothing yet, and is closed.
     """
-    if not isawaitable(result):
+    if type(result) in _DATA or not isawaitable(result):
         return result
     if iscoroutine(result):
         result.close()

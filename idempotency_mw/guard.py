@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from idempotency_mw import report
 from idempotency_mw.aws import lifetime
-from idempotency_mw.calls import operation_of, protected, protected_async, runs_async
+from idempotency_mw.calls import namespace_of, operation_of, protected, protected_async, runs_async
 from idempotency_mw.core.config import IdempotencyConfig, check_type
 from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.plain import is_missing, plain_payload
@@ -55,6 +55,7 @@ class Guard:
         check_type("config", self._config, IdempotencyConfig)
         check_type("key_prefix", key_prefix, str | None)
         self._name = key_prefix or _name(function)
+        self._namespace = namespace_of(self._config, self._name)
         self._serializer = serializer
         self._event_key = _selection(self._config.event_key_jmespath, self._config)
         self._validation = _selection(self._config.payload_validation_jmespath, self._config)
@@ -110,7 +111,7 @@ class Guard:
         payload, context = self._arguments.of(args, kwargs)
         plain = plain_payload(payload)
         key = self._key(plain)
-        operation = None if key is None else operation_of(self._config, self._name, key, self._validated(plain))
+        operation = None if key is None else operation_of(self._namespace, key, self._validated(plain))
         return operation, key, lifetime(context) or _left.get()
 
     def _key(self, payload: Any) -> Any:

@@ -191,8 +191,8 @@ BUILDS = (
             ),
             (
                 "guard.py",
-                "operation_of(self._config, self._name,",
-                "operation_of(self._config, NAMES[id(self._layer)],",
+                "operation_of(self._namespace,",
+                "operation_of(namespace_of(self._config, NAMES[id(self._layer)]),",
             ),
             ("guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
         ),
@@ -357,7 +357,7 @@ BUILDS = (
         (
             ("guard.py", "        self._is_async = _runs_async(function)\n", "        self._is_async = False\n"),
             ("calls.py", "    if runs_async(function):\n", "    if False:\n"),
-            ("calls.py", "    if not isawaitable(result):\n", "    if True:\n"),
+            ("calls.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
         ),
         tests="an_async_function",
     ),
