@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, assert_never, cast
 
 from idempotency_mw.answers import answer, instead_of_own
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.identity import canonical, digest, joined, text
+from idempotency_mw.core.identity import canonical
 from idempotency_mw.core.machine import (
     Answered,
     Deliver,
@@ -29,18 +29,10 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+from idempotency_mw.operations import namespace_of, operation_of
 from idempotency_mw.serializers import OutputSerializer, encode_failure, encode_value
 
-__all__ = [
-    "Call",
-    "handle",
-    "handle_async",
-    "namespace_of",
-    "operation_of",
-    "protected",
-    "protected_async",
-    "runs_async",
-]
+__all__ = ["Call", "handle", "handle_async", "protected", "protected_async", "runs_async"]
 
 Answer = TypeVar("Answer")
 Encode = Callable[[Kept], bytes | None]
@@ -59,33 +51,15 @@ class Call:
 
     def operation(self, config: IdempotencyConfig) -> Operation:
         """Return the digests that a store knows the call by; `IdempotencyKeyError` where there is no key."""
-        namespace = namespace_of(config, self.name)
-        return operation_of(namespace, self.plain_key(), plain_payload(self.validated))
-
-    def plain_key(self) -> Any:
-        """Return the key as plain data; `IdempotencyKeyError` where there is none."""
-        key = plain_payload(self.key)
-        if is_missing(key):
-            raise IdempotencyKeyError("the idempotency key is empty")
-        return key
+        return _prepared(self, config)[0]
 
 
-def namespace_of(config: IdempotencyConfig, name: str) -> bytes:
-    """Return what the keys of one function have in front."""
-    return joined((b"function", text(config.key_prefix), text(name)))
-
-
-def operation_of(namespace: bytes, key: Any, validated: Any) -> Operation:
-    """Return the digests that a store knows a call by; key and `validated` are plain data."""
-    storage_key = digest((canonical(key),), behind=namespace)
-    return Operation(storage_key, _NOTHING_VALIDATED if validated is None else _fingerprint(validated))
-
-
-def _fingerprint(validated: Any) -> str:
-    return digest((b"function", canonical(validated)))
-
-
-_NOTHING_VALIDATED = _fingerprint(None)
+def _prepared(call: Call, config: IdempotencyConfig) -> tuple[Operation, Any]:
+    """Return the call's operation, and its key as plain data."""
+    key = plain_payload(call.key)
+    if is_missing(key):
+        raise IdempotencyKeyError("the idempotency key is empty")
+    return operation_of(namespace_of(config, call.name), key, plain_payload(call.validated)), key
 
 
 class _Blocking(Protocol):
@@ -108,8 +82,8 @@ def handle(handler: _Blocking, call: Call, function: Callable[[], Answer]) -> An
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
     if runs_async(function):
         raise IdempotencyConfigurationError("an async function needs an AsyncIdempotencyHandler")
-    operation = call.operation(handler.config)
-    return protected(handler, operation, call.plain_key(), call.output_serializer, function)
+    operation, key = _prepared(call, handler.config)
+    return protected(handler, operation, key, call.output_serializer, function)
 
 
 def protected(
@@ -119,7 +93,7 @@ def protected(
     serializer: OutputSerializer | None,
     function: Callable[[], Answer],
 ) -> Answer:
-    """Do so for the operation of a key that is plain data."""
+    """Do so for an operation, and for its key as plain data, which the function can ask for."""
     decision = handler.begin(operation)
     match decision:
         case Execute():
@@ -166,8 +140,8 @@ def _run(
 
 async def handle_async(handler: _Async, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
-    operation = call.operation(handler.config)
-    return await protected_async(handler, operation, call.plain_key(), call.output_serializer, function)
+    operation, key = _prepared(call, handler.config)
+    return await protected_async(handler, operation, key, call.output_serializer, function)
 
 
 async def protected_async(
@@ -177,7 +151,7 @@ async def protected_async(
     serializer: OutputSerializer | None,
     function: Callable[[], Awaitable[Answer]],
 ) -> Answer:
-    """Do so for the operation of a key that is plain data."""
+    """Do so for an operation, and for its key as plain data, which the function can ask for."""
     decision = await handler.begin(operation)
     match decision:
         case Execute():

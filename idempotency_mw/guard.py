@@ -13,13 +13,14 @@ from typing import Any, cast
 
 from idempotency_mw import report
 from idempotency_mw.aws import lifetime
-from idempotency_mw.calls import namespace_of, operation_of, protected, protected_async, runs_async
+from idempotency_mw.calls import protected, protected_async, runs_async
 from idempotency_mw.core.config import IdempotencyConfig, check_type
 from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.plain import is_missing, plain_payload
 from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
+from idempotency_mw.operations import namespace_of, operation_of
 from idempotency_mw.payloads import Arguments
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
 from idempotency_mw.persistence.base import is_async as is_async_layer
