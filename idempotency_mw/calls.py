@@ -1,20 +1,17 @@
-"""One call of a function under a key: what it is told apart by, how it runs, and what its caller gets.
+"""One call of a function under a key: what it is told apart by, and how it runs.
 
-A caller gets a value or an error, where HTTP has a status. The blocking way stands above the async one, line for
-line the same.
+The blocking way stands above the async one, line for line the same.
 """
 
-import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from typing import Any, Protocol, TypeVar, assert_never, cast
 
-from idempotency_mw import report
+from idempotency_mw.answers import answer, instead_of_own
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.identity import canonical, digest, text
+from idempotency_mw.core.identity import canonical
 from idempotency_mw.core.machine import (
     Answered,
     Deliver,
@@ -23,30 +20,19 @@ from idempotency_mw.core.machine import (
     Execute,
     Failed,
     Kept,
-    Reason,
     Reject,
     Replay,
     Unprotected,
 )
 from idempotency_mw.core.plain import is_missing, plain_payload
 from idempotency_mw.core.record import Claim, Operation
-from idempotency_mw.errors import (
-    IdempotencyAlreadyInProgressError,
-    IdempotencyConfigurationError,
-    IdempotencyError,
-    IdempotencyExecutionFailedError,
-    IdempotencyKeyError,
-    IdempotencyOutcomeUnknownError,
-    IdempotencyPersistenceLayerError,
-    IdempotencyRecordError,
-    IdempotencyResponseNotKeptError,
-    IdempotencyValidationError,
-)
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
-from idempotency_mw.serializers import OutputSerializer, decode, encode_failure, encode_value
+from idempotency_mw.operations import namespace_of, operation_of
+from idempotency_mw.serializers import OutputSerializer, encode_failure, encode_value
 
-__all__ = ["Call", "handle", "handle_async", "runs_async"]
+__all__ = ["Call", "handle", "handle_async", "protected", "protected_async", "runs_async"]
 
 Answer = TypeVar("Answer")
 Encode = Callable[[Kept], bytes | None]
@@ -65,20 +51,15 @@ class Call:
 
     def operation(self, config: IdempotencyConfig) -> Operation:
         """Return the digests that a store knows the call by; `IdempotencyKeyError` where there is no key."""
-        key = plain_payload(self.key)
-        if is_missing(key):
-            raise IdempotencyKeyError("the idempotency key is empty")
-        validated = canonical(plain_payload(self.validated))
-        return Operation(
-            storage_key=digest((b"function", text(config.key_prefix), text(self.name), canonical(key))),
-            fingerprint=digest((b"function", validated)),
-        )
+        return _prepared(self, config)[0]
 
-    def execution(self, operation: Operation, attempt: int) -> Execution:
-        """Return what the function can ask while it runs."""
-        key = plain_payload(self.key)
-        shown = key if isinstance(key, str) else canonical(key).decode("ascii")
-        return Execution(key=shown, storage_key=operation.storage_key, attempt=attempt)
+
+def _prepared(call: Call, config: IdempotencyConfig) -> tuple[Operation, Any]:
+    """Return the call's operation, and its key as plain data."""
+    key = plain_payload(call.key)
+    if is_missing(key):
+        raise IdempotencyKeyError("the idempotency key is empty")
+    return operation_of(namespace_of(config, call.name), key, plain_payload(call.validated)), key
 
 
 class _Blocking(Protocol):
@@ -101,21 +82,37 @@ def handle(handler: _Blocking, call: Call, function: Callable[[], Answer]) -> An
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
     if runs_async(function):
         raise IdempotencyConfigurationError("an async function needs an AsyncIdempotencyHandler")
-    operation = call.operation(handler.config)
+    operation, key = _prepared(call, handler.config)
+    return protected(handler, operation, key, call.output_serializer, function)
+
+
+def protected(
+    handler: _Blocking,
+    operation: Operation,
+    key: Any,
+    serializer: OutputSerializer | None,
+    function: Callable[[], Answer],
+) -> Answer:
+    """Do so for an operation, and for its key as plain data, which the function can ask for."""
     decision = handler.begin(operation)
     match decision:
-        case Execute(claim, attempt):
-            return _run(handler, call, claim, call.execution(operation, attempt), function)
+        case Execute():
+            execution = _execution(key, decision)
+            return _run(handler, decision.claim, execution, serializer, function)
         case Unprotected():
             return function()
         case Replay() | Reject():
-            return cast("Answer", _answer(decision, call, handler.config))
+            return cast("Answer", answer(decision, operation, serializer, handler.config))
         case _:
             assert_never(decision)
 
 
 def _run(
-    handler: _Blocking, call: Call, claim: Claim, execution: Execution, function: Callable[[], Answer]
+    handler: _Blocking,
+    claim: Claim,
+    execution: Execution,
+    serializer: OutputSerializer | None,
+    function: Callable[[], Answer],
 ) -> Answer:
     heartbeat = handler.heartbeat(claim)
     heartbeat.start()
@@ -126,40 +123,54 @@ def _run(
         heartbeat.stop()
         failure = encode_failure(error)
         reply = handler.settle(claim, _ending(execution, Failed()), lambda _: failure)
-        instead = _instead(reply, claim, call)
-        if instead is None:
+        other = instead_of_own(reply, claim, serializer)
+        if other is None:
             raise
     else:
         heartbeat.stop()
-        reply = handler.settle(
-            claim, _ending(execution, _WHOLE), lambda _: encode_value(result, call.output_serializer)
-        )
-        instead = _instead(reply, claim, call)
-        if instead is None:
+        reply = handler.settle(claim, _ending(execution, _WHOLE), lambda _: encode_value(result, serializer))
+        other = instead_of_own(reply, claim, serializer)
+        if other is None:
             return result
     finally:
         # Interrupted, the claim is left as it is: what the function started may still go on.
         heartbeat.stop()
-    return cast("Answer", _answer(instead, call, handler.config))
+    return cast("Answer", answer(other, claim.operation, serializer, handler.config))
 
 
 async def handle_async(handler: _Async, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run the function under the call's key, or return what the record holds; a refusal is raised."""
-    operation = call.operation(handler.config)
+    operation, key = _prepared(call, handler.config)
+    return await protected_async(handler, operation, key, call.output_serializer, function)
+
+
+async def protected_async(
+    handler: _Async,
+    operation: Operation,
+    key: Any,
+    serializer: OutputSerializer | None,
+    function: Callable[[], Awaitable[Answer]],
+) -> Answer:
+    """Do so for an operation, and for its key as plain data, which the function can ask for."""
     decision = await handler.begin(operation)
     match decision:
-        case Execute(claim, attempt):
-            return await _run_async(handler, call, claim, call.execution(operation, attempt), function)
+        case Execute():
+            execution = _execution(key, decision)
+            return await _run_async(handler, decision.claim, execution, serializer, function)
         case Unprotected():
             return await function()
         case Replay() | Reject():
-            return cast("Answer", _answer(decision, call, handler.config))
+            return cast("Answer", answer(decision, operation, serializer, handler.config))
         case _:
             assert_never(decision)
 
 
 async def _run_async(
-    handler: _Async, call: Call, claim: Claim, execution: Execution, function: Callable[[], Awaitable[Answer]]
+    handler: _Async,
+    claim: Claim,
+    execution: Execution,
+    serializer: OutputSerializer | None,
+    function: Callable[[], Awaitable[Answer]],
 ) -> Answer:
     heartbeat = handler.heartbeat(claim)
     heartbeat.start()
@@ -170,21 +181,25 @@ async def _run_async(
         heartbeat.stop()
         failure = encode_failure(error)
         reply = await handler.settle(claim, _ending(execution, Failed()), lambda _: failure)
-        instead = _instead(reply, claim, call)
-        if instead is None:
+        other = instead_of_own(reply, claim, serializer)
+        if other is None:
             raise
     else:
         heartbeat.stop()
-        reply = await handler.settle(
-            claim, _ending(execution, _WHOLE), lambda _: encode_value(result, call.output_serializer)
-        )
-        instead = _instead(reply, claim, call)
-        if instead is None:
+        reply = await handler.settle(claim, _ending(execution, _WHOLE), lambda _: encode_value(result, serializer))
+        other = instead_of_own(reply, claim, serializer)
+        if other is None:
             return result
     finally:
         # Cancelled or interrupted, the claim is left as it is: what the function started may still go on.
         heartbeat.stop()
-    return cast("Answer", _answer(instead, call, handler.config))
+    return cast("Answer", answer(other, claim.operation, serializer, handler.config))
+
+
+def _execution(key: Any, started: Execute) -> Execution:
+    """Return what the function can ask while it runs."""
+    shown = key if isinstance(key, str) else canonical(key).decode("ascii")
+    return Execution(key=shown, storage_key=started.claim.operation.storage_key, attempt=started.attempt)
 
 
 def runs_async(function: object) -> bool:
@@ -194,12 +209,16 @@ def runs_async(function: object) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+_DATA = frozenset((dict, list, str, int, float, bool, type(None)))
+"""Most results. To find out of any other that it has not to be awaited takes long."""
+
+
 def _ended(result: Answer, execution: Execution) -> Answer:
     """Return the result, unless it is still to come: of a lambda that calls an async function, say.
 
     Only its call can tell. A coroutine has done nothing yet, and is closed.
     """
-    if not isawaitable(result):
+    if type(result) in _DATA or not isawaitable(result):
         return result
     if iscoroutine(result):
         result.close()
@@ -216,50 +235,3 @@ def _ending(execution: Execution, ending: Ending) -> Ending:
     """Return how the run ended, and let nothing be discarded from here on."""
     execution.close()
     return Discarded() if execution.discarded else ending
-
-
-def _instead(reply: Deliver | Replay | Reject, claim: Claim, call: Call) -> Replay | Reject | None:
-    """Return what a late owner's caller gets in place of the run's own result or exception, if anything.
-
-    A winner's record that can't be read is nothing: the effect has happened, and its answer is at hand.
-    """
-    if isinstance(reply, Deliver):
-        return None
-    if isinstance(reply, Replay):
-        try:
-            with suppress(IdempotencyExecutionFailedError):  # a stored failure can be read
-                decode(reply.record.result or b"", call.output_serializer)
-        except IdempotencyRecordError as error:
-            report.winner_unreadable(claim.storage_key, error)
-            return None
-    return reply
-
-
-def _answer(decision: Replay | Reject, call: Call, config: IdempotencyConfig) -> Any:
-    """Return the value that the record holds, or raise why there is none."""
-    if isinstance(decision, Reject):
-        raise _error(decision)
-    record = decision.record
-    try:
-        value = decode(record.result or b"", call.output_serializer)
-    except IdempotencyRecordError as error:
-        report.store_refused(call.operation(config).storage_key, error)
-        raise
-    return value if config.response_hook is None else config.response_hook(value, record)
-
-
-_ERRORS: dict[Reason, tuple[type[IdempotencyError], str]] = {
-    Reason.REUSED: (IdempotencyValidationError, "the key was used before, for something else"),
-    Reason.OUTCOME_UNKNOWN: (IdempotencyOutcomeUnknownError, "the first call died, with an unknown outcome"),
-    Reason.NOT_KEPT: (IdempotencyResponseNotKeptError, "the first call succeeded, but its result was not kept"),
-}
-
-
-def _error(decision: Reject) -> Exception:
-    if decision.cause is not None:
-        return decision.cause
-    if decision.reason is Reason.IN_PROGRESS:
-        seconds = max(math.ceil((decision.retry_after_ms or 0) / 1000), 1)
-        return IdempotencyAlreadyInProgressError("the first call with this key still runs", seconds)
-    kind, message = _ERRORS.get(decision.reason, (IdempotencyPersistenceLayerError, "the store failed"))
-    return kind(message)

@@ -13,12 +13,14 @@ from typing import Any, cast
 
 from idempotency_mw import report
 from idempotency_mw.aws import lifetime
-from idempotency_mw.calls import Call, runs_async
+from idempotency_mw.calls import protected, protected_async, runs_async
 from idempotency_mw.core.config import IdempotencyConfig, check_type
 from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.plain import is_missing, plain_payload
+from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
+from idempotency_mw.operations import namespace_of, operation_of
 from idempotency_mw.payloads import Arguments
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
 from idempotency_mw.persistence.base import is_async as is_async_layer
@@ -54,6 +56,7 @@ class Guard:
         check_type("config", self._config, IdempotencyConfig)
         check_type("key_prefix", key_prefix, str | None)
         self._name = key_prefix or _name(function)
+        self._namespace = namespace_of(self._config, self._name)
         self._serializer = serializer
         self._event_key = _selection(self._config.event_key_jmespath, self._config)
         self._validation = _selection(self._config.payload_validation_jmespath, self._config)
@@ -72,55 +75,57 @@ class Guard:
         return functools.wraps(self._function)(asynchronous if self._is_async else blocking)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call, left = self._prepared(args, kwargs)
+        operation, key, left = self._prepared(args, kwargs)
         function = functools.partial(self._function, *args, **kwargs)
         token = _left.set(left)
         try:
-            if call is None:
+            if operation is None:
                 return function()
-            handler: IdempotencyHandler = self._handler
-            return (handler if left is None else handler.within(left)).handle(call, function)
+            handler: IdempotencyHandler = self._handler if left is None else self._handler.within(left)
+            return protected(handler, operation, key, self._serializer, function)
         finally:
             _left.reset(token)
 
     async def _call_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call, left = self._prepared(args, kwargs)
+        operation, key, left = self._prepared(args, kwargs)
         function = functools.partial(self._function, *args, **kwargs)
         token = _left.set(left)
         try:
-            if call is None:
+            if operation is None:
                 return await function()
-            handler: AsyncIdempotencyHandler = self._handler
-            if left is None:
-                return await handler.handle(call, function)
-            return await self._call_within(handler.within(left), call, function)
+            handler: AsyncIdempotencyHandler = self._handler if left is None else self._handler.within(left)
+            try:
+                return await protected_async(handler, operation, key, self._serializer, function)
+            finally:
+                if left is not None:
+                    await handler.finish()
         finally:
             _left.reset(token)
 
-    async def _call_within(self, handler: AsyncIdempotencyHandler, call: Call, function: Any) -> Any:
-        try:
-            return await handler.handle(call, function)
-        finally:
-            await handler.finish()
-
-    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call | None, Left | None]:
-        """Return the call, None where it is to run unprotected, and what tells how long this process may live."""
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Operation | None, Any, Left | None]:
+        """Return the operation, None for a call that runs unprotected, its key, and how long it may take."""
         if _is_disabled():
             report.protection_disabled(self._name)
-            return None, None
+            return None, None, None
         payload, context = self._arguments.of(args, kwargs)
-        call = self._keyed(plain_payload(payload))
-        return call, lifetime(context) or _left.get()
+        plain = plain_payload(payload)
+        key = self._key(plain)
+        operation = None if key is None else operation_of(self._namespace, key, self._validated(plain))
+        return operation, key, lifetime(context) or _left.get()
 
-    def _keyed(self, payload: Any) -> Call | None:
-        key = payload if self._event_key is None else self._event_key.of(payload)
+    def _key(self, payload: Any) -> Any:
+        key = payload if self._event_key is None else plain_payload(self._event_key.of(payload))
         if not is_missing(key):
-            validated = None if self._validation is None else self._validation.of(payload)
-            return Call(key, self._name, validated, self._serializer)
+            return key
         if self._config.raise_on_no_idempotency_key:
             raise IdempotencyKeyError("the payload has no idempotency key")
         report.key_missing(self._name)
         return None
+
+    def _validated(self, payload: Any) -> Any:
+        return None if self._validation is None else plain_payload(self._validation.of(payload))
 
 
 def _is_disabled() -> bool:

@@ -30,6 +30,7 @@ class Arguments:
         self._context = named[1] if len(named) > 1 and not only else None
         is_simple = all(each.kind is Parameter.POSITIONAL_OR_KEYWORD for each in parameters.values())
         self._simple = tuple(parameters) if is_simple else None
+        self._names = frozenset(parameters)
 
     def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Return payload and context of one call; raises `TypeError` as the call itself would."""
@@ -41,10 +42,10 @@ class Arguments:
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments by name. Where each one is given, and in one way, there is nothing to find out."""
-        if self._simple is not None and len(args) + len(kwargs) == len(self._simple):
-            if not args and kwargs.keys() == set(self._simple):
+        if self._simple is not None:
+            if not args and kwargs.keys() == self._names:
                 return kwargs
-            if not kwargs:
+            if not kwargs and len(args) == len(self._simple):
                 return dict(zip(self._simple, args, strict=True))
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()

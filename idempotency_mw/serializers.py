@@ -35,6 +35,8 @@ __all__ = [
     "serializer_for",
 ]
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DECODER = json.JSONDecoder()
 _CLASS_NAME = re.compile(r"[\w.<>]{1,200}")
 
 
@@ -135,7 +137,7 @@ def encode_value(result: Any, serializer: OutputSerializer | None) -> bytes | No
     """Return the bytes of a result; None for one that can't be kept."""
     try:
         data = result if result is None or serializer is None else serializer.to_dict(result)
-        return b"1V" + json.dumps(data, separators=(",", ":")).encode("ascii")
+        return b"1V" + _ENCODER.encode(data).encode("ascii")
     except Exception:  # noqa: BLE001 - the caller must get its result, whatever a serializer raises
         return None
 
@@ -156,10 +158,18 @@ def decode(data: bytes, serializer: OutputSerializer | None) -> Any:
     if data[:2] != b"1V":
         raise IdempotencyRecordError("the record holds no result of this version")
     try:
-        value = json.loads(data[2:].decode("ascii"))
+        value = _value(data[2:].decode("ascii"))
         return value if value is None or serializer is None else serializer.from_dict(value)
     except Exception as error:  # noqa: BLE001 - what a model raises quotes the value
         raise IdempotencyRecordError(f"the record's result can't be read: {type(error).__name__}") from None
+
+
+def _value(written: str) -> Any:
+    """Return the value that was written. No white space is, around it: there is none to be looked for."""
+    value, end = _DECODER.raw_decode(written)
+    if end < len(written):
+        raise ValueError("something stands behind the value")
+    return value
 
 
 def _failure(name: bytes) -> Exception:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jmespath
 from jmespath.exceptions import UnknownFunctionError
 from jmespath.functions import Functions
+from jmespath.visitor import TreeInterpreter
 
 from idempotency_mw.core.unpacking import NAMES, Unpacking
 from idempotency_mw.errors import IdempotencyKeyError
@@ -81,14 +82,16 @@ class Selection:
     there is not, and `IdempotencyKeyError` when it fails on the data that it is given.
     """
 
-    __slots__ = ("_compiled", "_functions", "_options", "_unpacking")
+    __slots__ = ("_functions", "_interpreter", "_options", "_parsed", "_unpacking")
 
     def __init__(self, expression: str, options: jmespath.Options | None = None) -> None:
-        self._compiled = jmespath.compile(expression)
+        self._parsed = jmespath.compile(expression).parsed
         self._options = options
+        # To make one costs more than most searches; it has no state but what it knows of its own methods.
+        self._interpreter = TreeInterpreter(options)
         self._functions = getattr(options, "custom_functions", None) or Functions()
         known = getattr(self._functions, "FUNCTION_TABLE", None)  # what has none only jmespath can ask
-        named = frozenset(_functions_in(self._compiled.parsed))
+        named = frozenset(_functions_in(self._parsed))
         self._unpacking = (named & NAMES).difference(known or ())  # the user's own function of a name comes first
         for name in named - self._unpacking:
             if known is not None and name not in known:
@@ -97,19 +100,19 @@ class Selection:
     def of(self, data: Any) -> Any:
         """Return what the expression selects from JSON data; None where it selects nothing."""
         try:
-            return self._compiled.search(data, options=self._options_of_one_search())
+            return self._interpreter_of_one_search().visit(self._parsed, data)
         except Exception as error:  # noqa: BLE001 - custom functions raise what they like
             # The error's message holds the value that it choked on: it is neither repeated nor chained to.
             raise IdempotencyKeyError(
                 f"the JMESPath expression fails on this payload: {type(error).__name__}"
             ) from None
 
-    def _options_of_one_search(self) -> jmespath.Options | None:
+    def _interpreter_of_one_search(self) -> TreeInterpreter:
         if not self._unpacking:
-            return self._options
+            return self._interpreter
         dict_class = getattr(self._options, "dict_cls", None)
         functions: Any = Unpacking(self._functions, self._unpacking)
-        return jmespath.Options(dict_cls=dict_class, custom_functions=functions)
+        return TreeInterpreter(jmespath.Options(dict_cls=dict_class, custom_functions=functions))
 
 
 def _functions_in(node: Any) -> Iterator[str]:

@@ -45,17 +45,23 @@ def plain_payload(payload: object) -> Any:
 
 def is_missing(selected: Any) -> bool:
     """Tell whether what was selected from a payload is no key: None, empty, or all its parts None."""
+    if isinstance(selected, str):
+        return selected == ""
     if isinstance(selected, dict):
         return all(part is None for part in cast("dict[str, Any]", selected).values())
     if isinstance(selected, list):
         return all(part is None for part in cast("Any", selected))
-    return selected is None or selected == ""
+    return selected is None
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return the value as JSON data; raises `TypeError` for what has no such form."""
     if type(value) in _PLAIN:
         return value
+    return _CONTAINERS.get(type(value), _of_any_class)(value)
+
+
+def _of_any_class(value: Any) -> Any:
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, str | int | float):
@@ -68,9 +74,9 @@ def plain(value: Any) -> Any:
 
 def _container(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [plain(each) for each in cast("Iterable[Any]", value)]
+        return _array(value)
     if isinstance(value, Mapping):
-        return _object(cast("Any", value).items())
+        return _members(value)
     if isinstance(value, type):
         raise TypeError("a class is no data")
     if is_dataclass(value):
@@ -80,10 +86,22 @@ def _container(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no data")
 
 
+def _array(value: Any) -> list[Any]:
+    return [plain(each) for each in value]
+
+
+def _members(value: Any) -> dict[str, Any]:
+    return _object(value.items())
+
+
+_CONTAINERS: dict[type, Callable[[Any], Any]] = {dict: _members, list: _array, tuple: _array}
+"""Most of the others: to ask a value for each class that it may be derived from takes long."""
+
+
 def _object(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in items:
-        text = _name(plain(name))
+        text = name if type(name) is str else _name(plain(name))
         if text in members:
             raise ValueError("two names have one text")
         members[text] = plain(value)

@@ -21,7 +21,7 @@ PACKAGE = "idempotency_mw"
 WITHIN_SECONDS = 50
 
 SCRIPTS = "persistence/redis/scripts"
-ENCODED = 'json.dumps(data, separators=(",", ":"))'
+ENCODED = "_ENCODER.encode(data)"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,11 @@ BUILDS = (
                 "        self._name = key_prefix or _name(function)\n        self._layer = persistence_store\n"
                 "        NAMES[id(persistence_store)] = self._name\n",
             ),
-            ("guard.py", "return Call(key, self._name,", "return Call(key, NAMES[id(self._layer)],"),
+            (
+                "guard.py",
+                "operation_of(self._namespace,",
+                "operation_of(namespace_of(self._config, NAMES[id(self._layer)]),",
+            ),
             ("guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
         ),
         tests="nested",
@@ -212,9 +216,9 @@ BUILDS = (
         (
             (
                 "guard.py",
-                "        return call, lifetime(context) or _left.get()\n",
+                "        return operation, key, lifetime(context) or _left.get()\n",
                 "        self._shared = getattr(self, '_shared', None) or lifetime(context)\n"
-                "        return call, self._shared\n",
+                "        return operation, key, self._shared\n",
             ),
         ),
     ),
@@ -354,7 +358,7 @@ BUILDS = (
         (
             ("guard.py", "        self._is_async = _runs_async(function)\n", "        self._is_async = False\n"),
             ("calls.py", "    if runs_async(function):\n", "    if False:\n"),
-            ("calls.py", "    if not isawaitable(result):\n", "    if True:\n"),
+            ("calls.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
         ),
         tests="an_async_function",
     ),

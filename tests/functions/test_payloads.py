@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
 import jmespath
 import pytest
@@ -84,10 +85,16 @@ def test_what_derives_from_text_or_numbers_is_that_text_or_number():
     assert plain({"reference": Reference("a"), "amount": Cents(5)}) == {"reference": "a", "amount": 5}
 
 
+class Pair(NamedTuple):
+    name: str
+    amount: int
+
+
 def test_a_payload_is_its_data_whatever_class_holds_it():
     line = {"sku": "00000000-0000-0000-0000-000000000007", "price": "1.50"}
     assert plain(LINE) == plain(OrderedDict(line)) == line
     assert plain(CUSTOMER) == {"name": "Ada", "born": "1815-12-10", "home": "/home/ada"}
+    assert plain(Pair("a", 1)) == plain(["a", 1]) == plain(("a", 1)) == ["a", 1]
     assert plain(PAYLOADS["enums"]) == ["red", 3, "ada"]
     assert plain(PAYLOADS["path"]) == "a/b"
     assert plain(PAYLOADS["names"])["null"] == "c"

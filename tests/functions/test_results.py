@@ -92,6 +92,12 @@ def test_bytes_that_were_not_written_here_are_an_error_of_their_own(data):
         assert (start + data).startswith(b"1V")
 
 
+@pytest.mark.parametrize("data", [b"1V1 ", b"1V 1", b"1V1,", b"1V[]]", b"1V"])
+def test_nothing_stands_around_a_value(data):
+    with pytest.raises(IdempotencyRecordError):
+        decode(data, None)
+
+
 def test_a_deeply_nested_record_is_an_error_of_its_own():
     with pytest.raises(IdempotencyRecordError):
         decode(b"1V" + b"[" * 200_000, None)
