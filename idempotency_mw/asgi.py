@@ -19,7 +19,7 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request
+from idempotency_mw.http.message import Request, grouped
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
@@ -199,7 +199,7 @@ def _request(scope: Scope, names: frozenset[bytes]) -> Request:
         method=scope["method"].upper(),
         path=path,
         query=scope.get("query_string", b""),
-        headers=tuple([(lower, value) for name, value in headers if (lower := name.lower()) in names]),
+        lines=grouped(headers, names),
     )
 
 

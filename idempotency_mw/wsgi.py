@@ -210,13 +210,7 @@ def _request(environ: Environ, names: frozenset[bytes]) -> Request:
         # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
         path=path.encode("latin-1").decode("utf-8", "replace"),
         query=query.encode("latin-1"),
-        headers=tuple(
-            [
-                (name, value.encode("latin-1"))
-                for name, key in _environ_keys(names)
-                if (value := environ.get(key)) is not None
-            ]
-        ),
+        lines={name: [environ[key].encode("latin-1")] for name, key in _environ_keys(names) if key in environ},
     )
 
 

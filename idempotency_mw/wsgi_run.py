@@ -250,6 +250,5 @@ def _lines(headers: HeaderList) -> Headers:
 
 
 def _head(response: Response) -> tuple[str, HeaderList]:
-    phrase = responses.get(response.status, "Unknown")
     headers = [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in response.headers]
-    return f"{response.status} {phrase}", headers
+    return f"{response.status} {responses.get(response.status, 'Unknown')}", headers

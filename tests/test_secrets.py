@@ -220,7 +220,7 @@ def test_no_canary_is_in_the_repr_of_a_public_object():
         claim,
         Record(Status.COMPLETED, 1, "f" * 64, 1, b"canary-body"),
         Frame(Status.COMPLETED, "canary-token", 1, 1, "f" * 64, b"canary-body"),
-        Request("POST", "/pay", b"canary-query", headers),
+        Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
         Response(200, headers, b"canary-body"),
         Execution(key="canary-key", storage_key="5" * 64, attempt=1),
         Call("canary-key", "charge", {"card": "canary-body"}, CustomDictSerializer(dict, dict)),

@@ -11,7 +11,7 @@ In two steps, because the body and the caller lie between them, and only the sur
 and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
 
@@ -40,7 +40,7 @@ from idempotency_mw.http.capture import BODILESS_STATUSES, Capture
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import KeptHeaders, canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Headers, Request, Response, grouped
+from idempotency_mw.http.message import Headers, Lines, Request, Response
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
 
@@ -96,7 +96,7 @@ class Exchange:
         self.http = http
         self._methods = frozenset(http.methods)
         self._has_callers = http.caller is not None
-        self._header = http.header.lower().encode("ascii") if http.header else None
+        self._header = (http.header or "").lower().encode("ascii")
         self._replay_header = http.replay_header.lower().encode("ascii")
         self._marker = self._replay_header, b"true"
         self._event_key = _selection(config.event_key_jmespath, config)
@@ -122,7 +122,7 @@ class Exchange:
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
         """Decide from the request's head. One whose method is not protected never comes here."""
-        lines = grouped(request.headers)
+        lines = request.lines
         key = header_key(lines[self._header], self.http) if self._header in lines else None
         if isinstance(key, Refusal):
             return Refuse(key)
@@ -185,7 +185,7 @@ class Exchange:
         longest = self.http.max_wait_seconds
         if not longest:
             return None
-        preferred = preferred_wait(request.headers)
+        preferred = preferred_wait(request.lines.get(b"prefer", ()))
         return None if preferred is None else min(preferred, int(longest))
 
     # The app's answer, into the store.
@@ -267,7 +267,7 @@ class Exchange:
 
     def _read_headers(self) -> frozenset[bytes]:
         names = {b"content-type", b"content-length", *self._bound}
-        if self._header is not None:
+        if self._header:
             names.add(self._header)
         if self.http.max_wait_seconds:
             names.add(b"prefer")
@@ -286,7 +286,7 @@ class Exchange:
             return None
         return body_key(self._event_key.of(document.data), self.http)
 
-    def _credentials(self, lines: Mapping[bytes, list[bytes]]) -> list[bytes]:
+    def _credentials(self, lines: Lines) -> list[bytes]:
         """Return the bound headers, by name; one that is absent is not one that is empty."""
         if self._has_callers:
             return []

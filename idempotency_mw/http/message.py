@@ -1,10 +1,16 @@
-"""Requests and responses as values. Headers are ordered pairs of bytes: order and repetition mean something."""
+"""Requests and responses as values. Headers keep their order and their repetitions: both mean something.
 
+Those of a response, which is passed on, are pairs of bytes. Those of a request are only looked up, by their names.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-__all__ = ["Headers", "Request", "Response", "grouped", "split_list", "values"]
+__all__ = ["Headers", "Lines", "Request", "Response", "grouped", "split_list", "values"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
+Lines = Mapping[bytes, list[bytes]]
+"""The values of all lines of a header, in their order, by its name in lower case."""
 
 
 class Request(NamedTuple):
@@ -15,8 +21,7 @@ class Request(NamedTuple):
     path: str
     """Decoded, as the server gives it, with the prefix of a mount in front, once."""
     query: bytes
-    headers: Headers
-    """Names in lower case."""
+    lines: Lines
 
     def __repr__(self) -> str:
         return f"Request(method={self.method!r}, path={self.path!r})"
@@ -38,14 +43,15 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
     return [value for each, value in headers if each == name]
 
 
-def grouped(headers: Headers) -> dict[bytes, list[bytes]]:
-    """Return the values of all lines by name, in their order."""
+def grouped(headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> Lines:
+    """Return the lines of headers with these names, which are in lower case."""
     lines: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        if name in lines:
-            lines[name].append(value)
-        else:
-            lines[name] = [value]
+        lower = name.lower()
+        if lower in lines:
+            lines[lower].append(value)
+        elif lower in names:
+            lines[lower] = [value]
     return lines
 
 

@@ -1,8 +1,7 @@
 """The preference to wait (RFC 7240, section 4.3)."""
 
 import re
-
-from idempotency_mw.http.message import Headers, values
+from collections.abc import Sequence
 
 __all__ = ["preferred_wait"]
 
@@ -12,9 +11,9 @@ _NAME = re.compile(rb"wait(?![!#$%&'*+\-.^_`|~0-9A-Za-z])", re.IGNORECASE)
 _WAIT = re.compile(rb'wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;.*)?', re.IGNORECASE)
 
 
-def preferred_wait(headers: Headers) -> int | None:
-    """Return the seconds of the first `wait`; None where there is none, or one that makes no sense."""
-    for line in values(headers, b"prefer"):
+def preferred_wait(lines: Sequence[bytes]) -> int | None:
+    """Return the seconds of the first `wait` in the lines of `Prefer`; None for none, or one without sense."""
+    for line in lines:
         for found in _PREFERENCE.finditer(line):
             preference = found[0].strip(b" \t")
             if _NAME.match(preference):

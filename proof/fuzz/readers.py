@@ -24,7 +24,7 @@ from idempotency_mw.serializers import DataclassSerializer, decode, encode_value
 __all__ = ["READERS"]
 
 SYNTAXES = (HTTPConfig(), HTTPConfig(key_syntax="strict"), HTTPConfig(key_syntax="opaque"))
-JSON_HEAD = Request("POST", "/orders", b"", ((b"content-type", b"application/json"),))
+JSON_HEAD = Request("POST", "/orders", b"", {b"content-type": [b"application/json"]})
 REFUSED_BODIES = {Problem.BODY_INVALID, Problem.KEY_INVALID}
 
 
@@ -151,8 +151,8 @@ PLAIN = Exchange(IdempotencyConfig(), HTTPConfig(max_wait_seconds=30))
 def request(data: bytes) -> None:
     """Query, preference, media type and body of a request that has a key: always an operation."""
     query, prefer, media, content = [*data.split(b"\n", 3), b"", b"", b""][:4]
-    headers = ((b"idempotency-key", b"k"), (b"prefer", prefer), (b"content-type", media), (b"cookie", prefer))
-    head = Request("POST", query.decode("utf-8", "replace"), query, headers)
+    lines = {b"idempotency-key": [b"k"], b"prefer": [prefer], b"content-type": [media], b"cookie": [prefer]}
+    head = Request("POST", query.decode("utf-8", "replace"), query, lines)
     waited = PLAIN.wait(head)
     assert waited is None or 0 <= waited <= 30
     assert isinstance(_operation(PLAIN, head, content), Operation)

@@ -192,7 +192,7 @@ async def test_no_canary_is_in_the_trace_of_an_error_on_our_side(memory, caplog)
 def test_no_canary_is_in_the_repr_of_a_value():
     headers = ((b"authorization", b"canary-token"),)
     values = [
-        Request("POST", "/pay", b"canary-query", headers),
+        Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
         Wanted("canary-key", b"", 0, [b"canary-cookie"]),
         Keyed("canary-key", [b"canary-body"]),
         Claim(Operation("5" * 64, "f" * 64), "canary-token", 1, 1),

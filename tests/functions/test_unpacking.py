@@ -92,8 +92,7 @@ def test_custom_functions_are_added_and_come_first():
 def test_http_unpacks_as_functions_do():
     config = IdempotencyConfig(event_key_jmespath="powertools_json(detail).id")
     exchange = Exchange(config, HTTPConfig(header=None))
-    head = ((b"content-type", b"application/json"),)
-    request = Request(method="POST", path="/", query=b"", headers=head)
-    keyed = exchange.keyed(request, exchange.head(request), b'{"detail": "{\\"id\\": \\"payment-17\\"}"}')
+    request = Request(method="POST", path="/", query=b"", lines={b"content-type": [b"application/json"]})
+    keyed = exchange.keyed(exchange.head(request), b'{"detail": "{\\"id\\": \\"payment-17\\"}"}')
     assert isinstance(keyed, Keyed)
     assert keyed.key == "payment-17"

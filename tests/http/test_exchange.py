@@ -15,7 +15,7 @@ from idempotency_mw.core.record import Operation, Record, Status
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Headers, Request, Response
+from idempotency_mw.http.message import Headers, Request, Response, grouped
 
 JSON = (b"content-type", b"application/json")
 KEY = (b"idempotency-key", b'"k"')
@@ -29,7 +29,7 @@ def exchange(http: HTTPConfig | None = None, **options: Any) -> Exchange:
 def request(
     *headers: tuple[bytes, bytes], method: str = "POST", path: str = "/orders", query: bytes = b""
 ) -> Request:
-    return Request(method, path, query, headers)
+    return Request(method, path, query, grouped(headers, {name for name, _ in headers}))
 
 
 def reached(ours: Exchange, asked: Request, body: bytes = b"", caller: object = None) -> Operation | str:
@@ -387,9 +387,8 @@ class Other:
 
 
 def with_headers(**changed: str) -> Request:
-    headers = {name.decode(): value.decode() for name, value in BASE.headers}
-    headers.update({name.replace("_", "-"): value for name, value in changed.items()})
-    return BASE._replace(headers=tuple((name.encode(), value.encode()) for name, value in headers.items()))
+    lines = {name.replace("_", "-").encode(): [value.encode()] for name, value in changed.items()}
+    return BASE._replace(lines={**BASE.lines, **lines})
 
 
 OTHER_KEYS = {
@@ -551,7 +550,15 @@ def test_neither_key_nor_credentials_nor_body_are_shown() -> None:
     assert isinstance(wanted, Wanted)
     keyed = ours.keyed(wanted, b'{"card": "4111"}')
     assert isinstance(keyed, Keyed)
-    shown = repr((asked, wanted, keyed, ours.operation(asked, keyed, None), Response(200, asked.headers, b"4111")))
+    shown = repr(
+        (
+            asked,
+            wanted,
+            keyed,
+            ours.operation(asked, keyed, None),
+            Response(200, ((b"x-secret", b"s3cr3t"),), b"4111"),
+        )
+    )
     assert not any(secret in shown for secret in SECRETS)
 
 

@@ -11,8 +11,7 @@ from idempotency_mw.http.prefer import preferred_wait
 
 
 def wait(*lines: str) -> int | None:
-    around = (b"accept", b"wait=9"), (b"x-prefer", b"wait=9")
-    return preferred_wait((around[0], *((b"prefer", line.encode()) for line in lines), around[1]))
+    return preferred_wait([line.encode() for line in lines])
 
 
 @pytest.mark.row(114)
