@@ -130,8 +130,8 @@ class Run:
     def _started(self, message: Message) -> Message:
         if self._capture.is_started:
             raise RuntimeError("the app has sent http.response.start twice")
-        headers = tuple((bytes(name), bytes(value)) for name, value in message.get("headers", ()))
-        self._capture.start(message["status"], tuple((name.lower(), value) for name, value in headers))
+        headers = tuple([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
+        self._capture.start(message["status"], tuple([(name.lower(), value) for name, value in headers]))
         return {**message, "headers": list(self._exchange.without_marker(headers))}
 
     async def _send_body(self, message: Message) -> None:
@@ -234,9 +234,10 @@ class Run:
 
     async def _after_return(self) -> None:
         self._end_hold()
-        async with self._sending:
-            if not self._is_settled:
-                await self._settle_and_flush()
+        if not self._is_settled or self._sending.locked():
+            async with self._sending:
+                if not self._is_settled:
+                    await self._settle_and_flush()
         if self._late is not None and self._late.done():
             self._late.result()
 

@@ -23,13 +23,18 @@ class Capture:
         "_is_head",
         "_max_body",
         "_received",
-        "_status",
+        "is_bodiless",
+        "is_started",
+        "status",
     )
 
     def __init__(self, max_body: int, *, is_head: bool) -> None:
         self._max_body = max_body
         self._is_head = is_head
-        self._status = 0
+        self.status = 0
+        self.is_started = False
+        self.is_bodiless = is_head
+        """Whether no body goes out, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
         self._headers: Headers = ()
         self._declared: int | None = None
         self._chunks: list[bytes] = []
@@ -38,7 +43,9 @@ class Capture:
 
     def start(self, status: int, headers: Headers) -> None:
         """Take the status and the headers, names in lower case; taken again, they replace the first."""
-        self._status = status
+        self.status = status
+        self.is_started = True
+        self.is_bodiless = self._is_head or status in BODILESS_STATUSES
         self._headers = headers
         self._declared = declared_length(values(headers, b"content-length"))
 
@@ -58,21 +65,6 @@ class Capture:
     def finish(self) -> None:
         """Take the app's word that this was all."""
         self._finished = True
-
-    @property
-    def is_started(self) -> bool:
-        """Whether there is a status yet."""
-        return self._status != 0
-
-    @property
-    def status(self) -> int:
-        """0 before the start."""
-        return self._status
-
-    @property
-    def is_bodiless(self) -> bool:
-        """Whether no body goes out, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
-        return self._is_head or self._status in BODILESS_STATUSES
 
     @property
     def has_length(self) -> bool:
@@ -100,4 +92,4 @@ class Capture:
 
     def response(self) -> Response:
         """Return what was collected."""
-        return Response(self._status, self._headers, b"" if self.is_bodiless else b"".join(self._chunks))
+        return Response(self.status, self._headers, b"" if self.is_bodiless else b"".join(self._chunks))
