@@ -94,6 +94,6 @@ def test_http_unpacks_as_functions_do():
     exchange = Exchange(config, HTTPConfig(header=None))
     head = ((b"content-type", b"application/json"),)
     request = Request(method="POST", path="/", query=b"", headers=head)
-    keyed = exchange.keyed(request, exchange.head(request), b'{"detail": "{\\"id\\": \\"payment-17\\"}"}')
+    keyed = exchange.keyed(exchange.head(request), b'{"detail": "{\\"id\\": \\"payment-17\\"}"}')
     assert isinstance(keyed, Keyed)
     assert keyed.key == "payment-17"
