@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import OrderedDict
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ import jmespath
 import pytest
 from pydantic import BaseModel, SecretStr
 
+from idempotency_mw.calls import Call
+from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.plain import plain, plain_payload
 from idempotency_mw.errors import IdempotencyKeyError
 from tests.functions.golden import CUSTOMER, LINE, OF_MODELS, PAYLOADS, golden
@@ -24,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 # The storage key of every record in every store depends on these: a change here orphans them all.
 def test_golden_keys_stay_what_they_were():
     assert golden() == PINNED
+
+
+def test_the_fingerprint_of_a_call_of_which_nothing_is_validated_stays_what_it_was():
+    assert Call("a").operation(IdempotencyConfig()).fingerprint == sha256(b"8:function4:null").hexdigest()
 
 
 def printed(interpreter, **environment):

@@ -575,6 +575,21 @@ async def test_the_handlers_take_an_explicit_key(surface):
     assert runs == [1]
 
 
+def test_a_decorated_function_and_a_call_of_its_name_are_one_operation():
+    layer = MemoryPersistenceLayer()
+    config = IdempotencyConfig(key_prefix="shop", event_key_jmespath="id", payload_validation_jmespath="amount")
+
+    def charge(payload):
+        return payload["amount"]
+
+    function = idempotent_function(charge, persistence_store=layer, config=config, key_prefix="charge")
+    assert function({"id": "a", "amount": 5}) == 5
+    handler = IdempotencyHandler(layer, config)
+    assert handler.handle(Call("a", "charge", 5), lambda: 6) == 5
+    with pytest.raises(IdempotencyValidationError):
+        handler.handle(Call("a", "charge", 6), lambda: 6)
+
+
 def test_functions_know_neither_http_nor_a_framework():
     code = (
         "import sys, types\n"
