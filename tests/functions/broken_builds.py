@@ -244,7 +244,7 @@ BUILDS = (
     Build(
         12,
         "the lease is the record's life",
-        (("handler.py", "lease_ms=config.lease_ms if", "lease_ms=config.retention_ms if"),),
+        (("handler.py", "self._lease_ms = config.lease_ms", "self._lease_ms = config.retention_ms"),),
         tests="KeyboardInterrupt",
     ),
     Build(
