@@ -14,8 +14,9 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 ARGS ?=
 RUNS ?=
-# Two processes: most of the time tests wait, for servers and for leases. Each file stays in one of them.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Three processes, also on two cores: most of the time tests wait, for servers and for leases. One that is done takes
+# over tests of another, so that all end together.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 REDIS ?=
 PORT ?= 8000
 

@@ -101,8 +101,8 @@ def _beginner(
         verb = VERB_OF.get(args[1]) if len(args) > 4 else None
         if verb is None:
             return _ignore, _ignore
-        letter, result = args[6:8] if verb == "complete" else ("N", b"")
-        return history.begin(verb, claims[args[4]], result if letter == "C" else None), _READ[verb]
+        letter, result = args[6:8] if verb == "complete" else (b"N", b"")
+        return history.begin(verb, claims[args[4].decode()], result if letter == b"C" else None), _READ[verb]
 
     return begin
 

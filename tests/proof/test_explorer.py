@@ -80,12 +80,14 @@ def texts(setting):
     return seen
 
 
+@pytest.mark.timeout(180)  # it computes all the while, and the machine may be busy
 def test_while_leases_are_honoured_nothing_breaks():
     explored = explore(PRODUCTION, HONOURED)
     assert not explored.path, shown(explored)
     assert explored.states >= LEAST_STATES[Size.CI]
 
 
+@pytest.mark.timeout(180)  # it computes all the while, and the machine may be busy
 def test_under_broken_leases_nothing_breaks_but_two_may_run_at_a_time():
     explored = explore(PRODUCTION, BROKEN)
     assert not explored.path, shown(explored)

@@ -406,8 +406,9 @@ def test_what_was_yielded_counts_as_output_although_it_is_still_held(memory):
         (lambda environ, start: start("200 OK", [TEXT]) and None, TypeError),
         (lambda environ, start: start("nonsense", [TEXT]), ValueError),
         (lambda environ, start: start("200 OK", [("X-Wide", "\u20ac")]), UnicodeEncodeError),
+        (lambda environ, start: start("200 OK", [(b"X-Bytes", b"1")]), TypeError),
     ],
-    ids=["two starts", "no start", "text", "bytes", "None in it", "None", "status", "header"],
+    ids=["two starts", "no start", "text", "bytes", "None in it", "None", "status", "header", "header of bytes"],
 )
 def test_an_app_that_breaks_the_protocol_fails_and_frees_its_key(memory, broken, error):
     service = Service(broken, memory)
