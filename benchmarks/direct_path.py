@@ -108,7 +108,7 @@ class Pipelined(DirectRedis):
             if self._shared is None:
                 connection = self.connection_pool.make_connection()
                 await connection.connect()
-                self._shared = PipelinedWire(connection, self.connection_pool._in_use_connections, None)
+                self._shared = PipelinedWire(connection, self.connection_pool._in_use_connections)
             return self._shared
 
 
