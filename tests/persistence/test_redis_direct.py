@@ -311,10 +311,11 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert isinstance(await early, TimeoutError)
             assert clock() >= begun + 0.1
             assert not waits.done()
+            assert wire._looks > begun + 0.1  # and does not look again and again
             assert isinstance(await waits, TimeoutError)
             assert clock() >= begun + 0.2
             assert (await late, wire.is_open) == (b"late", True)
-            assert timers() == []
+            assert (timers(), wire._ends) == ([], {})
 
 
 async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(any_server):
@@ -364,6 +365,7 @@ async def test_replies_are_read_wherever_the_bytes_are_cut(any_server, protocol)
                 client._shared.data_received(data[:cut])
                 data = data[cut:]
             assert [answer.result() for answer in answers] == [value for _, value in said]
+            assert client._shared._keeps_bytes or client._shared._parsing is None  # ready for plain replies
 
 
 def test_a_parser_that_takes_whatever_comes_gets_it():

@@ -144,7 +144,7 @@ class Wire(asyncio.Protocol):
     def _read_plain(self, data: bytes) -> bytes:
         """Read replies for as long as they are plain, and return what is left."""
         end = 0
-        while self.is_open and (found := plain(data, end)):
+        while found := plain(data, end):
             reply, end = found
             self._take(reply)
         return data[end:]
