@@ -285,12 +285,87 @@ async def test_who_asks_between_the_end_of_a_connection_and_the_word_of_it_gets_
         await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
         wire = client._shared
         wire._transport.close()  # as asyncio does when it reads the end
-        answer = wire.ask(packed(("PING",)))
+        answer = wire.ask(packed(("PING",)), asyncio.get_running_loop().time() + 60)
         if were_many:
             wire._begin()
         assert answer.done()
         assert isinstance(await answer, redis.ConnectionError)
+        assert timers() == []
         await echo(client, "after")
+
+
+def timers():
+    """Return the timers that are armed on this loop."""
+    return [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+
+
+async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goes_on(any_server):
+    clock = asyncio.get_running_loop().time
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3)))
+            wire = client._shared
+            proxy.when(b"", "delay reply", seconds=0.3)
+            command, begun = packed(("ECHO", "late")), clock()
+            late, early, waits = (wire.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.2))
+            assert isinstance(await early, TimeoutError)
+            assert clock() >= begun + 0.1
+            assert not waits.done()
+            assert wire._looks > begun + 0.1  # and does not look again and again
+            assert isinstance(await waits, TimeoutError)
+            assert clock() >= begun + 0.2
+            assert (await late, wire.is_open) == (b"late", True)
+            assert (timers(), wire._ends) == ([], {})
+
+
+async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            proxy.when(b"ECHO", "hang reply")
+            asking = client.at_once(packed(("ECHO", "x")), asyncio.get_running_loop().time() + 0.1)
+            assert isinstance(await asking, TimeoutError)
+            assert connections(client) == 0
+            assert timers() == []
+
+
+async def test_a_process_that_is_frozen_while_nobody_asks_has_nothing_on_its_loop(any_server):
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
+        await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)))
+        await layer.extend(a_claim())
+        assert timers() == []
+
+
+SAID = [
+    (b":0\r\n", 0),
+    (b":12\r\n", 12),
+    (b"$3\r\nabc\r\n", b"abc"),
+    (b"$4\r\na\r\nb\r\n", b"a\r\nb"),
+    (b"*3\r\n:0\r\n:17\r\n$2\r\nxy\r\n", [0, 17, b"xy"]),
+    (b"*1\r\n:0\r\n", [0]),
+    (b"+OK\r\n", b"OK"),
+    (b":-1\r\n", -1),
+]
+NOTHING = {2: (b"$-1\r\n", None), 3: (b"_\r\n", None)}
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_replies_are_read_wherever_the_bytes_are_cut(any_server, protocol):
+    random, loop = Random(protocol), asyncio.get_running_loop()
+    async with direct(any_server.url, protocol=protocol) as client:
+        await echo(client, "connected")
+        for _ in range(300):
+            said = random.choices([*SAID, NOTHING[protocol]], k=random.randint(1, 6))
+            answers = [loop.create_future() for _ in said]
+            client._shared._exchange([], answers)
+            data = b"".join(raw for raw, _ in said)
+            while data:
+                assert not any(answer.done() for answer in answers)
+                cut = random.randint(1, len(data))
+                client._shared.data_received(data[:cut])
+                data = data[cut:]
+            assert [answer.result() for answer in answers] == [value for _, value in said]
+            assert client._shared._keeps_bytes or client._shared._parsing is None  # ready for plain replies
 
 
 def test_a_parser_that_takes_whatever_comes_gets_it():
@@ -598,7 +673,7 @@ async def test_a_connection_that_the_server_has_closed_already_is_not_taken_over
         await connection.connect()
         connection._reader.feed_eof()
         with pytest.raises(redis.ConnectionError, match="at once"):
-            Wire(connection, set(), None)
+            Wire(connection, set())
         await connection.disconnect()
 
 

@@ -68,7 +68,10 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            found = await self._acquire(claim)
+            if self.min_replicas:
+                found = await self._acquire_acknowledged(claim)
+            else:
+                found = await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
         except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
             # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
             # release can't overtake it on our side.
@@ -78,10 +81,8 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             raise
         return commands.unless_short(found)
 
-    async def _acquire(self, claim: Claim) -> Acquired | Existing | Short:
+    async def _acquire_acknowledged(self, claim: Claim) -> Acquired | Existing | Short:
         key, wanted = self._key(claim), self.min_replicas
-        if not wanted:
-            return await self._run(commands.acquire(key, claim), commands.read_acquire)
         clock = asyncio.get_running_loop().time
         ends = clock() + self.timeout_seconds
 
@@ -170,7 +171,14 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop, process)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(await self._within_deadline(lambda: self._ask_once(call)))
+        """Ask once, without more ado than it takes; all else comes only where that brings no answer."""
+        client, ends = self._client(), asyncio.get_running_loop().time() + self.timeout_seconds
+        asking = client.at_once(call.packed(), ends) if isinstance(client, DirectRedis) else None
+        reply = await asking if asking is not None else None
+        if reply is None or isinstance(reply, Exception):
+            failed = None if isinstance(reply, NO_SCRIPT) else reply
+            reply = await self._within_deadline(lambda: self._ask_once(call), ends, failed)
+        return read(reply)
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
         async def ask() -> Reply:
@@ -178,27 +186,31 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             async with self._turn(client, waits=waits):
                 return await trips.ask_async(client, key, begin())
 
-        return await self._within_deadline(ask)
+        return await self._within_deadline(ask, asyncio.get_running_loop().time() + self.timeout_seconds)
 
-    async def _within_deadline(self, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _within_deadline(
+        self, ask: Callable[[], Awaitable[Reply]], ends: float, failed: Exception | None = None
+    ) -> Reply:
         try:
-            async with asyncio.timeout(self.timeout_seconds) as deadline:
-                return await self._ask(ask, deadline)
+            async with asyncio.timeout_at(ends):
+                return await self._ask(ask, ends, failed)
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
             raise commands.translated(error) from error
 
-    async def _ask(self, ask: Callable[[], Awaitable[Reply]], deadline: asyncio.Timeout) -> Reply:
-        """Ask until there is an answer, an error that lasts, or no time for another try."""
+    async def _ask(self, ask: Callable[[], Awaitable[Reply]], ends: float, failed: Exception | None) -> Reply:
+        """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""
         pauses = commands.pauses()
         while True:
             try:
+                if failed is not None:
+                    raise failed
                 return await ask()
             except DRIVER_ERRORS as error:
+                failed = None
                 pause = next(pauses)
-                left = (deadline.when() or 0) - asyncio.get_running_loop().time()
-                if not commands.is_passing(error) or left <= pause:
+                if not commands.is_passing(error) or ends - asyncio.get_running_loop().time() <= pause:
                     raise
                 await asyncio.sleep(pause)
 

@@ -9,7 +9,8 @@ verbs.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -81,17 +82,21 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             wire = self._shared
             if wire is None or not wire.is_open:
                 wire = await self._connected()
-            answer = wire.ask(command)
-            try:
-                reply = await answer
-            except asyncio.CancelledError:
-                wire.end_if_deserted()
-                raise
-            if isinstance(reply, ReadOnlyError):
-                wire.end(_DEMOTED)
+            reply = await _answered(wire, command)
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def at_once(self, command: bytes, ends: float) -> Coroutine[Any, Any, Any] | None:
+        """Send a small command on the shared connection; what is awaited returns its reply, an error as a value.
+
+        None, and nothing is sent, if the command is large or the connection is yet to be made. The coroutine is
+        over at the time given: the reply is a `TimeoutError` then.
+        """
+        wire = self._shared
+        if wire is None or not wire.is_open or len(command) > _LARGE:
+            return None
+        return _answered(wire, command, ends)
 
     async def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
@@ -160,7 +165,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             return error
         return None
 
-    async def _new_wire(self, patience: float | None = None) -> Wire:
+    async def _new_wire(self, patience: float = inf) -> Wire:
         connection = self.connection_pool.make_connection()
         connection.encoder.decode_responses = False
         connection.maint_notifications_config = None  # those are for connections that the pool watches
@@ -170,3 +175,14 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         except BaseException:
             drop_connection(connection)
             raise
+
+
+async def _answered(wire: Wire, command: bytes, ends: float = inf) -> Any:
+    try:
+        reply = await wire.ask(command, ends)
+    except asyncio.CancelledError:
+        wire.end_if_deserted()
+        raise
+    if isinstance(reply, ReadOnlyError):
+        wire.end(_DEMOTED)
+    return reply

@@ -87,7 +87,7 @@ class RedisLayer:
         )
 
     def _key(self, claim: Claim) -> str:
-        return self.key_prefix + claim.storage_key
+        return self.key_prefix + claim.operation.storage_key
 
     def _temporary(self, key: str, claim: Claim, result: bytes | None) -> str | None:
         """Return the temporary key for this result, or None where it goes through the script."""

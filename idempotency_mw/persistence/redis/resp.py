@@ -1,7 +1,7 @@
 """What of Redis's protocol (RESP) is written here: commands are packed, and plain replies are read.
 
-Plain are integers from 0 on, strings, and arrays of those: whatever the scripts reply but an error. redis-py reads
-them with several times the instructions; it gets what is not plain, not whole yet, or not expected.
+Plain are integers from 0 on, strings, and a record as the scripts reply it: two integers and a string. redis-py
+reads them with several times the instructions; it gets what is not plain, not whole yet, or not expected.
 """
 
 import re
@@ -11,7 +11,8 @@ from typing import Any
 __all__ = ["packed", "plain", "template"]
 
 _PLACE = b"$%d\r\n%b\r\n"
-_HEAD = re.compile(rb"([:$*])([0-9]{1,18})\r\n")
+_NUMBER = rb"([0-9]{1,18})\r\n"
+_PLAIN = re.compile(rb":%b|(?:\*3\r\n:%b:%b)?\$%b" % (_NUMBER, _NUMBER, _NUMBER, _NUMBER))
 
 
 def packed(args: Sequence[Any]) -> bytes:
@@ -31,25 +32,15 @@ def template(first: Sequence[Any], places: int) -> bytes:
 
 def plain(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
     """Return the plain reply that stands whole at the start, and where it ends; None for anything else."""
-    head = _HEAD.match(data, start)
-    if head is None or head[1] != b"*":
-        return _single(data, head)
-    items: list[Any] = []
-    end = head.end()
-    for _ in range(int(head[2])):
-        item = _single(data, _HEAD.match(data, end))
-        if item is None:
-            return None
-        items.append(item[0])
-        end = item[1]
-    return items, end
-
-
-def _single(data: bytes | bytearray, head: re.Match[bytes] | None) -> tuple[Any, int] | None:
-    if head is None or head[1] == b"*":
+    head = _PLAIN.match(data, start)
+    if head is None:
         return None
-    begin, number = head.end(), int(head[2])
-    if head[1] == b":":
-        return number, begin
-    end = begin + number
-    return (bytes(data[begin:end]), end + 2) if data[end : end + 2] == b"\r\n" else None
+    number, first, second, size = head.groups()
+    begin = head.end()
+    if number is not None:
+        return int(number), begin
+    end = begin + int(size)
+    if data[end : end + 2] != b"\r\n":
+        return None
+    text = bytes(data[begin:end])
+    return (text if first is None else [int(first), int(second), text]), end + 2

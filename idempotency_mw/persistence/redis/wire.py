@@ -1,11 +1,12 @@
 """One connection to Redis, on which commands of many callers go in one write.
 
-redis-py made it (TLS, authentication, database, name), and reads each reply with its own parser. Left out are
-asyncio's streams and what redis-py does around an exchange. No task reads: the parser goes on when bytes come in.
+redis-py made it (TLS, authentication, database, name). Left out are asyncio's streams and what redis-py does
+around an exchange. Plain replies are read here, the others by redis-py's parser, and all by hiredis, which keeps
+bytes of its own. No task reads: the parser goes on when bytes come in.
 
 There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
 are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
-nobody waits for any more, never makes the next one pass for it.
+nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines.
 
 This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
@@ -14,12 +15,16 @@ This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` 
 
 import asyncio
 from collections.abc import Coroutine, Generator, Iterable, Sequence
+from contextvars import Context
+from math import inf
 from types import coroutine
 from typing import Any
 
+import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
+from idempotency_mw.persistence.redis.resp import plain
 
 __all__ = ["Wire"]
 
@@ -27,26 +32,36 @@ _MANY = 128
 """So many commands are one exchange at most: replies are held until the last, and may be large."""
 
 
+_parsers: Any = redis._parsers
+_KEEP_NOTHING = tuple(
+    getattr(_parsers, name) for name in ("_AsyncRESP2Parser", "_AsyncRESP3Parser") if hasattr(_parsers, name)
+)
+"""The parsers that hold no bytes between two replies."""
+
+
 class Wire(asyncio.Protocol):
     """One connection and the exchange that is under way on it. Bytes come to it past asyncio's streams."""
 
-    def __init__(self, connection: Any, lent: set[Any], patience: float | None) -> None:
+    def __init__(self, connection: Any, lent: set[Any], patience: float = inf) -> None:
         self.is_open = True
         self._connection = connection
         self._transport = connection._writer.transport
         self._loop = asyncio.get_running_loop()
         self._stream = connection._parser._stream = _Stream()
-        self._read_response = connection._parser.read_response
+        self._keeps_bytes = not isinstance(connection._parser, _KEEP_NOTHING)
         self._parsing: Coroutine[Any, Any, Any] | None = None
         self._due: list[asyncio.Future[Any]] = []
         self._replies: list[Any] = []
         self._waiting: list[asyncio.Future[Any]] = []  # for the next exchange
         self._unsent: list[bytes] = []
+        self._ends: dict[asyncio.Future[Any], float] = {}  # when those who wait must have been told something
         self._is_busy = False
         self._were_many = False
         self._patience = patience
         self._heard = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._looks = inf  # when it will
+        self._context = Context()  # a timer would copy that of whoever asks
         if connection._reader.at_eof() or self._transport.is_closing():
             raise RedisConnectionError("the server closed the connection at once")
         self._lent = lent  # which the pool closes, or are dropped
@@ -55,17 +70,23 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
         self._parse()
 
-    def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a command with those of others; the reply comes as the future's result, also if it is an error."""
+    def ask(self, command: bytes, ends: float = inf) -> asyncio.Future[Any]:
+        """Send a command with those of others; the reply comes as the future's result, also if it is an error.
+
+        By the time given there is a result, a `TimeoutError` if nothing else.
+        """
         answer = self._loop.create_future()
         self._unsent.append(command)
         self._waiting.append(answer)
+        self._ends[answer] = ends
         if not self._is_busy:
             self._is_busy = True
             if self._were_many:
                 self._loop.call_soon(self._begin)  # who got their replies together ask again together
             else:
                 self._begin()
+        if ends < self._looks and self.is_open:
+            self._look_at(ends)
         return answer
 
     async def ask_alone(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
@@ -91,25 +112,46 @@ class Wire(asyncio.Protocol):
             self.end("closed by the server")
             return
         self._transport.writelines(commands)
-        if self._patience is not None and self._watch is None:
-            self._watch = self._loop.call_later(self._patience, self._look, self._patience)
+        if self._heard + self._patience < self._looks:
+            self._look_at(self._heard + self._patience)
 
-    def _look(self, patience: float) -> None:
-        left = self._heard + patience - self._loop.time()
-        if left > 0:
-            self._watch = self._loop.call_later(left, self._look, patience)
-        else:
-            self.end(f"the server has been silent for {patience} s")
+    def _look_at(self, when: float) -> None:
+        self._rest()
+        self._looks = when
+        self._watch = self._loop.call_at(when, self._look, context=self._context)
+
+    def _look(self) -> None:
+        """See who has waited long enough, and whether anything comes at all. It is never later than it must be."""
+        now = self._loop.time()
+        for answer in [answer for answer, ends in self._ends.items() if ends <= now]:
+            del self._ends[answer]
+            if not answer.done():
+                answer.set_result(TimeoutError("no reply within the time that there was"))
+        self.end_if_deserted()
+        if now >= self._heard + self._patience:
+            self.end(f"the server has been silent for {self._patience} s")
+        elif self.is_open:
+            self._look_at(min(self._heard + self._patience, *self._ends.values()))
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        self._stream.arrived += data
-        self._parse()
+        left = data if self._parsing or self._keeps_bytes else self._read_plain(data)
+        if left:
+            self._stream.arrived += left
+            self._parse()
+
+    def _read_plain(self, data: bytes) -> bytes:
+        """Read replies for as long as they are plain, and return what is left."""
+        end = 0
+        while found := plain(data, end):
+            reply, end = found
+            self._take(reply)
+        return data[end:]
 
     def _parse(self) -> None:
         """Let the parser go on until it needs more bytes. It also hears what nobody has asked for."""
-        while self.is_open:
+        while self.is_open and (self._parsing or self._stream.arrived or self._keeps_bytes):
             parsing = self._parsing = self._parsing or self._connection._parser.read_response(
                 disable_decoding=True
             )
@@ -133,6 +175,7 @@ class Wire(asyncio.Protocol):
 
     def _hand_out(self) -> None:
         for answer, reply in zip(self._due, self._replies, strict=True):
+            self._ends.pop(answer, None)
             if not answer.done():
                 answer.set_result(reply)
         self._were_many = len(self._due) > 1
@@ -148,6 +191,7 @@ class Wire(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+            self._looks = inf
 
     def _fail(self, error: Exception) -> None:
         """End it for an error that the parser raises: that of the server about one command, or its own."""
