@@ -6,17 +6,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
-from idempotency_mw.persistence.redis.clients import Deadline, blocking_client, closers
+from idempotency_mw.persistence.redis.clients import blocking_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.deadline import Deadline
+from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis.resp import packed
 from idempotency_mw.persistence.redis.trips import RAW, Talk
 
 __all__ = ["RedisPersistenceLayer"]
@@ -43,6 +46,7 @@ class RedisPersistenceLayer(RedisLayer):
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
+        direct: bool = True,
         **client_options: Any,
     ) -> None:
         if iscoroutinefunction(getattr(client, "execute_command", None)):
@@ -54,6 +58,7 @@ class RedisPersistenceLayer(RedisLayer):
             min_replicas=min_replicas,
             **client_options,
         )
+        self._direct = direct
         self._deadline = Deadline()
         self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
@@ -136,19 +141,22 @@ class RedisPersistenceLayer(RedisLayer):
     def _client(self) -> RedisClientProtocol:
         if not isinstance(self._source, RedisConnection):
             return self._source
-        if self._own is None:
-            self._build(self._source)
-        return cast("RedisClientProtocol", self._own)
+        own = self._own
+        return self._built(self._source) if own is None else own
 
-    def _build(self, connection: RedisConnection) -> None:
+    def _built(self, connection: RedisConnection) -> RedisClientProtocol:
         """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
 
         A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
         """
         has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
         try:
-            if self._own is None:
-                self._own = blocking_client(connection, self._deadline, **self._client_options)
+            own = self._own
+            if own is None:
+                own = self._own = blocking_client(
+                    connection, self._deadline, direct=self._direct, **self._client_options
+                )
+            return own
         finally:
             if has_lock:
                 self._building.release()
@@ -160,14 +168,8 @@ class RedisPersistenceLayer(RedisLayer):
         return self._within_deadline(lambda: trips.ask(self._client(), key, begin()))
 
     def _within_deadline(self, ask: Callable[[], Reply]) -> Reply:
-        self._deadline.start(self.timeout_seconds)
-        try:
-            return self._ask(ask)
-        except DRIVER_ERRORS as error:
-            raise commands.translated(error) from error
-
-    def _ask(self, ask: Callable[[], Reply]) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try."""
+        self._deadline.start(self.timeout_seconds)
         pauses = commands.pauses()
         while True:
             try:
@@ -175,12 +177,14 @@ class RedisPersistenceLayer(RedisLayer):
             except DRIVER_ERRORS as error:
                 pause = next(pauses)
                 if not commands.is_passing(error) or self._deadline.left() <= pause:
-                    raise
-                time.sleep(pause)
+                    raise commands.translated(error) from error
+            time.sleep(pause)
 
     def _ask_once(self, call: Call) -> Any:
         client = self._client()
         try:
+            if isinstance(client, DirectBlockingRedis):
+                return client.ask(packed(call.by_digest))
             return client.execute_command(*call.by_digest, **RAW)
         except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.
