@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
@@ -162,7 +163,7 @@ class RedisPersistenceLayer(RedisLayer):
                 self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(self._within_deadline(lambda: self._ask_once(call)))
+        return read(self._within_deadline(partial(self._ask_once, call)))
 
     def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
         return self._within_deadline(lambda: trips.ask(self._client(), key, begin()))
@@ -170,11 +171,12 @@ class RedisPersistenceLayer(RedisLayer):
     def _within_deadline(self, ask: Callable[[], Reply]) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try."""
         self._deadline.start(self.timeout_seconds)
-        pauses = commands.pauses()
+        pauses: Iterator[float] | None = None
         while True:
             try:
                 return ask()
             except DRIVER_ERRORS as error:
+                pauses = pauses or commands.pauses()
                 pause = next(pauses)
                 if not commands.is_passing(error) or self._deadline.left() <= pause:
                     raise commands.translated(error) from error

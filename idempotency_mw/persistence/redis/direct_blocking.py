@@ -32,8 +32,6 @@ _Redis: Any = redis.Redis
 _MOST_IDLE = 50
 _IDLE_SECONDS = 30.0
 _SIZE = 64 << 10
-_LEAST = 0.001
-"""Of nothing, a socket would think that it is not to wait at all."""
 
 _UNFIT = (RedisConnectionError, ReadOnlyError)
 """What says that the server can't be used, or is a replica now: under its name there may be another."""
@@ -155,11 +153,14 @@ class _Wire:
         several commands, and a WAIT may be among them.
         """
         sock = self._sock
-        sock.settimeout(max(ends - monotonic(), _LEAST))
-        sock.sendall(message)
         self._asked = now = monotonic()
-        left = max(ends - now, _LEAST)
-        sock.settimeout(left / 2 if self._was_idle and count == 1 else left)
+        if self._was_idle and count == 1:
+            sock.settimeout(_bound((ends - now) / 2))
+            sock.sendall(message)
+        else:
+            sock.settimeout(_bound(ends - now))
+            sock.sendall(message)
+            sock.settimeout(_bound(ends - monotonic()))
         data: bytes | bytearray = sock.recv(_SIZE)
         replies: list[Any] = []
         at = 0
@@ -196,13 +197,18 @@ class _Wire:
         return error
 
     def _more(self, data: bytes | bytearray, ends: float) -> bytearray:
-        self._sock.settimeout(max(ends - monotonic(), _LEAST))
+        self._sock.settimeout(_bound(ends - monotonic()))
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
         whole = data if isinstance(data, bytearray) else bytearray(data)
         whole += more
         return whole
+
+
+def _bound(left: float) -> float:
+    """Return a time-out for a socket: of nothing it would think that it must not wait at all."""
+    return left if left > 0.001 else 0.001
 
 
 def _rested(idle: list[_Wire]) -> _Wire | None:
