@@ -33,6 +33,9 @@ class RedisPersistenceLayer(RedisLayer):
     warns when they can exceed `timeout_seconds`, which bounds one verb with all its tries. `from_url` and
     `connect` build clients that keep to it, and close them. Safe to share between threads, and over a fork.
 
+    A client that is built for a standalone server talks to it past most of redis-py; `direct=False` builds
+    redis-py's usual client.
+
     With `min_replicas`, a claim is acquired once so many replicas have acknowledged it, in half of the time that
     is left; else it is released, and the request refused before the app has run. That makes a lost or lagging
     replica visible. It promises no more: nothing is rolled back, a failover may promote a replica that did not
