@@ -176,11 +176,12 @@ def test_an_interrupt_closes_the_connection_on_which_it_waited_and_no_other(any_
         usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt) as interrupted:
                 echo(client, "late")
         finally:
             signal.signal(signal.SIGALRM, usual)
         time.sleep(0.2)
+        assert interrupted.tb  # holds what was in use: nothing is closed by the collector
         assert len(idle(client)) == 2
         until(lambda: connected(any_server, "interrupted") == 2, within=2)
         echo(client, "after")
@@ -355,14 +356,15 @@ def test_a_reply_that_trickles_in_ends_with_the_deadline():
         dripping.join()
 
 
-def test_a_message_that_nobody_takes_ends_with_the_deadline(any_binary):
+@pytest.mark.parametrize("commands", [1, 2])
+def test_a_message_that_nobody_takes_ends_with_the_deadline(any_binary, commands):
     with RedisServer(any_binary) as server, direct(server.url) as client:
         echo(client, "connected")
         server.freeze()
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            together(client, ("ECHO", b"x" * (50 << 20)), within=0.3)
-        assert time.monotonic() - begun < 0.9
+            together(client, *[("ECHO", b"x" * (50 << 20))] * commands, within=0.3)
+        assert time.monotonic() - begun < 1
         server.thaw()
 
 
