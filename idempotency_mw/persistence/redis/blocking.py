@@ -20,7 +20,6 @@ from idempotency_mw.persistence.redis.deadline import Deadline
 from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
-from idempotency_mw.persistence.redis.resp import packed
 from idempotency_mw.persistence.redis.trips import RAW, Talk
 
 __all__ = ["RedisPersistenceLayer"]
@@ -189,7 +188,7 @@ class RedisPersistenceLayer(RedisLayer):
         client = self._client()
         try:
             if isinstance(client, DirectBlockingRedis):
-                return client.ask(packed(call.by_digest))
+                return client.ask(call.packed())
             return client.execute_command(*call.by_digest, **RAW)
         except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.
