@@ -188,20 +188,19 @@ def test_an_interrupt_closes_the_connection_on_which_it_waited_and_no_other(any_
 
 
 def test_an_interrupt_while_it_connects_leaves_no_connection(any_server):
-    with Proxy(any_server.port) as proxy, direct(proxy.url) as client:
-        proxy.when(b"", "hang request")
-        made = []
-        make = client._make_connection
-        client._make_connection = lambda: made.append(make()) or made[-1]
-        usual = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            with pytest.raises(KeyboardInterrupt):
-                echo(client, "never")
-        finally:
-            signal.signal(signal.SIGALRM, usual)
+    made = []
+
+    class Interrupted(redis.Connection):
+        def connect(self):
+            made.append(self)
+            super().connect()
+            raise KeyboardInterrupt
+
+    with direct(any_server.url) as client:
+        client._make_connection = lambda: Interrupted(port=any_server.port)
+        with pytest.raises(KeyboardInterrupt):
+            echo(client, "never")
         assert [each._sock for each in made] == [None]
-        echo(client, "after")
 
 
 UNDER_GEVENT = """
@@ -291,6 +290,7 @@ def exchange(wire, count=1, within=5.0):
     [
         (b":7\r\n", [7]),
         (b"+OK\r\n", [b"OK"]),
+        (b"*1\r\n:0\r\n", [[0]]),
         (b"$3\r\nabc\r\n+OK\r\n*2\r\n:0\r\n$4\r\n\r\n\r\n\r\n", [b"abc", b"OK", [0, b"\r\n\r\n"]]),
     ],
 )
@@ -321,7 +321,19 @@ def test_more_than_was_asked_for_is_not_a_reply_to_anybody(more):
             exchange(wire)
 
 
-@pytest.mark.parametrize("said", [b"?3\r\nbad\r\n", b":-1\r\n", b"$-1\r\n", b"%1\r\n", b">1\r\n:1\r\n", b"$x\r\n"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"?3\r\nbad\r\n",
+        b":-1\r\n",
+        b"$-1\r\n",
+        b"%1\r\n",
+        b">1\r\n:1\r\n",
+        b"$x\r\n",
+        b"*-1\r\n",
+        b"*1\r\n*1\r\n+OK\r\n",
+    ],
+)
 def test_what_is_no_reply_of_a_script_is_an_error_at_once(said):
     with a_wire() as (wire, theirs):
         theirs.sendall(said)
@@ -356,16 +368,17 @@ def test_a_reply_that_trickles_in_ends_with_the_deadline():
         dripping.join()
 
 
-@pytest.mark.parametrize("commands", [1, 2])
-def test_a_message_that_nobody_takes_ends_with_the_deadline(any_binary, commands):
-    with RedisServer(any_binary) as server, direct(server.url) as client:
-        echo(client, "connected")
-        server.freeze()
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("was_idle", [False, True])
+def test_a_message_that_nobody_takes_ends_with_the_deadline(count, was_idle):
+    with a_wire() as (wire, theirs):
+        if was_idle:
+            theirs.sendall(b":1\r\n")
+            exchange(wire)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            together(client, *[("ECHO", b"x" * (50 << 20))] * commands, within=0.3)
-        assert time.monotonic() - begun < 1
-        server.thaw()
+            wire.exchange(b"x" * (1 << 20), count, begun + 0.2)
+        assert time.monotonic() - begun < 0.4
 
 
 def test_a_silent_connection_leaves_half_of_the_time_to_ask_again_unless_it_is_new_or_may_have_to_wait():
@@ -408,10 +421,12 @@ def test_connections_that_the_server_closed_meanwhile_cost_no_error_and_no_pause
 def test_connections_that_were_idle_so_long_that_a_firewall_may_have_forgotten_them_are_not_used(any_server):
     with Proxy(any_server.port) as proxy, direct(proxy.url) as client:
         several_idle(client)
-        for wire in idle(client):
+        left = tuple(idle(client))
+        for wire in left:
             wire._asked -= 31  # seconds
         proxy.freeze()
         echo(client, "after", within=1)
+        assert [wire._sock.fileno() for wire in left] == [-1, -1, -1]
         assert len(idle(client)) == 1
 
 

@@ -9,6 +9,7 @@ used. Knows nothing of scripts or verbs.
 # ruff: noqa: SLF001
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import re
 import select
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ _MOST_IDLE = 50
 _IDLE_SECONDS = 30.0
 _SIZE = 64 << 10
 
+_ARRAY = re.compile(rb"\*([0-9]{1,9})\r\n")
 _UNFIT = (RedisConnectionError, ReadOnlyError)
 """What says that the server can't be used, or is a replica now: under its name there may be another."""
 
@@ -165,7 +167,7 @@ class _Wire:
         replies: list[Any] = []
         at = 0
         while len(replies) < count:
-            found = plain(data, at) or self._line(data, at)
+            found = plain(data, at) or self._other(data, at)
             if found is None:
                 data = self._more(data, ends)
             else:
@@ -176,8 +178,23 @@ class _Wire:
         self._was_idle = True
         return replies
 
+    def _other(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
+        """Return the reply that stands at this place but is not plain, and where it ends; None if it is not whole."""
+        head = _ARRAY.match(data, at)
+        if head is None:
+            return self._line(data, at)
+        items: list[Any] = []
+        end = head.end()
+        for _ in range(int(head[1])):
+            found = plain(data, end) or self._line(data, end)
+            if found is None:
+                return None
+            item, end = found
+            items.append(item)
+        return items, end
+
     def _line(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
-        """Return the status or the error that stands at this place, and where it ends; None if it is not whole."""
+        """Return the status or the error that stands at this place; None if more may make it a reply."""
         end = data.find(b"\r\n", at)
         if end < 0:
             return None
@@ -186,7 +203,7 @@ class _Wire:
             return self._error(text), end + 2
         if kind == b"+":
             return text, end + 2
-        if kind not in b":$*" or not text.isdigit():
+        if kind != b"$" or not text.isdigit():
             raise InvalidResponse(f"no reply begins with {kind!r} here")
         return None
 
@@ -208,7 +225,7 @@ class _Wire:
 
 def _bound(left: float) -> float:
     """Return a time-out for a socket: of nothing it would think that it must not wait at all."""
-    return left if left > 0.001 else 0.001
+    return max(0.001, left)
 
 
 def _rested(idle: list[_Wire]) -> _Wire | None:
