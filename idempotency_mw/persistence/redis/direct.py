@@ -9,7 +9,7 @@ verbs.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -50,7 +50,7 @@ def can_be_direct(client: Any, options: dict[str, Any]) -> bool:
     return are_heeded(options)
 
 
-def are_heeded(options: Mapping[str, Any]) -> bool:
+def are_heeded(options: dict[str, Any]) -> bool:
     """Tell whether none of these options would be overlooked on a direct path."""
     # Credentials that change speak up, and only the usual client listens.
     changing = getattr(_credentials, "StreamingCredentialProvider", ())

@@ -11,7 +11,7 @@ used. Knows nothing of scripts or verbs.
 
 import re
 import select
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from os import getpid
@@ -41,7 +41,7 @@ _UNFIT = (RedisConnectionError, ReadOnlyError)
 _names_of = attrgetter("_sock", "_parser.parse_error", "connect", "disconnect")
 
 
-def can_be_direct_blocking(make_connection: Callable[[], Any], options: Mapping[str, Any]) -> bool:
+def can_be_direct_blocking(make_connection: Callable[[], Any], options: dict[str, Any]) -> bool:
     """Tell whether all options are heeded here, and redis-py and the platform have the names that are needed."""
     if not are_heeded(options) or not hasattr(select, "poll"):
         return False
@@ -179,7 +179,7 @@ class _Wire:
         return replies
 
     def _other(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
-        """Return the reply that stands at this place but is not plain, and where it ends; None if it is not whole."""
+        """Return the reply at this place that is not plain, and where it ends; None if it is not whole."""
         head = _ARRAY.match(data, at)
         if head is None:
             return self._line(data, at)
