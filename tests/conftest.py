@@ -43,15 +43,16 @@ def any_server() -> Iterator[RedisServer]:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(canary_watch)
     if config.getoption("--usual-client"):
-        from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+        from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 
-        AsyncRedisPersistenceLayer.__init__.__kwdefaults__["direct"] = False
+        for layer in (AsyncRedisPersistenceLayer, RedisPersistenceLayer):
+            layer.__init__.__kwdefaults__["direct"] = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--conformance", action="store_true", help="print every conformance row with its tests")
     parser.addoption("--faults", action="store_true", help="print every row of the fault matrix with its tests")
-    parser.addoption("--usual-client", action="store_true", help="async Redis layers without the direct path")
+    parser.addoption("--usual-client", action="store_true", help="Redis layers without the direct path")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

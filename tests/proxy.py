@@ -120,6 +120,13 @@ class Proxy:
         for link in links:
             link.close()
 
+    def say(self, data: bytes) -> None:
+        """Send this to every client that is connected now, in the server's name, though none has asked."""
+        with self._lock:
+            for link in self._links:
+                with contextlib.suppress(OSError):
+                    link.client.sendall(data)
+
     def freeze(self) -> None:
         """From now on swallow whatever comes on the connections that stand; they stay open."""
         with self._lock:

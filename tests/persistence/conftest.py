@@ -1,4 +1,7 @@
-"""A cluster and a Sentinel for this folder."""
+"""A cluster and a Sentinel for this folder, and what a connection may need."""
+
+import shutil
+import subprocess
 
 import pytest
 
@@ -27,3 +30,31 @@ def sentinel(any_server, any_binary):
     """A Sentinel that watches `any_server`."""
     with RedisSentinel(any_binary, any_server) as started:
         yield started
+
+
+@pytest.fixture
+def guarded(server):
+    """A user of the server, and its password."""
+    with server.client() as store:
+        store.execute_command("ACL", "SETUSER", "me", "reset", "on", ">right", "allkeys", "allcommands")
+        yield f"127.0.0.1:{server.port}"
+        store.execute_command("ACL", "DELUSER", "me")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate for this machine, signed by itself. No server of these tests speaks TLS: a relay does."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, was not found")
+    folder = tmp_path_factory.mktemp("tls")
+    made = folder / "certificate.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-out", made[0], "-keyout", made[1]),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return made

@@ -3,9 +3,7 @@
 import asyncio
 import gc
 import os
-import shutil
 import ssl
-import subprocess
 import warnings
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -535,15 +533,6 @@ async def test_an_error_reply_is_raised_where_it_belongs(server):
         assert connections(client) == 1
 
 
-@pytest.fixture
-def guarded(server):
-    """A user of the server, and its password."""
-    with server.client() as store:
-        store.execute_command("ACL", "SETUSER", "me", "reset", "on", ">right", "allkeys", "allcommands")
-        yield f"127.0.0.1:{server.port}"
-        store.execute_command("ACL", "DELUSER", "me")
-
-
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_the_connection_is_made_as_the_url_and_the_options_say(guarded, protocol):
     options = {"client_name": "mine", "protocol": protocol, "decode_responses": True}
@@ -567,25 +556,6 @@ async def test_a_wrong_password_is_each_callers_error_and_not_tried_again(guarde
         for error in errors:
             assert isinstance(error, IdempotencyPersistenceLayerError)
             assert isinstance(error.__cause__, redis.AuthenticationError)
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """A certificate for this machine, signed by itself. No server of these tests speaks TLS: a relay does."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes the certificate, was not found")
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "certificate.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-out", made[0], "-keyout", made[1]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return made
 
 
 async def test_tls_and_its_options_are_heeded(any_server, certificate):

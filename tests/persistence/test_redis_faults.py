@@ -9,7 +9,7 @@ import redis
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer, commands
 from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from tests.clusters import until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
@@ -258,8 +258,8 @@ def test_an_acquire_that_was_in_doubt_is_released_when_the_server_answers_again(
 @pytest.mark.fault(4)
 def test_a_reply_that_never_comes_leaves_no_claim(layer, proxy, store):
     layer.layer.timeout_seconds = 0.3
-    proxy.when(b"EVALSHA", "hang reply")
     claim = a_claim()
+    proxy.when(commands.acquire("", claim).script.sha.encode(), "hang reply", times=None)
     with pytest.raises(IdempotencyPersistenceConnectionError):
         layer.acquire(claim)
     layer.rest(0.1)
@@ -271,8 +271,8 @@ def test_closing_waits_for_the_release_of_what_was_in_doubt(proxy, store):
     with RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=0.5) as layer:
         layer.acquire(a_claim())
         claim = a_claim()
-        proxy.when(b"EVALSHA", "hang reply")
-        proxy.when(b"EVALSHA", "delay request", seconds=0.2)
+        proxy.when(commands.acquire("", claim).script.sha.encode(), "hang reply", times=None)
+        proxy.when(commands.release("", claim).script.sha.encode(), "delay request", seconds=0.2)
         with pytest.raises(IdempotencyPersistenceConnectionError):
             layer.acquire(claim)
     assert store.exists("idempotency:" + claim.storage_key) == 0

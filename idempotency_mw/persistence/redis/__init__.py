@@ -12,7 +12,9 @@ One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2,
     errors         what goes wrong, by the drivers' names
     connection     where a server is
     clients        clients that keep to a deadline
+    deadline       when a blocking verb must be over
     direct, wire   a shorter way to one server than redis-py's async client
+    direct_blocking   the same for blocking code
     resp           what of the protocol is written here
     checks         what can be told before the first request
     dropping       clients whose event loop is over

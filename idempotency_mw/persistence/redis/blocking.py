@@ -2,19 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
-from idempotency_mw.persistence.redis.clients import Deadline, blocking_client, closers
+from idempotency_mw.persistence.redis.clients import blocking_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.deadline import Deadline
+from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
 from idempotency_mw.persistence.redis.trips import RAW, Talk
@@ -28,6 +31,9 @@ class RedisPersistenceLayer(RedisLayer):
     A client that is brought along is used as it is, keeps its own time-outs, and is not closed; construction
     warns when they can exceed `timeout_seconds`, which bounds one verb with all its tries. `from_url` and
     `connect` build clients that keep to it, and close them. Safe to share between threads, and over a fork.
+
+    A client that is built for a standalone server talks to it past most of redis-py; `direct=False` builds
+    redis-py's usual client.
 
     With `min_replicas`, a claim is acquired once so many replicas have acknowledged it, in half of the time that
     is left; else it is released, and the request refused before the app has run. That makes a lost or lagging
@@ -43,6 +49,7 @@ class RedisPersistenceLayer(RedisLayer):
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
+        direct: bool = True,
         **client_options: Any,
     ) -> None:
         if iscoroutinefunction(getattr(client, "execute_command", None)):
@@ -54,6 +61,7 @@ class RedisPersistenceLayer(RedisLayer):
             min_replicas=min_replicas,
             **client_options,
         )
+        self._direct = direct
         self._deadline = Deadline()
         self._building = threading.Lock()
         self._own: RedisClientProtocol | None = None
@@ -136,51 +144,51 @@ class RedisPersistenceLayer(RedisLayer):
     def _client(self) -> RedisClientProtocol:
         if not isinstance(self._source, RedisConnection):
             return self._source
-        if self._own is None:
-            self._build(self._source)
-        return cast("RedisClientProtocol", self._own)
+        own = self._own
+        return self._built(self._source) if own is None else own
 
-    def _build(self, connection: RedisConnection) -> None:
+    def _built(self, connection: RedisConnection) -> RedisClientProtocol:
         """Build the client in one thread, while the others wait: each one would ask a cluster for all its slots.
 
         A lock that was held elsewhere during a fork is never given back here. A second client does no harm.
         """
         has_lock = self._building.acquire(timeout=self._deadline.left() / 2)
         try:
-            if self._own is None:
-                self._own = blocking_client(connection, self._deadline, **self._client_options)
+            own = self._own
+            if own is None:
+                own = self._own = blocking_client(
+                    connection, self._deadline, direct=self._direct, **self._client_options
+                )
+            return own
         finally:
             if has_lock:
                 self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(self._within_deadline(lambda: self._ask_once(call)))
+        return read(self._within_deadline(partial(self._ask_once, call)))
 
     def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
         return self._within_deadline(lambda: trips.ask(self._client(), key, begin()))
 
     def _within_deadline(self, ask: Callable[[], Reply]) -> Reply:
-        self._deadline.start(self.timeout_seconds)
-        try:
-            return self._ask(ask)
-        except DRIVER_ERRORS as error:
-            raise commands.translated(error) from error
-
-    def _ask(self, ask: Callable[[], Reply]) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try."""
-        pauses = commands.pauses()
+        self._deadline.start(self.timeout_seconds)
+        pauses: Iterator[float] | None = None
         while True:
             try:
                 return ask()
             except DRIVER_ERRORS as error:
+                pauses = pauses or commands.pauses()
                 pause = next(pauses)
                 if not commands.is_passing(error) or self._deadline.left() <= pause:
-                    raise
-                time.sleep(pause)
+                    raise commands.translated(error) from error
+            time.sleep(pause)
 
     def _ask_once(self, call: Call) -> Any:
         client = self._client()
         try:
+            if isinstance(client, DirectBlockingRedis):
+                return client.ask(call.packed())
             return client.execute_command(*call.by_digest, **RAW)
         except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.

@@ -6,8 +6,6 @@ time is left.
 
 import asyncio
 from collections.abc import Callable
-from threading import local
-from time import monotonic
 from typing import Any
 
 import redis
@@ -20,28 +18,16 @@ from redis.exceptions import ReadOnlyError
 from redis.retry import Retry
 
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.deadline import Deadline
 from idempotency_mw.persistence.redis.direct import OWN_CONNECTIONS, DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis, can_be_direct_blocking
 from idempotency_mw.persistence.redis.dropping import with_sentinels
 
-__all__ = ["Deadline", "async_client", "blocking_client", "closers", "most_at_once"]
+__all__ = ["async_client", "blocking_client", "closers", "most_at_once"]
 
 # What one release annotates, another does not have: clients are built from redis-py untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
 _redis: Any = redis
-
-
-class Deadline(local):
-    """When the verb that runs in this thread must be over."""
-
-    ends = float("inf")
-
-    def start(self, seconds: float) -> None:
-        """Begin a verb that may take so long."""
-        self.ends = monotonic() + seconds
-
-    def left(self) -> float:
-        """Return the seconds that are left; never nothing, which a socket would take for non-blocking."""
-        return max(self.ends - monotonic(), 0.001)
 
 
 def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
@@ -80,7 +66,9 @@ def _within(deadline: Deadline, base: type[Any]) -> type[Any]:
     return TimedConnection
 
 
-def blocking_client(connection: RedisConnection, deadline: Deadline, **extra: Any) -> RedisClientProtocol:
+def blocking_client(
+    connection: RedisConnection, deadline: Deadline, *, direct: bool, **extra: Any
+) -> RedisClientProtocol:
     """Build a client whose every wait ends with the deadline of the thread that waits."""
     no_retry = {"retry": Retry(NoBackoff(), 0)}
     options: dict[str, Any] = connection.options() | no_retry | extra
@@ -90,7 +78,14 @@ def blocking_client(connection: RedisConnection, deadline: Deadline, **extra: An
     connection_class = _within(deadline, _connection_class(options, use_tls=use_tls))
     if connection.mode == "cluster":
         return _blocking_cluster(options, connection_class, use_tls=use_tls)
-    return _redis.Redis(connection_pool=_redis.ConnectionPool(connection_class=connection_class, **options))
+    pool = _redis.ConnectionPool(connection_class=connection_class, **options)
+
+    def make_connection() -> Any:  # as the pool does, which also counts them up to a limit, and never down
+        return connection_class(**options)
+
+    if direct and can_be_direct_blocking(make_connection, connection.options() | extra):
+        return DirectBlockingRedis(pool, make_connection, deadline)
+    return _redis.Redis(connection_pool=pool)
 
 
 def _connection_class(options: dict[str, Any], *, use_tls: bool) -> type[Any]:

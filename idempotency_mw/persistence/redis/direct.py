@@ -23,7 +23,7 @@ from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import packed
 from idempotency_mw.persistence.redis.wire import Wire
 
-__all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
+__all__ = ["OWN_CONNECTIONS", "DirectRedis", "are_heeded", "can_be_direct"]
 
 _Redis: Any = redis.asyncio.Redis
 _credentials: Any = redis.credentials
@@ -48,6 +48,11 @@ def can_be_direct(client: Any, options: dict[str, Any]) -> bool:
         client.connection_pool._in_use_connections.discard(None)
     except AttributeError:
         return False
+    return are_heeded(options)
+
+
+def are_heeded(options: dict[str, Any]) -> bool:
+    """Tell whether none of these options would be overlooked on a direct path."""
     # Credentials that change speak up, and only the usual client listens.
     changing = getattr(_credentials, "StreamingCredentialProvider", ())
     is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
