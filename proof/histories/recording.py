@@ -4,7 +4,7 @@ One verb of a layer can send several messages: it asks again, and it releases wh
 not the verbs that are noted but the messages, each of which the server carries out at one moment, at most once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import redis
@@ -92,6 +92,35 @@ class DirectRecordingClient(_Recording, DirectRedis):
         usual = redis.asyncio.Redis(port=port, socket_timeout=None, retry=AsyncRetry(NoBackoff(), 0))
         super().__init__(usual.connection_pool, patience=seconds)
         self._begin = _beginner(history, claims)
+
+    def at_once(self, command: bytes, ends: float) -> Coroutine[Any, Any, Any] | None:
+        """Note the message, and send it."""
+        asking = super().at_once(command, ends)
+        return None if asking is None else self._noted(asking, _unpacked(command))
+
+    async def _noted(self, asking: Coroutine[Any, Any, Any], args: tuple[Any, ...]) -> Any:
+        end, read = self._begin(args)
+        try:
+            reply = await asking
+        except BaseException:
+            end(is_open=True)
+            raise
+        if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+            end(is_open=True)
+        elif not isinstance(reply, NoScriptError):
+            end(read(reply))
+        return reply
+
+
+def _unpacked(command: bytes) -> tuple[Any, ...]:
+    """Return what a packed EVALSHA says, as it is given to `execute_command`."""
+    parts, begin = [], command.index(b"$")
+    while begin < len(command):
+        head = command.index(b"\r\n", begin)
+        end = head + 2 + int(command[begin + 1 : head])
+        parts.append(command[head + 2 : end])
+        begin = end + 2
+    return ("EVALSHA", parts[1].decode(), *parts[2:])
 
 
 def _beginner(

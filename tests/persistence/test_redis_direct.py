@@ -305,7 +305,8 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             wire = client._shared
             proxy.when(b"", "delay reply", seconds=0.3)
             command, begun = packed(("ECHO", "late")), clock()
-            late, early, waits = (wire.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.2))
+            late, early, waits, gone = (wire.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.2, 0.1))
+            gone.cancel()
             assert isinstance(await early, TimeoutError)
             assert clock() >= begun + 0.1
             assert not waits.done()
