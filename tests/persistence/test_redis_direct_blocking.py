@@ -606,6 +606,20 @@ def test_the_usual_client_is_what_direct_false_asks_for(any_server):
         assert type(layer._client()) is redis.Redis
 
 
+def test_the_usual_client_leaves_a_server_that_is_a_replica_now_too(any_server):
+    with (
+        Proxy(any_server.port) as proxy,
+        RedisPersistenceLayer.from_url(proxy.url, direct=False) as layer,
+    ):
+        assert layer.acquire(a_claim()) == Acquired(1)
+        before = layer._client().client_id()
+        proxy.when(
+            b"EVALSHA", "answer request", reply=b"-READONLY You can't write against a read only replica.\r\n"
+        )
+        assert layer.acquire(a_claim()) == Acquired(1)
+        assert layer._client().client_id() != before
+
+
 def test_a_redis_py_that_has_not_what_is_reached_for_is_used_as_usual():
     assert can_be_direct_blocking(object, {}) is False
 
