@@ -72,7 +72,10 @@ class RedisPersistenceLayer(RedisLayer):
     def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            found = self._acquire(claim)
+            if self.min_replicas:
+                found = self._acquire_acknowledged(claim)
+            else:
+                found = self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
         except IdempotencyPersistenceConnectionError:
             # The server may have heard it, or hear it yet. Nobody waits for this thread.
             thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
@@ -83,10 +86,8 @@ class RedisPersistenceLayer(RedisLayer):
             raise
         return commands.unless_short(found)
 
-    def _acquire(self, claim: Claim) -> Acquired | Existing | Short:
+    def _acquire_acknowledged(self, claim: Claim) -> Acquired | Existing | Short:
         key, wanted = self._key(claim), self.min_replicas
-        if not wanted:
-            return self._run(commands.acquire(key, claim), commands.read_acquire)
         return self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, self._wait_ms))
 
     def _wait_ms(self) -> int:

@@ -75,22 +75,22 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
 
     def ask(self, command: bytes) -> Any:
         """Send one packed command, and return its reply, undecoded; an error is raised."""
-        (reply,) = self._exchange(command, 1)
+        (reply,) = self._exchange(command, 1, share=2)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip. An error reply is a value."""
-        return self._exchange(b"".join([packed(each) for each in commands]), len(commands))
+        return self._exchange(b"".join([packed(each) for each in commands]), len(commands), share=1)
 
-    def _exchange(self, message: bytes, count: int) -> list[Any]:
+    def _exchange(self, message: bytes, count: int, share: int) -> list[Any]:
         idle = self._idle.get(getpid())
         if idle is None:
             idle = self._begun()
         wire = _rested(idle) or self._connected()
         try:
-            replies = wire.exchange(message, count, self._deadline.ends)
+            replies = wire.exchange(message, count, self._deadline.ends, share)
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):  # not where the thread was told to stop
@@ -148,16 +148,16 @@ class _Wire:
         """
         return monotonic() - self._asked < _IDLE_SECONDS and not self._poll(0)
 
-    def exchange(self, message: bytes, count: int, ends: float) -> list[Any]:
+    def exchange(self, message: bytes, count: int, ends: float, share: int) -> list[Any]:
         """Send the message, and return so many replies; raise what says that the server can't be used.
 
-        A connection that was idle may be dead and not say so: that leaves time to ask on another, unless there are
-        several commands, and a WAIT may be among them.
+        A connection that was idle may be dead and not say so: with a share of 2, silence on it leaves half of the
+        time to ask on another.
         """
         sock = self._sock
         self._asked = now = monotonic()
-        if self._was_idle and count == 1:
-            sock.settimeout(_bound((ends - now) / 2))
+        if self._was_idle and share > 1:
+            sock.settimeout(_bound((ends - now) / share))
             sock.sendall(message)
         else:
             sock.settimeout(_bound(ends - now))
