@@ -13,6 +13,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 
 __all__ = ["BUILDS", "Build", "Seen", "run"]
 
@@ -144,8 +145,9 @@ BUILDS = (
             ),
             (
                 "persistence/redis/asynchronous.py",
-                f"            return await {ACQUIRED}",
-                STALLED_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"),
+                "                found = await self._run("
+                "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
+                indent(STALLED_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"), "    "),
             ),
         ),
     ),

@@ -215,13 +215,14 @@ def test_a_flushed_record_is_not_created_by_completing_it(layer, store):
 
 
 @pytest.mark.fault(18)
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "usual"])
 @pytest.mark.parametrize("size", [3, 20_000])
-def test_after_a_planned_failover_the_name_is_asked_again_for_its_server(any_binary, kind, size):
+def test_after_a_planned_failover_the_name_is_asked_again_for_its_server(any_binary, kind, size, direct):
     with (
         RedisServer(any_binary) as old,
         RedisServer(any_binary) as new,
         Proxy(old.port) as name,
-        driven(kind.from_url(name.url)) as layer,
+        driven(kind.from_url(name.url, direct=direct)) as layer,
         old.client() as admin,
         new.client() as store,
     ):

@@ -161,7 +161,30 @@ def async_client(
     if direct and can_be_direct(client, connection.options() | extra):
         # Half of the time-out is then left for asking again where an answer may come.
         return DirectRedis(client.connection_pool, patience=timeout / 2)
+    client.connection_pool.connection_class = _leaving_replicas(client.connection_pool.connection_class)
     return client
+
+
+def _leaving_replicas(base: type[Any]) -> type[Any]:
+    """Return redis-py's async connection, which closes once its server says that it is a replica now."""
+
+    class LeavingConnection(base):  # type: ignore[misc]
+        is_demoted = False
+
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+            if self.is_demoted:  # under its name there may be another server
+                self.is_demoted = False
+                await self.disconnect()
+            await super().send_packed_command(*args, **options)
+
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            try:
+                return await super().read_response(*args, **options)
+            except ReadOnlyError:
+                self.is_demoted = True
+                raise
+
+    return LeavingConnection
 
 
 def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
