@@ -14,12 +14,11 @@ from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 from proof.figures import Figure, Progress, Size
 from proof.histories.alterations import ALTERATIONS
 from proof.histories.checker import TooLong, is_bad, is_linearizable, shortest_bad, with_few_open
-from proof.histories.clients import Plan, record
+from proof.histories.clients import Kind, Plan, record
 from proof.histories.operations import Operation, told
 from tests.servers import RedisServer, binaries
 
@@ -75,7 +74,7 @@ def on_redis(binary: Path, seconds: float) -> Keys:
     """Record what two blocking and two async processes see of a server, each through a proxy of its own."""
     with RedisServer(binary) as server:
         run_of = token_hex(4)
-        kinds: list[Literal["blocking", "async", "direct"]] = ["blocking", "async", "blocking", "direct"]
+        kinds: tuple[Kind, ...] = ("blocking", "direct blocking", "async", "direct")
         return record([Plan(kind, str(server.port), run_of, seconds) for kind in kinds]).by_key()
 
 

@@ -21,14 +21,20 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operatio
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.base import PersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
+from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from proof.histories import operations as recorded
 from proof.histories.checker import seen
 from proof.histories.operations import History
-from proof.histories.recording import AsyncRecordingClient, DirectRecordingClient, RecordingClient
+from proof.histories.recording import (
+    AsyncRecordingClient,
+    DirectBlockingRecordingClient,
+    DirectRecordingClient,
+    RecordingClient,
+)
 from tests.proxy import Action, Proxy
 
-__all__ = ["Plan", "record", "turn"]
+__all__ = ["Kind", "Plan", "record", "turn"]
 
 WINDOW_SECONDS = 0.5
 KEYS = 3
@@ -42,11 +48,14 @@ FAULTS = 0.08
 _begin: Any = None
 
 
+Kind = Literal["blocking", "direct blocking", "async", "direct", "sqlite"]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one process does."""
 
-    kind: Literal["blocking", "async", "direct", "sqlite"]
+    kind: Kind
     where: str
     """The port of a server, or the path of a file."""
     run: str
@@ -80,6 +89,8 @@ def _carry_out(plan: Plan) -> list[recorded.Operation]:
     with Proxy(int(plan.where)) as proxy:
         if plan.kind == "blocking":
             _in_threads(plan, lambda claims: _blocking(proxy, history, claims), proxy)
+        elif plan.kind == "direct blocking":
+            _in_threads(plan, lambda claims: _direct_blocking(proxy, history, claims), proxy)
         else:
             asyncio.run(_in_tasks(plan, proxy, history))
     return history.operations
@@ -88,6 +99,15 @@ def _carry_out(plan: Plan) -> list[recorded.Operation]:
 def _blocking(proxy: Proxy, history: History, claims: dict[str, Claim]) -> RedisPersistenceLayer:
     client = RecordingClient(proxy.port, MESSAGE_SECONDS, history, claims)
     return RedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)
+
+
+def _direct_blocking(proxy: Proxy, history: History, claims: dict[str, Claim]) -> RedisPersistenceLayer:
+    layer = RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=VERB_SECONDS)
+    layer._deadline.start(VERB_SECONDS)  # noqa: SLF001 - what the layer builds is what is recorded
+    client = layer._client()  # noqa: SLF001
+    assert isinstance(client, DirectBlockingRedis)
+    layer._own = DirectBlockingRecordingClient.of(client, history, claims)  # noqa: SLF001
+    return layer
 
 
 def _in_threads(plan: Plan, make: Callable[[dict[str, Claim]], Any], proxy: Proxy | None = None) -> None:

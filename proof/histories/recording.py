@@ -5,7 +5,7 @@ not the verbs that are noted but the messages, each of which the server carries 
 """
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 import redis
 import redis.asyncio
@@ -18,10 +18,16 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Set
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
 from idempotency_mw.persistence.redis.direct import DirectRedis
+from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from proof.histories.checker import seen
 from proof.histories.operations import History
 
-__all__ = ["AsyncRecordingClient", "DirectRecordingClient", "RecordingClient"]
+__all__ = [
+    "AsyncRecordingClient",
+    "DirectBlockingRecordingClient",
+    "DirectRecordingClient",
+    "RecordingClient",
+]
 
 CLAIM = Claim(Operation("", ""), "", 1, 1)
 CALLS = {
@@ -47,6 +53,30 @@ class RecordingClient(redis.Redis):
         end, read = self._begin(args)
         try:
             reply = super().execute_command(*args, **options)
+        except NoScriptError:
+            raise  # nothing was done
+        except BaseException:
+            end(is_open=True)
+            raise
+        end(read(reply))
+        return reply
+
+
+class DirectBlockingRecordingClient(DirectBlockingRedis):
+    """The one that the layer builds for a standalone server: a connection for each thread that asks."""
+
+    @classmethod
+    def of(cls, client: DirectBlockingRedis, history: History, claims: dict[str, Claim]) -> Self:
+        """Return the client as one that notes; it has no other state than the client."""
+        noting = cls.__new__(cls)
+        noting.__dict__ = {**client.__dict__, "_begin": _beginner(history, claims)}
+        return noting
+
+    def ask(self, command: bytes) -> Any:
+        """Note the message, if it is one of a verb, and send it."""
+        end, read = self._begin(_unpacked(command))
+        try:
+            reply = super().ask(command)
         except NoScriptError:
             raise  # nothing was done
         except BaseException:
@@ -113,14 +143,14 @@ class DirectRecordingClient(_Recording, DirectRedis):
 
 
 def _unpacked(command: bytes) -> tuple[Any, ...]:
-    """Return what a packed EVALSHA says, as it is given to `execute_command`."""
+    """Return what a packed command says, as it is given to `execute_command`."""
     parts, begin = [], command.index(b"$")
     while begin < len(command):
         head = command.index(b"\r\n", begin)
         end = head + 2 + int(command[begin + 1 : head])
         parts.append(command[head + 2 : end])
         begin = end + 2
-    return ("EVALSHA", parts[1].decode(), *parts[2:])
+    return (parts[0], parts[1].decode(), *parts[2:])
 
 
 def _beginner(

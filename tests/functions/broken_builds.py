@@ -60,13 +60,12 @@ STALLED_IN_SQLITE = """        with self._transaction() as connection:
         time.sleep(0.02)
         with self._transaction() as connection:
 """
-ACQUIRED = "self._run(commands.acquire(key, claim), commands.read_acquire)\n"
 STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
             from idempotency_mw.persistence.frame import Frame
             import asyncio, time
 
             client, key = self._client(), self._key(claim)
-            data = AWAIT client.execute_command("GET", key, **RAW)
+            data = AWAIT client.execute_command("GET", key)
             now_ms = int(time.time() * 1000)
             found, write = verbs.acquire(Frame.decode(data) if data else None, claim, now_ms)
             AWAIT SLEEP(0.02)
@@ -139,9 +138,10 @@ BUILDS = (
             ),
             (
                 "persistence/redis/blocking.py",
-                f"            return {ACQUIRED}",
-                "            self._deadline.start(self.timeout_seconds)\n"
-                + STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"),
+                "                found = self._run("
+                "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
+                "                self._deadline.start(self.timeout_seconds)\n"
+                + indent(STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),
             ),
             (
                 "persistence/redis/asynchronous.py",
