@@ -50,6 +50,13 @@ def test_a_budget_is_held_on_its_side(at_least: bool, within: float, beyond: flo
     assert budget.value({}) is None
 
 
+def test_a_budget_that_is_known_to_be_missed_is_held_to_what_is_reached() -> None:
+    budget = Budget("what", 1.25, lambda results: results["value"], reached=1.5)
+    assert not budget.holds(1.5)
+    assert [budget.is_worse(value) for value in (1.2, 1.5, 1.51)] == [False, False, True]
+    assert Budget("what", 1.25, lambda results: results["value"]).is_worse(1.26)
+
+
 def test_pictures_are_whole_and_say_what_they_show() -> None:
     bars = pictures.bars("Bars & more", {"ours": {"first": 1.5, "replay": 0.5}}, floor="calls")
     lines = pictures.lines("Lines", {"ours": {1.0: 1.0, 1000.0: 1.1}}, across="keys", up="CPU")
