@@ -1,7 +1,7 @@
 """What the library costs, as ratios: `make bench` measures, `make bench-check` holds the counts to their budgets.
 
     python -m benchmarks            measure all, write results.json, and docs/performance.md from it
-    python -m benchmarks check      only counts, bytes and instructions; exits 1 where a budget is missed by more than is known
+    python -m benchmarks check      only counts, bytes and instructions; exits 1 where a budget is missed anew
     python -m benchmarks docs       only write docs/performance.md and its pictures anew
 
     budgets        the lines that have to hold, and where their values come from

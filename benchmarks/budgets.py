@@ -25,7 +25,7 @@ class Budget:
     at_least: bool = False
     unit: str = " ×"
     reached: float | None = None
-    """What is reached where the limit is not, with a margin of 3 %. A check holds that, so that it gets no worse."""
+    """What is reached where the limit is not, and 3 % more. A check holds that, so that it gets no worse."""
 
     def value(self, results: Results) -> float | None:
         """Return what was measured; None where it was not, as without valgrind or without a peer."""

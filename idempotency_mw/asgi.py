@@ -125,7 +125,7 @@ class _Conversation:
             case Pass():
                 await self._app(scope, receive, send)
             case Refuse(refusal):
-                await send_response(self._send, self._exchange.refusal(self._request, refusal))
+                await send_response(self._send, self._exchange.replies.refusal(self._request, refusal))
             case Wanted():
                 try:
                     await self._serve_wanted(wanted)
@@ -147,7 +147,7 @@ class _Conversation:
             case Pass():
                 await self._pass(body)
             case Refuse(refusal):
-                await send_response(self._send, self._exchange.refusal(self._request, refusal))
+                await send_response(self._send, self._exchange.replies.refusal(self._request, refusal))
             case Keyed():
                 await self._serve_keyed(keyed, body)
             case _:
@@ -157,7 +157,7 @@ class _Conversation:
         caller = None if self._exchange.http.caller is None else await self._caller(self._exchange.http.caller)
         operation = self._exchange.operation(self._request, keyed, caller)
         if isinstance(operation, Refuse):
-            await send_response(self._send, self._exchange.refusal(self._request, operation.refusal))
+            await send_response(self._send, self._exchange.replies.refusal(self._request, operation.refusal))
             return
         waited = self._exchange.wait(self._request)
         if waited is not None:
@@ -166,15 +166,15 @@ class _Conversation:
         match decision:
             case Execute(_, attempt):
                 execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
-                run = Run(self._handler, self._exchange, self._request, decision, execution)
+                run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
                 await run.serve(self._app, self._scope, body, self._incoming, self._send)
             case Unprotected():
                 await self._pass(body)
             case Replay(record):
-                stored = self._exchange.replay(self._request, operation, record, waited=waited)
+                stored = self._exchange.replies.replay(self._request, operation, record, waited=waited)
                 await send_response(self._send, stored)
             case Reject():
-                rejection = self._exchange.rejection(self._request, decision, waited=waited)
+                rejection = self._exchange.replies.rejection(self._request, decision, waited=waited)
                 await send_response(self._send, rejection)
             case _:
                 assert_never(decision)

@@ -19,8 +19,8 @@ from typing import Any
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
-from idempotency_mw.http.exchange import Exchange
 from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.replies import Replies
 from idempotency_mw.shielding import until_done
 
 __all__ = ["SCOPE_KEY", "ASGIApp", "Message", "Receive", "Run", "Scope", "Send", "send_response"]
@@ -45,18 +45,18 @@ class Run:
     def __init__(
         self,
         handler: AsyncIdempotencyHandler,
-        exchange: Exchange,
+        replies: Replies,
         request: Request,
         decision: Execute,
         execution: Execution,
     ) -> None:
         self._handler = handler
-        self._exchange = exchange
+        self._replies = replies
         self._request = request
         self._claim = decision.claim
         self._execution = execution
         self._heartbeat = handler.heartbeat(decision.claim)
-        self._capture = exchange.capture(request)
+        self._capture = replies.capture(request)
         self._pending: list[Message] = []  # to be sent before anything else is
         self._sending = asyncio.Lock()  # an app may send from several tasks: nothing overtakes the settling
         self._is_ended = False  # the app has sent what it calls its last message
@@ -132,7 +132,7 @@ class Run:
             raise RuntimeError("the app has sent http.response.start twice")
         headers = tuple([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
         self._capture.start(message["status"], tuple([(name.lower(), value) for name, value in headers]))
-        return {**message, "headers": list(self._exchange.without_marker(headers))}
+        return {**message, "headers": list(self._replies.without_marker(headers))}
 
     async def _send_body(self, message: Message) -> None:
         if not self._capture.is_started:
@@ -186,10 +186,10 @@ class Run:
         reply = await self._handler.settle(
             self._claim,
             ending,
-            lambda kept: self._exchange.encode(kept, self._capture),
+            lambda kept: self._replies.encode(kept, self._capture),
             sent=self._is_sent,
         )
-        response = self._exchange.instead(self._request, self._claim.operation, reply)
+        response = self._replies.instead(self._request, self._claim.operation, reply)
         if response is None:
             return
         self._is_replaced = True
@@ -198,7 +198,7 @@ class Run:
         self._is_answered.set()
 
     async def _settle_and_flush(self, *messages: Message) -> None:
-        await self._settle(self._exchange.verdict(self._capture, discarded=self._execution.discarded))
+        await self._settle(self._replies.verdict(self._capture, discarded=self._execution.discarded))
         if not self._is_replaced:
             await self._flush(*messages)
 

@@ -142,14 +142,14 @@ class _Conversation:
             case Execute(_, attempt):
                 execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
                 environ = _giving(self._environ, body) | {ENVIRON_KEY: execution}
-                run = Run(self._handler, self._exchange, self._request, decision, execution)
+                run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
                 return run.begin(self._app, environ, self._start_response)
             case Unprotected():
                 return self._app(_giving(self._environ, body), self._start_response)
             case Replay(record):
-                return self._answer(self._exchange.replay(self._request, operation, record, waited=waited))
+                return self._answer(self._exchange.replies.replay(self._request, operation, record, waited=waited))
             case Reject():
-                return self._answer(self._exchange.rejection(self._request, decision, waited=waited))
+                return self._answer(self._exchange.replies.rejection(self._request, decision, waited=waited))
             case _:
                 assert_never(decision)
 
@@ -174,7 +174,7 @@ class _Conversation:
         return None if caller is None or self._ask is None else self._ask(caller, self._environ)
 
     def _refuse(self, refusal: Refusal) -> Iterable[bytes]:
-        return self._answer(self._exchange.refusal(self._request, refusal))
+        return self._answer(self._exchange.replies.refusal(self._request, refusal))
 
     def _answer(self, response: Response) -> Iterable[bytes]:
         return respond(response, self._start_response)

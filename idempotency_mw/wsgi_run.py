@@ -26,8 +26,8 @@ from idempotency_mw import report
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import IdempotencyHandler
-from idempotency_mw.http.exchange import Exchange
 from idempotency_mw.http.message import Headers, Request, Response
+from idempotency_mw.http.replies import Replies
 
 __all__ = ["ENVIRON_KEY", "Environ", "Run", "StartResponse", "WSGIApp", "respond"]
 
@@ -50,19 +50,19 @@ class Run:
     def __init__(
         self,
         handler: IdempotencyHandler,
-        exchange: Exchange,
+        replies: Replies,
         request: Request,
         decision: Execute,
         execution: Execution,
     ) -> None:
         self._handler = handler
-        self._exchange = exchange
+        self._replies = replies
         self._request = request
         self._claim = decision.claim
         self._execution = execution
         self._server_write: Write | None = None  # set once the server was given status and headers
         self._heartbeat = handler.heartbeat(decision.claim)
-        self._capture = exchange.capture(request)
+        self._capture = replies.capture(request)
         self._status_line = ""
         self._headers: HeaderList = []
         self._iterable: Iterable[bytes] = ()
@@ -119,8 +119,7 @@ class Run:
             exc_info = error = None  # else the traceback and this frame hold each other
         self._capture.start(int(status[:3]), _lines(headers))
         self._status_line = status
-        marker = self._exchange.http.replay_header.lower()
-        self._headers = [line for line in headers if line[0].lower() != marker]
+        self._headers = [line for line in headers if line[0].lower() != self._replies.replay_header]
         return self._write
 
     def _write(self, chunk: bytes) -> None:
@@ -202,7 +201,7 @@ class Run:
     # How it ends.
 
     def _settle_as_answered(self) -> None:
-        self._settle(self._exchange.verdict(self._capture, discarded=self._execution.discarded))
+        self._settle(self._replies.verdict(self._capture, discarded=self._execution.discarded))
 
     def _fail(self) -> None:
         if not self._is_settled:
@@ -217,10 +216,10 @@ class Run:
         reply = self._handler.settle(
             self._claim,
             ending,
-            lambda kept: self._exchange.encode(kept, self._capture),
+            lambda kept: self._replies.encode(kept, self._capture),
             sent=self._server_write is not None,
         )
-        response = self._exchange.instead(self._request, self._claim.operation, reply)
+        response = self._replies.instead(self._request, self._claim.operation, reply)
         if response is not None:
             self._replace(response)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from idempotency_mw import errors
-from idempotency_mw.http import exchange
+from idempotency_mw.http import replies
 from idempotency_mw.persistence.redis import commands
 from tests.canaries import SECRETS, current_test
 
@@ -52,14 +52,14 @@ class _Taking(logging.Handler):
 
 
 def _take_problems() -> None:
-    answer = exchange.problem_response
+    answer = replies.problem_response
 
     def taking(*args: Any, **options: Any) -> Any:
         response = answer(*args, **options)
         _say(f"{response.body.decode('latin-1')} {response.headers!r} {response!r} {args!r}")
         return response
 
-    exchange.problem_response = taking
+    replies.problem_response = taking
 
 
 def _take_errors() -> None:

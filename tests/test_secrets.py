@@ -251,7 +251,7 @@ import warnings
 
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyKeyError
-from idempotency_mw.http import exchange
+from idempotency_mw.http import replies
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.persistence.redis import commands
 from tests.canaries import secret_body, secret_headers
@@ -269,7 +269,7 @@ def test_that_tells_in_a_log():
 
 
 def test_that_tells_in_a_problem():
-    exchange.problem_response(Refusal(Problem.KEY_INVALID, "not canary-card-4712"))
+    replies.problem_response(Refusal(Problem.KEY_INVALID, "not canary-card-4712"))
 
 
 def test_that_tells_in_an_error():

@@ -8,24 +8,19 @@ In two steps, because the body and the caller lie between them, and only the sur
     (the surface asks for the caller)
     operation(request, keyed, caller) ──> Refuse | Operation
 
-and then the two ways of an answer: `verdict` and `encode` into the store, `replay` and `refusal` out of it.
+What goes out is in `replies.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
-from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import Selection, canonical, digest, joined, text
-from idempotency_mw.core.machine import Answered, Deliver, Discarded, Ending, Failed, Kept, Reason, Reject, Replay
-from idempotency_mw.core.record import Operation, Record
+from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import (
     IdempotencyConfigurationError,
     IdempotencyKeyError,
-    IdempotencyRecordError,
 )
-from idempotency_mw.http import codec
 from idempotency_mw.http.body import (
     DuplicateMemberError,
     NotJSONError,
@@ -36,13 +31,13 @@ from idempotency_mw.http.body import (
     parse_json,
     segments,
 )
-from idempotency_mw.http.capture import BODILESS_STATUSES, Capture
 from idempotency_mw.http.config import HTTPConfig
-from idempotency_mw.http.fields import KeptHeaders, canonical_query
+from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Headers, Lines, Request, Response
+from idempotency_mw.http.message import Lines, Request
 from idempotency_mw.http.prefer import preferred_wait
-from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
+from idempotency_mw.http.problem import Problem, Refusal
+from idempotency_mw.http.replies import Replies
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
@@ -97,8 +92,6 @@ class Exchange:
         self._methods = frozenset(http.methods)
         self._has_callers = http.caller is not None
         self._header = (http.header or "").lower().encode("ascii")
-        self._replay_header = http.replay_header.lower().encode("ascii")
-        self._marker = self._replay_header, b"true"
         self._event_key = _selection(config.event_key_jmespath, config)
         self._validation = _selection(config.payload_validation_jmespath, config)
         self._looks_into_bodies = self._event_key is not None or self._validation is not None
@@ -106,7 +99,7 @@ class Exchange:
         self._namespace = joined(map(text, self._shared_identity()))
         self.read_headers = self._read_headers()
         """Names, in lower case, of the request headers that decide anything. Nobody need look at the others."""
-        self._kept = KeptHeaders(http.dropped_headers, self._replay_header)
+        self.replies = Replies(config, http)
 
     # What the request is.
 
@@ -188,79 +181,6 @@ class Exchange:
         preferred = preferred_wait(request.lines.get(b"prefer", ()))
         return None if preferred is None else min(preferred, int(longest))
 
-    # The app's answer, into the store.
-
-    def capture(self, request: Request) -> Capture:
-        """Return what collects the app's response to this request."""
-        return Capture(self.http.max_response_body, is_head=request.method == "HEAD")
-
-    def verdict(self, capture: Capture, *, discarded: bool) -> Ending:
-        """Say how a run ended that was not stopped."""
-        if discarded:
-            return Discarded()
-        if not capture.is_whole:
-            return Failed()
-        return Answered(storable=self.http.storable(capture.status), captured=not capture.is_too_large)
-
-    def encode(self, kept: Kept, capture: Capture) -> bytes | None:
-        """Return the result to store, or None where it can't be kept."""
-        match kept:
-            case Kept.ANSWER:
-                response = capture.response()
-                headers = self._kept.of(response.headers, keeps_length=_length_is_no_body(capture))
-                return codec.encode(Response(response.status, headers, response.body))
-            case Kept.FAILURE:
-                failure = Refusal(Problem.EXECUTION_FAILED, "The first request with this key failed.")
-                response = problem_response(failure)
-                return codec.encode(Response(response.status, self._kept.of(response.headers), response.body))
-            case Kept.NOTHING:
-                return None
-            case _:
-                assert_never(kept)
-
-    # The store's answer, out to the client.
-
-    def replay(
-        self, request: Request, operation: Operation, record: Record, *, waited: int | None = None
-    ) -> Response:
-        """Return the stored response, marked; a record that can't be read is reported, and becomes a refusal."""
-        try:
-            response = codec.decode(record.result or b"")
-        except IdempotencyRecordError as error:
-            report.store_refused(operation.storage_key, error)
-            return self.rejection(request, Reject(Reason.RECORD_UNREADABLE), waited=waited)
-        return self._replayed(request, response, record, waited)
-
-    def instead(self, request: Request, operation: Operation, reply: Deliver | Replay | Reject) -> Response | None:
-        """Return what a late owner's client gets in place of the run's own answer, if anything.
-
-        A winner's record that can't be read is nothing: the refusal would say that the request was not carried
-        out, and it was.
-        """
-        if isinstance(reply, Deliver):
-            return None
-        if isinstance(reply, Reject):
-            return self.rejection(request, reply)
-        try:
-            response = codec.decode(reply.record.result or b"")
-        except IdempotencyRecordError as error:
-            report.winner_unreadable(operation.storage_key, error)
-            return None
-        return self._replayed(request, response, reply.record, None)
-
-    def rejection(self, request: Request, reject: Reject, *, waited: int | None = None) -> Response:
-        """Return the machine's refusal as a response."""
-        bound = self.http.caller is None and bool(self._bound)
-        return self.refusal(request, refusal_of(reject, bound_headers=bound), waited=waited)
-
-    def refusal(self, request: Request, refusal: Refusal, *, waited: int | None = None) -> Response:
-        """Return a refusal as a response."""
-        return problem_response(refusal, bodiless=request.method == "HEAD", extra=_applied(waited))
-
-    def without_marker(self, headers: Headers) -> Headers:
-        """Return an app's headers without a marker of its own: only a replay is one."""
-        return tuple([line for line in headers if line[0].lower() != self._replay_header])
-
     def _shared_identity(self) -> tuple[str, str, str]:
         """Return what all identities have in common; with callers there is another space of keys."""
         return "http", self.config.key_prefix, "caller" if self._has_callers else ""
@@ -297,19 +217,6 @@ class Exchange:
                     bound += name, value
         return [b"%d" % (len(bound) // 2), *bound]
 
-    def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
-        hook = self.config.response_hook
-        return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
-
-    def _marked(self, request: Request, response: Response, waited: int | None) -> Response:
-        bodiless = request.method == "HEAD" or response.status in BODILESS_STATUSES
-        body = b"" if bodiless else response.body
-        headers = response.headers
-        if not bodiless:
-            counted = [line for line in headers if line[0].lower() != b"content-length"]
-            headers = (*counted, (b"content-length", b"%d" % len(body)))
-        return Response(response.status, (*headers, self._marker, *_applied(waited)), body)
-
 
 @dataclass(frozen=True, slots=True)
 class _Document:
@@ -339,19 +246,3 @@ def _one_of(in_header: str | None, in_body: str | Refusal | None) -> str | Refus
 
 def _invalid_body(why: str) -> Refuse:
     return Refuse(Refusal(Problem.BODY_INVALID, f"The body can't be used. {why}"))
-
-
-def _applied(waited: int | None) -> Headers:
-    return () if waited is None else ((b"preference-applied", b"wait=%d" % waited),)
-
-
-def _hooked(hook: Callable[[Any, Record], Any], response: Response, record: Record) -> Response:
-    changed = hook(response, record)
-    if not isinstance(changed, Response):
-        raise IdempotencyConfigurationError(f"response_hook must return Response, not {type(changed).__name__}")
-    return changed
-
-
-def _length_is_no_body(capture: Capture) -> bool:
-    """Tell whether `Content-Length` says what a GET would have had (RFC 9110, section 8.6)."""
-    return capture.is_bodiless and capture.status not in (204, 205)

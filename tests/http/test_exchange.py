@@ -579,7 +579,7 @@ def test_a_refusal_quotes_nothing(header: bytes, body: bytes) -> None:
     found = ours.head(asked)
     refused = ours.keyed(found, body) if isinstance(found, Wanted) else found
     assert isinstance(refused, Refuse)
-    answer = ours.refusal(asked, refused.refusal)
+    answer = ours.replies.refusal(asked, refused.refusal)
     assert not any(secret in repr(refused) + answer.body.decode() + str(answer.headers) for secret in SECRETS)
 
 
@@ -654,20 +654,20 @@ def test_a_selection_and_bytes_never_have_the_same_fingerprint() -> None:
 
 def answered(ours: Exchange, asked: Request, status: int, headers: Headers, *chunks: bytes) -> bytes:
     """Return what the store is given for a whole answer."""
-    capture = ours.capture(asked)
+    capture = ours.replies.capture(asked)
     capture.start(status, headers)
     for chunk in chunks:
         capture.add(chunk)
     capture.finish()
-    assert isinstance(ours.verdict(capture, discarded=False), Answered)
-    result = ours.encode(Kept.ANSWER, capture)
+    assert isinstance(ours.replies.verdict(capture, discarded=False), Answered)
+    result = ours.replies.encode(Kept.ANSWER, capture)
     assert result is not None
     return result
 
 
 def replayed(ours: Exchange, asked: Request, result: bytes | None, waited: int | None = None) -> Response:
     record = Record(Status.COMPLETED, 1, FIRST.fingerprint, 1000, result)
-    return ours.replay(asked, FIRST, record, waited=waited)
+    return ours.replies.replay(asked, FIRST, record, waited=waited)
 
 
 def there_and_back(
@@ -745,7 +745,7 @@ def test_a_head_is_replayed_without_a_body_but_with_its_length() -> None:
 @pytest.mark.row(70)
 def test_a_marker_of_the_app_is_removed() -> None:
     headers = ((b"Idempotent-Replayed", b"false"), (b"x-a", b"1"))
-    assert exchange().without_marker(headers) == ((b"x-a", b"1"),)
+    assert exchange().replies.without_marker(headers) == ((b"x-a", b"1"),)
     assert there_and_back(200, headers).headers == ((b"x-a", b"1"), length(0), MARKER)
 
 
@@ -759,10 +759,10 @@ def test_the_name_of_the_marker_is_a_choice() -> None:
 @pytest.mark.row(72)
 @pytest.mark.parametrize("line", [(b"x", b"a\r\nb: c"), (b"x", b"a\x00"), (b"a:b", b"c"), (b"", b"x")])
 def test_an_answer_that_cannot_be_sent_is_not_kept(line: tuple[bytes, bytes]) -> None:
-    capture = exchange().capture(BASE)
+    capture = exchange().replies.capture(BASE)
     capture.start(200, (line,))
     capture.finish()
-    assert exchange().encode(Kept.ANSWER, capture) is None
+    assert exchange().replies.encode(Kept.ANSWER, capture) is None
 
 
 @pytest.mark.row(52, 72)
@@ -792,62 +792,62 @@ def test_a_stored_answer_that_cannot_be_read_is_a_refusal_and_reported(
     [(200, True), (204, True), (303, True), (399, True), (400, False), (404, False), (500, False)],
 )
 def test_the_status_says_whether_an_answer_is_storable(status: int, storable: bool) -> None:
-    capture = OURS.capture(BASE)
+    capture = OURS.replies.capture(BASE)
     capture.start(status, ())
     capture.finish()
-    assert OURS.verdict(capture, discarded=False) == Answered(storable=storable, captured=True)
+    assert OURS.replies.verdict(capture, discarded=False) == Answered(storable=storable, captured=True)
 
 
 @pytest.mark.row(40, 41)
 def test_what_is_storable_is_a_choice() -> None:
     ours = exchange(HTTPConfig(storable=lambda status: status == 404))
-    capture = ours.capture(BASE)
+    capture = ours.replies.capture(BASE)
     capture.start(404, ())
     capture.finish()
-    assert ours.verdict(capture, discarded=False) == Answered(storable=True, captured=True)
+    assert ours.replies.verdict(capture, discarded=False) == Answered(storable=True, captured=True)
 
 
 @pytest.mark.row(44, 46)
 @pytest.mark.parametrize("sent", [None, b"", b"ab"])
 def test_an_answer_that_is_not_whole_is_a_failure(sent: bytes | None) -> None:
-    capture = OURS.capture(BASE)
+    capture = OURS.replies.capture(BASE)
     if sent is not None:
         capture.start(200, ((b"content-length", b"3"),))
         capture.add(sent)
         capture.finish()
-    assert OURS.verdict(capture, discarded=False) == Failed()
+    assert OURS.replies.verdict(capture, discarded=False) == Failed()
 
 
 @pytest.mark.row(46)
 def test_a_body_without_a_start_is_a_failure() -> None:
-    capture = OURS.capture(BASE)
+    capture = OURS.replies.capture(BASE)
     capture.add(b"body")
     capture.finish()
-    assert OURS.verdict(capture, discarded=False) == Failed()
+    assert OURS.replies.verdict(capture, discarded=False) == Failed()
 
 
 @pytest.mark.row(53)
 def test_an_answer_over_the_limit_is_not_captured() -> None:
     ours = exchange(HTTPConfig(max_response_body=2))
-    capture = ours.capture(BASE)
+    capture = ours.replies.capture(BASE)
     capture.start(200, ())
     capture.add(b"abc")
     capture.finish()
-    assert ours.verdict(capture, discarded=False) == Answered(storable=True, captured=False)
-    assert ours.encode(Kept.NOTHING, capture) is None
+    assert ours.replies.verdict(capture, discarded=False) == Answered(storable=True, captured=False)
+    assert ours.replies.encode(Kept.NOTHING, capture) is None
 
 
 @pytest.mark.row(54)
 def test_a_discarded_answer_is_discarded_whatever_it_is() -> None:
-    assert OURS.verdict(OURS.capture(BASE), discarded=True) == Discarded()
+    assert OURS.replies.verdict(OURS.replies.capture(BASE), discarded=True) == Discarded()
 
 
 @pytest.mark.row(42, 44)
 def test_a_failure_is_kept_as_a_problem() -> None:
-    capture = OURS.capture(BASE)
+    capture = OURS.replies.capture(BASE)
     capture.start(200, ((b"x-part", b"s3cr3t"),))
     capture.add(b"4111")
-    replay = replayed(OURS, BASE, OURS.encode(Kept.FAILURE, capture))
+    replay = replayed(OURS, BASE, OURS.replies.encode(Kept.FAILURE, capture))
     document = json.loads(replay.body)
     assert (replay.status, document["status"], document["type"]) == (
         500, 500, "urn:idempotency-mw:problem:execution-failed"
@@ -905,7 +905,7 @@ def test_a_hook_does_not_see_what_cannot_be_read() -> None:
     [(HTTPConfig(), True), (HTTPConfig(caller=str), False), (HTTPConfig(bound_headers=()), False)],
 )
 def test_a_mismatch_names_the_remedy_where_credentials_are_bound(http: HTTPConfig, is_named: bool) -> None:
-    refusal = exchange(http).rejection(BASE, Reject(Reason.REUSED))
+    refusal = exchange(http).replies.rejection(BASE, Reject(Reason.REUSED))
     assert refusal.status == 422
     assert ("`caller`" in json.loads(refusal.body)["detail"]) is is_named
 
@@ -913,8 +913,8 @@ def test_a_mismatch_names_the_remedy_where_credentials_are_bound(http: HTTPConfi
 @pytest.mark.row(2, 119)
 @pytest.mark.parametrize("reason", Reason)
 def test_a_refusal_bears_no_marker_and_has_no_body_for_a_head(reason: Reason) -> None:
-    refusal = OURS.rejection(BASE, Reject(reason, retry_after_ms=1))
-    to_head = OURS.rejection(BASE._replace(method="HEAD"), Reject(reason, retry_after_ms=1))
+    refusal = OURS.replies.rejection(BASE, Reject(reason, retry_after_ms=1))
+    to_head = OURS.replies.rejection(BASE._replace(method="HEAD"), Reject(reason, retry_after_ms=1))
     assert MARKER not in refusal.headers
     assert (to_head.status, to_head.headers, to_head.body) == (refusal.status, refusal.headers, b"")
 
@@ -944,5 +944,5 @@ def test_a_preference_that_was_applied_is_named_on_replays_and_refusals() -> Non
     applied = (b"preference-applied", b"wait=3")
     result = answered(OURS, BASE, 200, ())
     assert replayed(OURS, BASE, result, waited=3).headers[-2:] == (MARKER, applied)
-    assert OURS.rejection(BASE, Reject(Reason.IN_PROGRESS, 1), waited=3).headers[-1] == applied
-    assert applied not in OURS.rejection(BASE, Reject(Reason.IN_PROGRESS, 1)).headers
+    assert OURS.replies.rejection(BASE, Reject(Reason.IN_PROGRESS, 1), waited=3).headers[-1] == applied
+    assert applied not in OURS.replies.rejection(BASE, Reject(Reason.IN_PROGRESS, 1)).headers

@@ -94,7 +94,7 @@ def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def settle_and_flush(self: Any, *messages: Any) -> None:
         await self._flush(*messages)
-        await self._settle(self._exchange.verdict(self._capture, discarded=self._execution.discarded))
+        await self._settle(self._exchange.replies.verdict(self._capture, discarded=self._execution.discarded))
 
     def take(self: Any, chunk: bytes) -> bytes:
         self._capture.add(chunk)
