@@ -210,7 +210,12 @@ def _request(environ: Environ, names: frozenset[bytes]) -> Request:
         # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
         path=path.encode("latin-1").decode("utf-8", "replace"),
         query=query.encode("latin-1"),
-        lines={name: [environ[key].encode("latin-1")] for name, key in _environ_keys(names) if key in environ},
+        lines={
+            name: [environ[key].encode("latin-1")]
+            for name, key in _environ_keys(names)
+            # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
+            if key in environ and (environ[key] or key.startswith("HTTP_"))
+        },
     )
 
 

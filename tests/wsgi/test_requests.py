@@ -353,6 +353,23 @@ def test_the_media_type_is_part_of_the_request_and_a_header_of_that_name_can_not
     assert service.request(CONTENT_TYPE="text/plain").slug == "key-reused"
 
 
+@pytest.mark.parametrize("variable", ["CONTENT_TYPE", "CONTENT_LENGTH"])
+def test_a_server_that_leaves_a_variable_empty_and_one_that_leaves_it_out_say_the_same(memory, variable):
+    http = HTTPConfig(bound_headers=["content-type", "content-length"])
+    middleware = IdempotencyMiddleware(echo, persistence_store=memory, http=http)
+    without = environ_of(body=b"")
+    del without[variable]
+
+    def serve_one(environ: dict[str, Any]) -> tuple[str, list[bytes]]:
+        statuses: list[str] = []
+        chunks = list(middleware(environ, lambda status, _headers: statuses.append(status)))
+        return statuses[0], chunks
+
+    serve_one(environ_of(body=b"", **{variable: ""}))
+    assert serve_one(without)[0] == "200 OK"
+    assert memory.calls == ["acquire", "complete", "acquire"]
+
+
 # The hooks.
 
 
