@@ -6,7 +6,7 @@ server's process, user and system: with what it takes to read the bytes and to a
 real use. The ways take turns, and each figure is the least of its rounds: what else runs on the machine only adds.
 
 Exits 0 where the layer takes the cheaper way for each size, or one that is about as cheap, 1 otherwise. The
-budgets are shown beside it: docs/decisions/011 says which are not met, and why. Takes most of a minute. A noisy
+budgets are shown beside it: docs/decisions/011 says where they are not met. Takes most of a minute. A noisy
 machine gives noisy ratios: run it again before believing one.
 """
 # ruff: noqa: SLF001 -- a script: it forces the layer one way or the other, and prints
