@@ -4,6 +4,7 @@ Those of a response, which is passed on, are pairs of bytes. Those of a request 
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = ["Headers", "Lines", "Request", "Response", "grouped", "split_list", "values"]
@@ -27,15 +28,13 @@ class Request(NamedTuple):
         return f"Request(method={self.method!r}, path={self.path!r})"
 
 
-class Response(NamedTuple):
-    """A whole response."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response. Hooks get it, and may have part of it replaced, as with any dataclass."""
 
     status: int
-    headers: Headers
-    body: bytes
-
-    def __repr__(self) -> str:
-        return f"Response(status={self.status})"
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:

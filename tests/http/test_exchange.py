@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import jmespath
@@ -881,6 +881,11 @@ def test_a_hook_changes_a_replay() -> None:
     assert replay == Response(202, ((b"x-a", b"1"), (b"x-hook", b"1"), length(11), MARKER), b"longer body")
     assert seen[0][0] == Response(200, ((b"x-a", b"1"),), b"body")
     assert seen[0][1].status is Status.COMPLETED
+
+
+def test_a_hook_may_replace_a_part_of_the_response() -> None:
+    replay = hooked(lambda response, record: replace(response, body=b"other"), b"1200000000")
+    assert replay == Response(200, (length(5), MARKER), b"other")
 
 
 def test_a_hook_has_to_return_a_response() -> None:
