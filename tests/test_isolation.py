@@ -1,6 +1,7 @@
 """I6: callers never meet. I13: another fingerprint is refused, and what stands is untouched."""
 
 import time
+from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, idempotent_function
-from idempotency_mw.core.identity import digest, text
+from idempotency_mw.core.identity import canonical, digest, text
 from idempotency_mw.core.machine import Reason, Reject, on_acquired
 from idempotency_mw.core.record import Claim, Existing, Operation
 from idempotency_mw.errors import IdempotencyValidationError
@@ -147,7 +148,7 @@ class Clocked:
 
     def reach(self, state: str, claim: Claim, result: bytes) -> None:
         lapses = state == "lapsed"
-        assert self.layer.acquire(claim._replace(lease_ms=1 if lapses else LONG_MS))
+        assert self.layer.acquire(replace(claim, lease_ms=1 if lapses else LONG_MS))
         if lapses:
             self.clock.advance(0.01) if self.clock is not None else time.sleep(0.01)
         elif state != "in progress":
@@ -211,14 +212,14 @@ def standing(clocked: Clocked, key: str) -> Any:
     probe = Claim(Operation(key, "0" * 64), "f" * 32, 1, 1, may_take_over=False)
     found = clocked.layer.acquire(probe)
     assert isinstance(found, Existing)
-    return found.record._replace(remaining_ms=min(found.record.remaining_ms, 1))
+    return replace(found.record, remaining_ms=min(found.record.remaining_ms, 1))
 
 
 @pytest.mark.fault(23)
 @settings(max_examples=40)
 @given(st.sampled_from(["returned", "raised", "not kept"]), names, names)
 def test_a_function_refuses_another_payload_in_any_state(state: str, first: str, second: str) -> None:
-    assume(first != second)
+    assume(canonical(first) != canonical(second))  # two halves of a surrogate pair are, in JSON, one character
     runs = []
     config = IdempotencyConfig(
         event_key_jmespath="key", payload_validation_jmespath="about", on_error="store", heartbeat=False

@@ -9,6 +9,7 @@ Flushing or deleting records in the store does not reach the copies.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Lock
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
@@ -40,7 +41,7 @@ class _Copies:
                 del self._copies[claim.storage_key]
                 return None
             self._copies.move_to_end(claim.storage_key)
-            return Existing(record._replace(remaining_ms=left_ms))
+            return Existing(replace(record, remaining_ms=left_ms))
 
     def now(self) -> float:
         """Return the seconds on the clock that copies expire by."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from inspect import isawaitable
 from secrets import token_hex
@@ -101,7 +102,7 @@ class PersistenceBench:
 
     def standing(self, claim: Claim) -> Record | None:
         """Return what stands for the claim's key, as a stranger sees it, and leave it as it is."""
-        stranger = rival(claim)._replace(may_take_over=False)
+        stranger = replace(rival(claim), may_take_over=False)
         found = self.acquire(stranger)
         if isinstance(found, Existing):
             return found.record
@@ -140,7 +141,7 @@ class PersistenceBench:
 def a_claim(**changes: Any) -> Claim:
     """Return a claim on a key that nobody else has, with long durations."""
     claim = Claim(Operation(token_hex(32), token_hex(32)), token_hex(16), lease_ms=LONG_MS, retention_ms=LONG_MS)
-    return claim._replace(**changes)
+    return replace(claim, **changes)
 
 
 def rival(claim: Claim, *, fingerprint: str | None = None) -> Claim:
@@ -150,7 +151,7 @@ def rival(claim: Claim, *, fingerprint: str | None = None) -> Claim:
 
 
 def _timeless(record: Record | None) -> Record | None:
-    return None if record is None else record._replace(remaining_ms=0)
+    return None if record is None else replace(record, remaining_ms=0)
 
 
 async def _awaited(call: Callable[[], Any]) -> Any:

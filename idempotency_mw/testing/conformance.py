@@ -9,6 +9,7 @@ clock, override `pass_time` too: otherwise the suite waits for real time, in sho
 records tested, override `plant` and `peek`.
 """
 
+from dataclasses import replace
 from functools import partial
 from secrets import token_hex
 
@@ -48,7 +49,7 @@ class PersistenceConformance(PersistenceBench):
         rivals = [
             rival(claim),
             rival(claim, fingerprint=token_hex(32)),
-            rival(claim)._replace(may_take_over=False),
+            replace(rival(claim), may_take_over=False),
         ]
         for each in rivals:
             found = self.acquire(each)
@@ -72,12 +73,12 @@ class PersistenceConformance(PersistenceBench):
 
     def test_the_owner_may_acquire_again_after_its_lease_as_the_same_attempt(self) -> None:
         claim = self.lapsed()
-        assert self.acquire(claim._replace(lease_ms=LONG_MS)) == Acquired(1)
+        assert self.acquire(replace(claim, lease_ms=LONG_MS)) == Acquired(1)
         assert isinstance(self.acquire(rival(claim)), Existing)
 
     def test_a_lapsed_claim_is_taken_over_by_the_same_request_as_one_attempt_more(self) -> None:
         first = self.lapsed()
-        second = rival(first)._replace(lease_ms=self.moment_ms)
+        second = replace(rival(first), lease_ms=self.moment_ms)
         assert self.acquire(second) == Acquired(2)
         assert self.acquire(second) == Acquired(2)
         self.pass_time(1.5 * self.moment_ms / 1000)
@@ -102,7 +103,7 @@ class PersistenceConformance(PersistenceBench):
 
     def test_a_lapsed_claim_is_not_taken_over_where_that_is_forbidden(self) -> None:
         claim = self.lapsed()
-        self._assert_left_as_lapsed(claim, rival(claim)._replace(may_take_over=False))
+        self._assert_left_as_lapsed(claim, replace(rival(claim), may_take_over=False))
 
     def _assert_left_as_lapsed(self, claim: Claim, other: Claim) -> None:
         found = self.acquire(other)
@@ -163,7 +164,7 @@ class PersistenceConformance(PersistenceBench):
         assert self.complete(self.lapsed(), b"late") == Settled()
         assert self.release(self.lapsed()) is True
         claim = self.lapsed()
-        assert self.extend(claim._replace(lease_ms=LONG_MS)) is True
+        assert self.extend(replace(claim, lease_ms=LONG_MS)) is True
         assert isinstance(self.acquire(rival(claim)), Existing)
 
     def test_a_released_key_is_free_and_begins_anew(self) -> None:

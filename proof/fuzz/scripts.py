@@ -4,6 +4,7 @@ What is no record is an error, and stays as it was; what is one gets the answer 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from idempotency_mw.core.record import Claim, Existing, Lost, Operation
@@ -93,5 +94,5 @@ def _answer(call: Any) -> Any:
 def _timeless(answer: Any) -> Any:
     """Return the answer without its moments: two clocks stand behind what is compared."""
     if isinstance(answer, Existing | Lost) and answer.record is not None:
-        return type(answer)(answer.record._replace(remaining_ms=0))
+        return type(answer)(replace(answer.record, remaining_ms=0))
     return answer

@@ -5,7 +5,7 @@ Answers are compared, and so are the record's bytes and its expiry, read past th
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from secrets import token_hex
 from typing import Any
@@ -87,7 +87,7 @@ def assert_same(bench: Bench, seen: Any, wanted: Any) -> None:
 
 def _timeless(answer: Any) -> Any:
     record = getattr(answer, "record", None)
-    return answer if record is None else type(answer)(record._replace(remaining_ms=0))
+    return answer if record is None else type(answer)(replace(record, remaining_ms=0))
 
 
 def _left(answer: Any) -> int:
@@ -104,7 +104,7 @@ def assert_stands(bench: Bench, claim: Claim, model: Model) -> None:
         assert stands is data is None, where
         return
     frame = Frame.decode(data)
-    assert frame.record(frame.until_ms) == model.record(stands)._replace(remaining_ms=0), where
+    assert frame.record(frame.until_ms) == replace(model.record(stands), remaining_ms=0), where
     assert frame.token == stands.token, where
     assert expires_in is not None, where
     assert 0 <= stands.expires - model.now - expires_in <= bench.store.slack_ms, where
@@ -155,13 +155,13 @@ class Layers(RuleBasedStateMachine):
 
     @rule(target=claims, claim=claims, may=st.booleans(), in_async=ASYNC)
     def a_rival_acquires(self, *, claim: Claim, may: bool, in_async: bool) -> Claim:
-        rival = claim._replace(token=token_hex(16), may_take_over=may)
+        rival = replace(claim, token=token_hex(16), may_take_over=may)
         self._step("acquire", rival, in_async=in_async)
         return rival
 
     @rule(claim=claims, lease=LEASES, in_async=ASYNC)
     def acquires_again(self, *, claim: Claim, lease: int, in_async: bool) -> None:
-        self._step("acquire", claim._replace(lease_ms=lease * MINUTE), in_async=in_async)
+        self._step("acquire", replace(claim, lease_ms=lease * MINUTE), in_async=in_async)
 
     @rule(claim=claims, in_async=ASYNC)
     def extends(self, *, claim: Claim, in_async: bool) -> None:

@@ -40,7 +40,7 @@ def outcome(verb, *arguments):
     except IdempotencyRecordError as error:
         return type(error)
     if isinstance(answer, Existing | Lost) and answer.record is not None:
-        return type(answer)(answer.record._replace(remaining_ms=0))
+        return type(answer)(replace(answer.record, remaining_ms=0))
     return answer
 
 

@@ -98,24 +98,24 @@ class Wrong(MemoryPersistenceLayer):
 class CompletesWithoutComparing(Wrong):
     def complete(self, claim, result):
         held = self._records.get(claim.storage_key)
-        return super().complete(claim._replace(token=held.frame.token) if held else claim, result)
+        return super().complete(replace(claim, token=held.frame.token) if held else claim, result)
 
 
 class ReleasesWithoutComparing(Wrong):
     def release(self, claim):
         held = self._records.get(claim.storage_key)
-        return super().release(claim._replace(token=held.frame.token) if held else claim)
+        return super().release(replace(claim, token=held.frame.token) if held else claim)
 
 
 class ExtendsWithoutComparing(Wrong):
     def extend(self, claim):
         held = self._records.get(claim.storage_key)
-        return super().extend(claim._replace(token=held.frame.token) if held else claim)
+        return super().extend(replace(claim, token=held.frame.token) if held else claim)
 
 
 class ForgetsItsOwnToken(Wrong):
     def acquire(self, claim):
-        return super().acquire(claim._replace(token="0" * 32))
+        return super().acquire(replace(claim, token="0" * 32))
 
 
 class CountsNoAttempts(Wrong):
@@ -126,7 +126,7 @@ class CountsNoAttempts(Wrong):
 
 class TakesOverWhatIsForbidden(Wrong):
     def acquire(self, claim):
-        return super().acquire(claim._replace(may_take_over=True))
+        return super().acquire(replace(claim, may_take_over=True))
 
 
 class CreatesWhatIsGone(Wrong):
@@ -143,14 +143,14 @@ class KeepsAnEmptyResultAsNone(Wrong):
 
 class ExpiresWithTheLease(Wrong):
     def acquire(self, claim):
-        return super().acquire(claim._replace(retention_ms=claim.lease_ms))
+        return super().acquire(replace(claim, retention_ms=claim.lease_ms))
 
 
 class CountsRetentionFromTheFirst(Wrong):
     def complete(self, claim, result):
         held = self._records.get(claim.storage_key)
         left = held.expires_ms - self._now_ms() if held else 1
-        return super().complete(claim._replace(retention_ms=max(left, 1)), result)
+        return super().complete(replace(claim, retention_ms=max(left, 1)), result)
 
 
 class CompletesAgain(Wrong):

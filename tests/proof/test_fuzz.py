@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 def never_release(monkeypatch: pytest.MonkeyPatch) -> None:
     def extend_instead(self: Any, claim: Any) -> bool:
 
-        return self.extend(claim._replace(lease_ms=10**7))
+        return self.extend(replace(claim, lease_ms=10**7))
 
     monkeypatch.setattr(MemoryPersistenceLayer, "release", extend_instead)
 

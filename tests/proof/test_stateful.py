@@ -54,7 +54,7 @@ class Wrong:
 
 class TakesOverWhateverLapsed(Wrong):
     def acquire(self, claim):
-        return self.layer.acquire(claim._replace(may_take_over=True))
+        return self.layer.acquire(replace(claim, may_take_over=True))
 
 
 class LocksItsOwnerOut(Wrong):
@@ -63,7 +63,7 @@ class LocksItsOwnerOut(Wrong):
     def acquire(self, claim):
         found = self.layer.acquire(claim)
         if isinstance(found, Acquired) and claim.token in self.seen:
-            record = self.layer.complete(claim._replace(token="f" * 32), b"").record._replace(remaining_ms=0)
+            record = replace(self.layer.complete(replace(claim, token="f" * 32), b"").record, remaining_ms=0)
             return Existing(record)
         self.seen |= {claim.token}
         return found
