@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import ssl
+import time
 import warnings
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -315,6 +316,20 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert clock() >= begun + 0.2
             assert (await late, wire.is_open) == (b"late", True)
             assert (timers(), wire._ends) == ([], {})
+
+
+async def test_a_deadline_that_is_over_as_the_reply_before_it_comes_leaves_those_of_later_callers(any_server):
+    clock = asyncio.get_running_loop().time
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            wire, command = client._shared, packed(("ECHO", "x"))
+            first, second = wire.ask(command, clock() + 5.0), wire.ask(command, clock() + 0.05)
+            time.sleep(0.1)  # whose code keeps the loop finds both at once: the reply, and the second's deadline
+            proxy.freeze()
+            assert (await first, type(await second)) == (b"x", TimeoutError)
+            async with asyncio.timeout(2):
+                assert isinstance(await wire.ask(command, clock() + 0.1), TimeoutError)
 
 
 async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(any_server):

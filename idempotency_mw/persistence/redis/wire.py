@@ -131,7 +131,7 @@ class Wire(asyncio.Protocol):
         if now >= self._heard + self._patience:
             self.end(f"the server has been silent for {self._patience} s")
         elif self.is_open:
-            self._look_at(min(self._heard + self._patience, *self._ends.values()))
+            self._look_at(min([self._heard + self._patience, *self._ends.values()]))
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
