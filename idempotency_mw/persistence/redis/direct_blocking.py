@@ -214,7 +214,10 @@ class _Wire:
         return error
 
     def _more(self, data: bytes | bytearray, ends: float) -> bytearray:
-        self._sock.settimeout(_bound(ends - monotonic()))
+        left = ends - monotonic()
+        if left <= 0:  # a server that always has more to say makes no wait too long
+            raise TimeoutError("the reply was not whole within the time that there was")
+        self._sock.settimeout(_bound(left))
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
