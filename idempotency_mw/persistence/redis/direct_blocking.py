@@ -208,7 +208,10 @@ class _Wire:
         return None
 
     def _error(self, text: bytes) -> Exception:
-        error: Exception = self._connection._parser.parse_error(text.decode(errors="replace"))
+        try:
+            error: Exception = self._connection._parser.parse_error(text.decode(errors="replace"))
+        except ValueError:  # a MOVED without an address; redis-py quotes it
+            raise InvalidResponse("the error can't be read") from None
         if isinstance(error, _UNFIT):
             raise error
         return error
