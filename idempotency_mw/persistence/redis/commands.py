@@ -239,9 +239,12 @@ def _record(reply: list[Any]) -> Record:
     return read_record(data, now_ms)
 
 
-# What servers, of commands that they do not know, and redis-py, of those in a pipeline, quote: a storage key, a
-# token, a result. The driver's own error, which ours is chained to, says it in full.
-_QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*", re.DOTALL)
+# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it can't
+# read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in full.
+_QUOTED = re.compile(
+    r"\ACommand # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*|(?<=Protocol Error): .*",
+    re.DOTALL,
+)
 
 
 def is_passing(error: Exception) -> bool:
