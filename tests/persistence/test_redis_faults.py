@@ -9,7 +9,11 @@ import pytest
 import redis
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
-from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
+from idempotency_mw.errors import (
+    IdempotencyPersistenceConnectionError,
+    IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
+)
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer, commands
 from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from tests.clusters import until
@@ -128,6 +132,16 @@ def test_a_reply_that_can_not_be_read_is_not_quoted(kind, proxy, reply):
         with pytest.raises(IdempotencyPersistenceConnectionError) as raised:
             layer.acquire(a_claim())
         assert "1111" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"*1\r\n:0\r\n", b"*3\r\n:0\r\n:1\r\n:2\r\n"])
+def test_a_reply_that_no_script_says_is_an_error_of_ours(kind, proxy, reply):
+    with driven(kind.from_url(proxy.url, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply)
+        with pytest.raises(IdempotencyRecordError):
+            layer.acquire(a_claim())
 
 
 @pytest.mark.fault(2)

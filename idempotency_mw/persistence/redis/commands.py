@@ -235,8 +235,11 @@ def read_flag(reply: int) -> bool:
 
 
 def _record(reply: list[Any]) -> Record:
-    _, now_ms, data = reply
-    return read_record(data, now_ms)
+    try:
+        _, now_ms, data = reply
+        return read_record(data, now_ms)
+    except (TypeError, ValueError):
+        raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
 
 
 # What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it can't
