@@ -445,6 +445,17 @@ async def test_a_connection_that_is_being_made_ends_with_its_client(any_server):
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_connection_of_its_own_that_is_being_made_ends_with_its_client(any_server):
+    async with direct(any_server.url) as client:
+        asking = asyncio.create_task(client.together([("ECHO", "x")]))
+        await asyncio.sleep(0)
+        for close in closers(client):
+            await close()
+        with pytest.raises(redis.ConnectionError):
+            await asking
+        assert connections(client) == 0
+
+
 async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):
     with RedisServer(any_binary) as server:
         async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=10, direct=True) as layer:
