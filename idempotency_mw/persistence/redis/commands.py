@@ -242,8 +242,9 @@ def _record(reply: list[Any]) -> Record:
         raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
 
 
-# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it can't
-# read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in full.
+# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it
+# can't read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in
+# full.
 _QUOTED = re.compile(
     r"\ACommand # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*|(?<=Protocol Error): .*",
     re.DOTALL,

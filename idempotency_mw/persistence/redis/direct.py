@@ -178,12 +178,14 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         connection.maint_notifications_config = None  # those are for connections that the pool watches
         try:
             await connection.connect()
-            if self._is_over:  # nobody would close it
-                raise RedisConnectionError("Connection lost: closed while it was made")
-            return Wire(connection, self.connection_pool._in_use_connections, patience)
+            wire = Wire(connection, self.connection_pool._in_use_connections, patience)
         except BaseException:
             drop_connection(connection)
             raise
+        if self._is_over:  # nobody would close it
+            wire.end("closed while it was made")
+            raise RedisConnectionError("Connection lost: closed while it was made")
+        return wire
 
 
 async def _answered(wire: Wire, command: bytes, ends: float = inf) -> Any:
