@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from dataclasses import replace
@@ -67,6 +68,18 @@ def test_a_server_that_quotes_a_command_is_not_repeated():
 def test_a_pipeline_that_quotes_its_commands_is_not_repeated():
     said = "Command # 1 (EVALSHA abc 1 key canary-token) of pipeline caused error: NOPERM no (such) thing"
     assert str(translated(redis.exceptions.ResponseError(said))) == "Redis refused: NOPERM no (such) thing"
+
+
+@pytest.mark.row(59)
+def test_a_reply_that_the_driver_can_not_read_and_quotes_is_not_repeated():
+    said = "Protocol Error: b'canary-body-1\\n'"
+    assert str(translated(redis.exceptions.InvalidResponse(said))) == "Redis can't be reached: Protocol Error"
+
+
+def test_an_error_that_a_server_makes_long_on_purpose_is_read_at_once():
+    begun = time.process_time()
+    translated(redis.exceptions.ResponseError("Command # 1 (" * 20_000))
+    assert time.process_time() - begun < 0.5
 
 
 # Functions: each way in which a call is refused, and its traceback, as a server would log it.

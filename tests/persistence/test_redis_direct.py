@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import ssl
+import time
 import warnings
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -317,6 +318,20 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert (timers(), wire._ends) == ([], {})
 
 
+async def test_a_deadline_that_is_over_as_the_reply_before_it_comes_leaves_those_of_later_callers(any_server):
+    clock = asyncio.get_running_loop().time
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            wire, command = client._shared, packed(("ECHO", "x"))
+            first, second = wire.ask(command, clock() + 5.0), wire.ask(command, clock() + 0.05)
+            time.sleep(0.1)  # whose code keeps the loop finds both at once: the reply, and the second's deadline
+            proxy.freeze()
+            assert (await first, type(await second)) == (b"x", TimeoutError)
+            async with asyncio.timeout(2):
+                assert isinstance(await wire.ask(command, clock() + 0.1), TimeoutError)
+
+
 async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
@@ -428,6 +443,17 @@ async def test_a_connection_that_is_being_made_ends_with_its_client(any_server):
         with pytest.raises(redis.ConnectionError, match="while it was made"):
             await waiting
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_connection_of_its_own_that_is_being_made_ends_with_its_client(any_server):
+    async with direct(any_server.url) as client:
+        asking = asyncio.create_task(client.together([("ECHO", "x")]))
+        await asyncio.sleep(0)
+        for close in closers(client):
+            await close()
+        with pytest.raises(redis.ConnectionError):
+            await asking
+        assert connections(client) == 0
 
 
 async def test_the_layer_connects_again_after_the_server_was_started_anew(any_binary):

@@ -368,6 +368,29 @@ def test_a_reply_that_trickles_in_ends_with_the_deadline():
         dripping.join()
 
 
+class Pouring:
+    """A socket on which there is always something to read, for a second."""
+
+    def __init__(self):
+        self.ends = time.monotonic() + 1.0
+
+    def settimeout(self, _seconds):
+        pass
+
+    def sendall(self, _message):
+        pass
+
+    def recv(self, _size):
+        return b"$99999999\r\n" if time.monotonic() < self.ends else b""
+
+
+def test_a_reply_that_comes_without_a_pause_and_without_an_end_ends_with_the_deadline():
+    with a_wire() as (wire, _):
+        wire._sock = Pouring()
+        with pytest.raises(TimeoutError):
+            exchange(wire, within=0.1)
+
+
 @pytest.mark.parametrize("share", [1, 2])
 @pytest.mark.parametrize("was_idle", [False, True])
 def test_a_message_that_nobody_takes_ends_with_the_deadline(share, was_idle):

@@ -3,12 +3,17 @@
 import asyncio
 import threading
 import time
+import traceback
 
 import pytest
 import redis
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
-from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyPersistenceLayerError
+from idempotency_mw.errors import (
+    IdempotencyPersistenceConnectionError,
+    IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
+)
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer, commands
 from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from tests.clusters import until
@@ -104,6 +109,39 @@ def test_after_a_lost_reply_to_release_the_key_is_free(layer, proxy):
     proxy.when(b"EVALSHA", "cut reply")
     assert layer.release(claim) is False  # nothing stood any more when it was asked again
     assert layer.acquire(rival(claim)) == Acquired(1)
+
+
+UNREADABLE = [b":4111 1111\r\n", b"?4111 1111\r\n", b"$4111 1111\r\n", b"-MOVED 4111 1111\r\n"]
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize("reply", UNREADABLE)
+def test_a_reply_that_can_not_be_read_is_asked_for_again(kind, proxy, reply):
+    with driven(kind.from_url(proxy.url, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply)
+        assert layer.acquire(a_claim()) == Acquired(1)
+
+
+@pytest.mark.fault(4)
+@pytest.mark.parametrize("reply", UNREADABLE)
+def test_a_reply_that_can_not_be_read_is_not_quoted(kind, proxy, reply):
+    with driven(kind.from_url(proxy.url, timeout_seconds=0.1, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply, times=None)
+        with pytest.raises(IdempotencyPersistenceConnectionError) as raised:
+            layer.acquire(a_claim())
+        assert "1111" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"*1\r\n:0\r\n", b"*3\r\n:0\r\n:1\r\n:2\r\n"])
+def test_a_reply_that_no_script_says_is_an_error_of_ours(kind, proxy, reply):
+    with driven(kind.from_url(proxy.url, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply)
+        with pytest.raises(IdempotencyRecordError):
+            layer.acquire(a_claim())
 
 
 @pytest.mark.fault(2)

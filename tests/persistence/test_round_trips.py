@@ -58,6 +58,13 @@ async def test_a_first_request_takes_two_round_trips_and_a_replay_one(client):
         assert await client.post(key) == (201, 1)
 
 
+@pytest.mark.fault(6)
+async def test_each_script_that_the_server_lost_takes_one_round_trip_more(client, any_server):
+    with any_server.client() as store:
+        store.script_flush()
+    assert await client.post(f"lost-{client.proxy.port}") == (201, 4)
+
+
 @pytest.mark.row(36)
 async def test_another_payload_takes_one_round_trip(client):
     key = f"reused-{client.proxy.port}"

@@ -176,8 +176,8 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         asking = client.at_once(call.packed(), ends) if isinstance(client, DirectRedis) else None
         reply = await asking if asking is not None else None
         if reply is None or isinstance(reply, Exception):
-            failed = None if isinstance(reply, NO_SCRIPT) else reply
-            reply = await self._within_deadline(lambda: self._ask_once(call), ends, failed)
+            ask, failed = (self._ask_by_text, None) if isinstance(reply, NO_SCRIPT) else (self._ask_once, reply)
+            reply = await self._within_deadline(lambda: ask(call), ends, failed)
         return read(reply)
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
@@ -222,6 +222,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             return await _said(client, call)
         async with self._turn(client):
             return await _said(client, call)
+
+    async def _ask_by_text(self, call: Call) -> Any:
+        return await self._client().execute_command(*call.by_text, **RAW)
 
     def _turn(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
         """Return what lets a few at a time ask the client on this loop: first come, first served."""

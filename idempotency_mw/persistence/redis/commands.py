@@ -235,13 +235,20 @@ def read_flag(reply: int) -> bool:
 
 
 def _record(reply: list[Any]) -> Record:
-    _, now_ms, data = reply
-    return read_record(data, now_ms)
+    try:
+        _, now_ms, data = reply
+        return read_record(data, now_ms)
+    except (TypeError, ValueError):
+        raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
 
 
-# What servers, of commands that they do not know, and redis-py, of those in a pipeline, quote: a storage key, a
-# token, a result. The driver's own error, which ours is chained to, says it in full.
-_QUOTED = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*", re.DOTALL)
+# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it
+# can't read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in
+# full.
+_QUOTED = re.compile(
+    r"\ACommand # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*|(?<=Protocol Error): .*",
+    re.DOTALL,
+)
 
 
 def is_passing(error: Exception) -> bool:

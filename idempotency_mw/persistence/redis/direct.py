@@ -75,6 +75,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         self._hopeful = 0
         self._idle: list[Wire] = []
         self._own = asyncio.Semaphore(OWN_CONNECTIONS)
+        self._is_over = False
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command, and return its reply, undecoded; an error is raised."""
@@ -129,7 +130,8 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         return None
 
     async def stop_connecting(self) -> None:
-        """Give up the shared connection that is being made, if one is."""
+        """Give up the shared connection that is being made, if one is. From now on none comes to stay."""
+        self._is_over = True
         if self._connecting is not None and self._connecting.cancel():
             await asyncio.wait([self._connecting])
 
@@ -176,10 +178,14 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         connection.maint_notifications_config = None  # those are for connections that the pool watches
         try:
             await connection.connect()
-            return Wire(connection, self.connection_pool._in_use_connections, patience)
+            wire = Wire(connection, self.connection_pool._in_use_connections, patience)
         except BaseException:
             drop_connection(connection)
             raise
+        if self._is_over:  # nobody would close it
+            wire.end("closed while it was made")
+            raise RedisConnectionError("Connection lost: closed while it was made")
+        return wire
 
 
 async def _answered(wire: Wire, command: bytes, ends: float = inf) -> Any:

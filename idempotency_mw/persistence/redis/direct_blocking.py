@@ -208,13 +208,19 @@ class _Wire:
         return None
 
     def _error(self, text: bytes) -> Exception:
-        error: Exception = self._connection._parser.parse_error(text.decode(errors="replace"))
+        try:
+            error: Exception = self._connection._parser.parse_error(text.decode(errors="replace"))
+        except ValueError:  # a MOVED without an address; redis-py quotes it
+            raise InvalidResponse("the error can't be read") from None
         if isinstance(error, _UNFIT):
             raise error
         return error
 
     def _more(self, data: bytes | bytearray, ends: float) -> bytearray:
-        self._sock.settimeout(_bound(ends - monotonic()))
+        left = ends - monotonic()
+        if left <= 0:  # a server that always has more to say makes no wait too long
+            raise TimeoutError("the reply was not whole within the time that there was")
+        self._sock.settimeout(_bound(left))
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")

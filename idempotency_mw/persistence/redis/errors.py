@@ -47,6 +47,7 @@ DRIVER_ERRORS: Errors = (
 PASSING: Errors = (
     OSError,
     *_named("ConnectionError"),  # LOADING and Sentinel's "no master found" are among these
+    *_named("InvalidResponse"),  # what a reply that can't be read is about may have been done
     *_named("TimeoutError", "ReadOnlyError", "ClusterDownError", "TryAgainError", "MasterDownError"),
     *_named("AskError"),  # and MOVED: followed by clients, unless slots move again and again
     *_named("ClusterError", "RedisClusterException", "ValkeyClusterException"),

@@ -22,6 +22,7 @@ from typing import Any
 
 import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, RedisError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import plain
@@ -131,7 +132,7 @@ class Wire(asyncio.Protocol):
         if now >= self._heard + self._patience:
             self.end(f"the server has been silent for {self._patience} s")
         elif self.is_open:
-            self._look_at(min(self._heard + self._patience, *self._ends.values()))
+            self._look_at(min([self._heard + self._patience, *self._ends.values()]))
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
@@ -195,6 +196,8 @@ class Wire(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         """End it for an error that the parser raises: that of the server about one command, or its own."""
+        if not isinstance(error, RedisError) or isinstance(error, InvalidResponse):
+            error = InvalidResponse("the reply can't be read")  # redis-py quotes it: it may be a result
         if self._due and not self._due[len(self._replies)].done():
             self._due[len(self._replies)].set_result(error)
         self.end(str(error))
