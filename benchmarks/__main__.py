@@ -90,7 +90,7 @@ def timed(peers: list[str], server: RedisServer, binary: Path) -> Results:
         "in_flight": ("1 to 1,000 in flight", done(timing.by_in_flight, in_flight(asgi), url, IN_FLIGHT, 3)),
         "keys": ("10³ to 10⁶ live keys", done(timing.by_keys, binary, KEYS, 4)),
         "size": ("Answers of 200 B to 10 MiB", done(timing.by_size, url, SIZES, PEER_UP_TO, 4)),
-        "server": ("CPU of the server", done(timing.on_the_server, server, STORED_SIZES, 12)),
+        "server": ("CPU of the server", done(timing.on_the_server, binary, STORED_SIZES, 12)),
     }
     found: Results = {}
     for name, (what, measure) in parts.items():

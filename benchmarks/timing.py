@@ -14,7 +14,10 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from tests.servers import RedisServer
 
-__all__ = ["added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
+__all__ = ["UNCOLLECTED", "added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
+
+UNCOLLECTED = ", no collector"
+"""Follows the name of who was measured without it."""
 
 Part = Callable[[float], None]
 Ratios = dict[str, float | None]
@@ -54,14 +57,20 @@ def by_in_flight(
 ) -> dict[str, dict[str, Ratios]]:
     """Return CPU and wall time of a first request with so many in flight, over those with fifty.
 
-    None where some of the requests were refused.
+    None where some of the requests were refused. Each without Python's collector of cyclic garbage, too: it walks
+    through whatever lives, and that is more, the more is in flight.
     """
     with workers(contestants, url) as started:
+        series = {
+            f"{name}{UNCOLLECTED * (not collect)}": (worker, collect)
+            for collect in (0, 1)
+            for name, worker in started.items()
+        }
         cases = {
             (name, number, what): take
-            for name, worker in started.items()
+            for name, (worker, collect) in series.items()
             for number in in_flights
-            for what, take in _cpu_and_wall(worker, number)
+            for what, take in _cpu_and_wall(worker, number, collect)
         }
         for worker in started.values():
             worker.ask("first", REQUESTS)
@@ -74,18 +83,18 @@ def by_in_flight(
             }
             for number in in_flights
         }
-        for name in contestants
+        for name in series
     }
 
 
-def _cpu_and_wall(worker: Worker, in_flight: int) -> list[tuple[str, Callable[[], float]]]:
+def _cpu_and_wall(worker: Worker, in_flight: int, collect: int) -> list[tuple[str, Callable[[], float]]]:
     """Return two cases, of which the second tells of the first's run."""
     last: dict[str, float] = {}
 
     def cpu() -> float:
-        requests = max(REQUESTS, 2 * in_flight)
+        requests = max(REQUESTS, 5 * in_flight)  # each task asks as often as with fifty
         last.clear()
-        last.update(worker.ask("first", requests, in_flight), requests=requests)
+        last.update(worker.ask("first", requests, in_flight, collect=collect), requests=requests)
         return last["cpu"] / requests
 
     def wall() -> float:
@@ -140,8 +149,8 @@ def fill(server: RedisServer, number: int) -> None:
 def _took_with_server(worker: Worker, kind: str, server: RedisServer) -> float:
     with server.client() as client:
         before = _cpu(client)
-        own = worker.ask(kind, REQUESTS, 50)["cpu"]
-        return (own + _cpu(client) - before) / REQUESTS
+        own = worker.ask(kind, 4 * REQUESTS, 50)["cpu"]
+        return (own + _cpu(client) - before) / (4 * REQUESTS)
 
 
 def _cpu(client: Any) -> float:
@@ -187,12 +196,16 @@ def _fewer(size: int) -> int:
     return 200 if size <= 20_000 else 60 if size <= 200_000 else 10
 
 
-def on_the_server(server: RedisServer, sizes: Sequence[int], rounds: int, part: Part) -> Ratios:
-    """Return the server's CPU to complete, over that to SET as much, by size.
+def on_the_server(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> Ratios:
+    """Return a new server's CPU to complete, over that to SET as much, by size.
 
     Of each the least of all rounds: the server does the same each time, and what else runs only adds.
     """
-    with server.client() as client, RedisPersistenceLayer.from_url(server.url) as layer:
+    with (
+        RedisServer(binary) as server,
+        server.client() as client,
+        RedisPersistenceLayer.from_url(server.url) as layer,
+    ):
         cases: dict[Any, Callable[[], float]] = {}
         for size in sizes:
             cases["complete", size] = partial(_complete_cpu, client, layer, size)
