@@ -30,9 +30,12 @@ def _legend(names: Sequence[str], y: float) -> list[str]:
     parts: list[str] = []
     x = 0.0
     for name, colour in zip(names, COLOURS, strict=False):
+        wide = 17 + 7 * len(name)
+        if x + wide > WIDTH:
+            x, y = 0.0, y + 16
         parts.append(f'<rect x="{x:g}" y="{y - 10:g}" width="11" height="11" rx="2" fill="{colour}"/>')
         parts.append(_text(x + 17, y, name))
-        x += 17 + 8 * len(name) + 22
+        x += wide + 22
     return parts
 
 

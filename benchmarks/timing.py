@@ -57,14 +57,15 @@ def by_in_flight(
 ) -> dict[str, dict[str, Ratios]]:
     """Return CPU and wall time of a first request with so many in flight, over those with fifty.
 
-    None where some of the requests were refused. Each without Python's collector of cyclic garbage, too: it walks
-    through whatever lives, and that is more, the more is in flight.
+    None where some of the requests were refused. Ours and the bare calls without Python's collector of cyclic
+    garbage, too: it walks through whatever lives, and that is more, the more is in flight.
     """
     with workers(contestants, url) as started:
         series = {
             f"{name}{UNCOLLECTED * (not collect)}": (worker, collect)
             for collect in (0, 1)
             for name, worker in started.items()
+            if collect or name in ("ours", "calls")
         }
         cases = {
             (name, number, what): take
