@@ -216,10 +216,8 @@ class AsyncRedisPersistenceLayer(RedisLayer):
 
     async def _ask_once(self, call: Call) -> Any:
         client = self._client()
-        if isinstance(
-            client, DirectRedis
-        ):  # whose single commands share a connection: nobody keeps another from it
-            return await _said(client, call)
+        if isinstance(client, DirectRedis):
+            return await _said(client, call)  # single commands share a connection: nobody keeps another from it
         async with self._turn(client):
             return await _said(client, call)
 

@@ -1,7 +1,7 @@
 """What of Redis's protocol (RESP) is written here: commands are packed, and plain replies are read.
 
 Plain are integers from 0 on, strings, and a record as the scripts reply it: two integers and a string. redis-py
-reads them with several times the instructions; it gets what is not plain, not whole yet, or not expected.
+reads them with several times the instructions. What is not plain, or not whole yet, is left to who asked.
 """
 
 import re
