@@ -7,6 +7,8 @@ import traceback
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
 from idempotency_mw.errors import (
@@ -272,6 +274,36 @@ def test_after_a_planned_failover_the_name_is_asked_again_for_its_server(any_bin
         admin.execute_command("REPLICAOF", "127.0.0.1", new.port)  # its connections stay
         name.target_port = new.port
         assert layer.complete(claim, b"x" * size) == Settled()
+        assert layer.acquire(a_claim()) == Acquired(1)
+
+
+class Interrupted(redis.Redis):
+    """Its caller is interrupted once, after the server has answered."""
+
+    is_due = True
+
+    def execute_command(self, *args, **options):
+        reply = super().execute_command(*args, **options)
+        if self.is_due and args[0] in ("EVAL", "EVALSHA"):
+            self.is_due = False
+            raise KeyboardInterrupt
+        return reply
+
+
+@pytest.mark.fault(4)
+def test_an_acquire_whose_caller_was_interrupted_is_released(any_server):
+    claim = a_claim()
+    with (
+        Interrupted(
+            port=any_server.port, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
+        ) as client,
+        RedisPersistenceLayer(client) as layer,
+        any_server.client() as admin,
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            layer.acquire(claim)
+        layer.close()  # which waits for the release
+        assert admin.exists("idempotency:" + claim.storage_key) == 0
         assert layer.acquire(a_claim()) == Acquired(1)
 
 

@@ -76,13 +76,10 @@ class RedisPersistenceLayer(RedisLayer):
                 found = self._acquire_acknowledged(claim)
             else:
                 found = self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
-        except IdempotencyPersistenceConnectionError:
-            # The server may have heard it, or hear it yet. Nobody waits for this thread.
-            thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
-            with suppress(RuntimeError):  # no thread to be had: the lease ends the claim
-                thread.start()  # first: closing, from elsewhere, can't wait for a thread that was not started
-                self._in_doubt.difference_update([each for each in tuple(self._in_doubt) if not each.is_alive()])
-                self._in_doubt.add(thread)
+        except BaseException as error:
+            # The server may have heard it, or hear it yet; also where a signal or gevent took the caller away.
+            if isinstance(error, IdempotencyPersistenceConnectionError) or not isinstance(error, Exception):
+                self._begin_release(claim)
             raise
         return commands.unless_short(found)
 
@@ -194,6 +191,14 @@ class RedisPersistenceLayer(RedisLayer):
         except NO_SCRIPT:
             # Restarted, failed over, flushed, or evicted from the script cache.
             return client.execute_command(*call.by_text, **RAW)
+
+    def _begin_release(self, claim: Claim) -> None:
+        """Release in a thread, for which nobody waits."""
+        thread = threading.Thread(target=self._release_in_doubt, args=(claim,), daemon=True)
+        with suppress(RuntimeError):  # no thread to be had: the lease ends the claim
+            thread.start()  # first: closing, from elsewhere, can't wait for a thread that was not started
+            self._in_doubt.difference_update([each for each in tuple(self._in_doubt) if not each.is_alive()])
+            self._in_doubt.add(thread)
 
     def _release_in_doubt(self, claim: Claim) -> None:
         self._deadline.start(self.timeout_seconds)
