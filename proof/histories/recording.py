@@ -50,16 +50,8 @@ class RecordingClient(redis.Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Note the message, if it is one of a verb, and send it."""
-        end, read = self._begin(args)
-        try:
-            reply = super().execute_command(*args, **options)
-        except NoScriptError:
-            raise  # nothing was done
-        except BaseException:
-            end(is_open=True)
-            raise
-        end(read(reply))
-        return reply
+        send = super().execute_command
+        return _noted(self._begin, args, lambda: send(*args, **options))
 
 
 class DirectBlockingRecordingClient(DirectBlockingRedis):
@@ -74,16 +66,21 @@ class DirectBlockingRecordingClient(DirectBlockingRedis):
 
     def ask(self, command: bytes) -> Any:
         """Note the message, if it is one of a verb, and send it."""
-        end, read = self._begin(_unpacked(command))
-        try:
-            reply = super().ask(command)
-        except NoScriptError:
-            raise  # nothing was done
-        except BaseException:
-            end(is_open=True)
-            raise
-        end(read(reply))
-        return reply
+        send = super().ask
+        return _noted(self._begin, _unpacked(command), lambda: send(command))
+
+
+def _noted(begin: Callable[..., Any], args: tuple[Any, ...], send: Callable[[], Any]) -> Any:
+    end, read = begin(args)
+    try:
+        reply = send()
+    except NoScriptError:
+        raise  # nothing was done
+    except BaseException:
+        end(is_open=True)
+        raise
+    end(read(reply))
+    return reply
 
 
 class _Recording:

@@ -3,7 +3,7 @@
 from threading import local
 from time import monotonic
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "bounded"]
 
 
 class Deadline(local):
@@ -16,5 +16,10 @@ class Deadline(local):
         self.ends = monotonic() + seconds
 
     def left(self) -> float:
-        """Return the seconds that are left; never nothing, which a socket would take for non-blocking."""
-        return max(self.ends - monotonic(), 0.001)
+        """Return the seconds that are left, as a time-out for a socket."""
+        return bounded(self.ends - monotonic())
+
+
+def bounded(left: float) -> float:
+    """Return a time-out for a socket: of nothing it would think that it must not wait at all."""
+    return max(0.001, left)

@@ -22,7 +22,7 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from idempotency_mw.persistence.redis.deadline import Deadline
+from idempotency_mw.persistence.redis.deadline import Deadline, bounded
 from idempotency_mw.persistence.redis.direct import are_heeded
 from idempotency_mw.persistence.redis.resp import packed, plain
 
@@ -157,12 +157,12 @@ class _Wire:
         sock = self._sock
         self._asked = now = monotonic()
         if self._was_idle and share > 1:
-            sock.settimeout(_bound((ends - now) / share))
+            sock.settimeout(bounded((ends - now) / share))
             sock.sendall(message)
         else:
-            sock.settimeout(_bound(ends - now))
+            sock.settimeout(bounded(ends - now))
             sock.sendall(message)
-            sock.settimeout(_bound(ends - monotonic()))
+            sock.settimeout(bounded(ends - monotonic()))
         data: bytes | bytearray = sock.recv(_SIZE)
         replies: list[Any] = []
         at = 0
@@ -220,18 +220,13 @@ class _Wire:
         left = ends - monotonic()
         if left <= 0:  # a server that always has more to say makes no wait too long
             raise TimeoutError("the reply was not whole within the time that there was")
-        self._sock.settimeout(_bound(left))
+        self._sock.settimeout(bounded(left))
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
         whole = data if isinstance(data, bytearray) else bytearray(data)
         whole += more
         return whole
-
-
-def _bound(left: float) -> float:
-    """Return a time-out for a socket: of nothing it would think that it must not wait at all."""
-    return max(0.001, left)
 
 
 def _rested(idle: list[_Wire]) -> _Wire | None:
