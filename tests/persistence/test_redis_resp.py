@@ -9,7 +9,7 @@ from redis.connection import Connection
 
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.resp import packed, plain, template
+from idempotency_mw.persistence.redis.resp import packed, pieces, plain, template
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 CLAIM = st.builds(
@@ -43,6 +43,25 @@ def by_redis_py(*command: Any) -> bytes:
     return b"".join(Connection().pack_command(*command))
 
 
+PART = st.binary(max_size=20) | st.integers(4090, 4100).map(bytes)
+ARGUMENT = TEXT | PART | st.integers() | st.lists(PART, max_size=3).map(tuple)
+
+
+@given(st.lists(st.lists(ARGUMENT, max_size=4), max_size=3))
+def test_commands_in_pieces_are_those_that_redis_py_packs(given_commands: list[list[Any]]) -> None:
+    joined = [[b"".join(each) if isinstance(each, tuple) else each for each in one] for one in given_commands]
+    wanted = b"".join(by_redis_py("GET", *one) for one in joined)
+    assert b"".join(pieces([["GET", *one] for one in given_commands])) == wanted
+
+
+@pytest.mark.parametrize(("size", "is_copied"), [(4095, True), (4096, False)])
+def test_a_large_part_is_a_piece_by_itself(size: int, is_copied: bool) -> None:
+    part = bytes(size)
+    made = pieces([("SET", "key", (b"before", part), "PX", 1)])
+    assert any(each is part for each in made) is not is_copied
+    assert len(made) == (1 if is_copied else 3)
+
+
 def test_what_looks_like_a_place_in_a_template_is_none() -> None:
     assert template(["50%b", "%"], 1) % (2, b"%d") == by_redis_py("50%b", "%", "%d")
 
@@ -66,9 +85,17 @@ def test_calls_are_packed_as_redis_py_packs_them(prefix: str, claim: Claim, resu
 def test_a_large_result_is_said_under_its_temporary_key(temporary: str, claim: Claim, result: bytes) -> None:
     key = claim.storage_key
     put, run = next(commands.complete_large(key, claim, result, temporary))
-    assert by_redis_py(*put) == by_redis_py("SET", temporary, commands.ROOM + result, "PX", commands.TEMPORARY_MS)
+    wanted = by_redis_py("SET", temporary, commands.ROOM + result, "PX", commands.TEMPORARY_MS)
+    assert b"".join(pieces([put])) == wanted
     arguments = claim.token, claim.retention_ms, len(commands.ROOM + result)
     assert by_redis_py(*run) == by_redis_py(*run[:2], 2, key, temporary, *arguments)
+
+
+def test_a_large_result_is_sent_as_it_came() -> None:
+    claim, result = Claim(Operation("a" * 64, "b" * 64), "c" * 32, 1, 1), bytes(commands.LARGE)
+    assert any(
+        piece is result for piece in pieces(next(commands.complete_large("key", claim, result, "temporary")))
+    )
 
 
 @given(PLAIN, st.binary(max_size=20), st.binary(max_size=20))

@@ -194,10 +194,9 @@ def temporary_key(key_prefix: str, key: str, token: str) -> str | None:
 
 def complete_large(key: str, claim: Claim, result: bytes, temporary: str) -> Talk[Settled | Lost]:
     """Complete with a result that waits under the temporary key; where that is refused, as `complete`."""
-    value = ROOM + result
     name = temporary.encode()
-    call = _complete_large(key, claim, len(value), name)
-    _, reply = yield [("SET", name, value, "PX", TEMPORARY_MS), call.by_digest]
+    call = _complete_large(key, claim, len(ROOM) + len(result), name)
+    _, reply = yield [("SET", name, (ROOM, result), "PX", TEMPORARY_MS), call.by_digest]
     if isinstance(reply, NO_SCRIPT):
         (reply,) = yield [call.by_text]
     if isinstance(reply, Exception) or reply == _IS_GONE:

@@ -67,6 +67,9 @@ class DirectRedis(_Redis):  # type: ignore[misc]
     nothing comes for `patience` seconds, so that its callers can ask again on another while they have time left.
     """
 
+    takes_parts = True
+    """An argument of commands that are sent together may be a tuple of its parts."""
+
     def __init__(self, connection_pool: Any, patience: float) -> None:
         super().__init__(connection_pool=connection_pool)
         self._patience = patience

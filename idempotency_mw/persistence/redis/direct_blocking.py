@@ -24,7 +24,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from idempotency_mw.persistence.redis.deadline import Deadline, bounded
 from idempotency_mw.persistence.redis.direct import are_heeded
-from idempotency_mw.persistence.redis.resp import packed, plain
+from idempotency_mw.persistence.redis.resp import packed, pieces, plain
 
 __all__ = ["DirectBlockingRedis", "can_be_direct_blocking"]
 
@@ -60,6 +60,9 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
     could leave held: what threads share is changed in single steps.
     """
 
+    takes_parts = True
+    """An argument of commands that are sent together may be a tuple of its parts."""
+
     def __init__(self, connection_pool: Any, make_connection: Callable[[], Any], deadline: Deadline) -> None:
         self._make_connection = make_connection
         self._deadline = deadline
@@ -82,7 +85,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
 
     def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip. An error reply is a value."""
-        return self._exchange(b"".join([packed(each) for each in commands]), len(commands), share=1)
+        return self._exchange(b"".join(pieces(commands)), len(commands), share=1)
 
     def _exchange(self, message: bytes, count: int, share: int) -> list[Any]:
         idle = self._idle.get(getpid())

@@ -5,10 +5,16 @@ reads them with several times the instructions. What is not plain, or not whole 
 """
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
-__all__ = ["packed", "plain", "template"]
+__all__ = ["Argument", "packed", "pieces", "plain", "template"]
+
+Argument: TypeAlias = str | bytes | int | tuple[bytes, ...]
+"""One argument of a command. It may be in parts, so that a large one need not be copied to stand behind another."""
+
+_LARGE = 4096
+"""From so many bytes on, to send a part by itself costs less than to copy it."""
 
 _PLACE = b"$%d\r\n%b\r\n"
 _NUMBER = rb"([0-9]{1,18})\r\n"
@@ -19,9 +25,32 @@ def packed(args: Sequence[Any]) -> bytes:
     """Return the command as it goes over the wire; redis-py's own packing takes more than twice as long."""
     flat: list[Any] = []
     for each in args:
-        raw = str(each).encode() if isinstance(each, str | int) else each
+        raw = _raw(each)
         flat += (len(raw), raw)
     return (b"*%d\r\n" % len(args)) + (_PLACE * len(args)) % tuple(flat)
+
+
+def _raw(arg: Any) -> bytes:
+    return str(arg).encode() if isinstance(arg, str | int) else arg
+
+
+def pieces(commands: Iterable[Sequence[Argument]]) -> list[bytes]:
+    """Return commands as they go over the wire one after the other, in pieces: what is large is not copied."""
+    made: list[bytes] = []
+    small: list[bytes] = []
+    for command in commands:
+        small.append(b"*%d\r\n" % len(command))
+        for arg in command:
+            parts = arg if isinstance(arg, tuple) else (_raw(arg),)
+            small.append(b"$%d\r\n" % sum(map(len, parts)))
+            for part in parts:
+                if len(part) < _LARGE:
+                    small.append(part)
+                else:
+                    made += b"".join(small), part
+                    small.clear()
+            small.append(b"\r\n")
+    return [*made, b"".join(small)]
 
 
 def template(first: Sequence[Any], places: int) -> bytes:

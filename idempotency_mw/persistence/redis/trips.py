@@ -16,13 +16,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol
 from idempotency_mw.persistence.redis.errors import ASK, MOVED, RESPONSE, UNKNOWN_NODE, TryAgainError
+from idempotency_mw.persistence.redis.resp import Argument
 
 __all__ = ["RAW", "Command", "Talk", "ask", "ask_async", "sends_together", "together", "together_async"]
 
 RAW: dict[str, Any] = {"NEVER_DECODE": True}
 """The option that keeps redis-py from decoding a reply as text, whatever `decode_responses` says."""
 
-Command: TypeAlias = tuple[str | bytes | int, ...]
+Command: TypeAlias = tuple[Argument, ...]
 Outcome = TypeVar("Outcome")
 Talk: TypeAlias = Generator[Sequence[Command], Sequence[Any], Outcome]
 
@@ -58,6 +59,7 @@ async def ask_async(client: RedisClientProtocol, key: str, talk: Talk[Outcome]) 
 
 def together(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any]:
     """Send the commands, all about this key or about none, and return their replies."""
+    commands = _as_taken(client, commands)
     if hasattr(client, "together"):
         return list(client.together(commands))
     if len(commands) == 1:
@@ -68,6 +70,15 @@ def together(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any
     if hasattr(client, "get_node_from_key"):
         return _in_cluster(client, key, commands)
     return _pipelined(client, commands)
+
+
+def _as_taken(client: object, commands: Sequence[Command]) -> Sequence[Command]:
+    """Return the commands as the client takes them: without arguments in parts, but for clients of ours."""
+    if getattr(client, "takes_parts", False):
+        return commands
+    return [
+        tuple([b"".join(each) if isinstance(each, tuple) else each for each in command]) for command in commands
+    ]
 
 
 def _pipelined(client: Any, commands: Sequence[Command]) -> Sequence[Any]:
@@ -103,6 +114,7 @@ def _teach(client: Any, commands: Sequence[Command]) -> None:
 
 async def together_async(client: Any, key: str, commands: Sequence[Command]) -> Sequence[Any]:
     """As `together`."""
+    commands = _as_taken(client, commands)
     if hasattr(client, "together"):
         return list(await client.together(commands))
     if len(commands) == 1:

@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
-from idempotency_mw.persistence.redis.resp import plain
+from idempotency_mw.persistence.redis.resp import pieces, plain
 
 __all__ = ["Wire"]
 
@@ -93,7 +93,7 @@ class Wire(asyncio.Protocol):
     async def ask_alone(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Return the replies to several commands, on a connection that nobody else asks."""
         answers = [self._loop.create_future() for _ in commands]
-        self._exchange(self._connection.pack_commands(commands), answers)
+        self._exchange(pieces(commands), answers)
         try:
             return [await each for each in answers]
         finally:
@@ -104,15 +104,16 @@ class Wire(asyncio.Protocol):
         if self.is_open:
             commands, due = self._unsent, self._waiting
             self._unsent, self._waiting = commands[_MANY:], due[_MANY:]
-            self._exchange(commands[:_MANY], due[:_MANY])
+            self._exchange([b"".join(commands[:_MANY])], due[:_MANY])
 
-    def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
+    def _exchange(self, message: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
         self._heard = self._loop.time()
         if self._transport.is_closing():  # which is told in a moment; asyncio of Python 3.12 does not bear this
             self.end("closed by the server")
             return
-        self._transport.writelines(commands)
+        for piece in message:
+            self._transport.write(piece)
         if self._heard + self._patience < self._looks:
             self._look_at(self._heard + self._patience)
 
