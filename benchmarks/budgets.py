@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.timing import UNCOLLECTED
+from benchmarks.timing import SELDOM_COLLECTED, UNCOLLECTED
 
 __all__ = ["BUDGETS", "Budget", "added"]
 
@@ -172,5 +172,6 @@ BUDGETS = (
     Budget("memory that it adds, over max_response_body", 2, lambda results: results["stream"]["memory"]),
     Budget("growth of CPU from 10³ to 10⁶ live keys", FLAT, _keys),
     Budget("growth of CPU from 50 to 1,000 in flight", FLAT, _in_flight("ours")),
+    Budget("the same after gc.set_threshold(50_000)", FLAT, _in_flight("ours" + SELDOM_COLLECTED)),
     Budget("the same without Python's collector", FLAT, _in_flight("ours" + UNCOLLECTED)),
 )

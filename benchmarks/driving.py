@@ -43,7 +43,7 @@ class Worker:
             bufsize=1,
         )
 
-    def ask(self, kind: str, requests: int, in_flight: int = 1, **more: int) -> dict[str, float]:
+    def ask(self, kind: str, requests: int, in_flight: int = 1, **more: int | None) -> dict[str, float]:
         """Have it ask so many times, so many at once; return the seconds of CPU and of the clock."""
         order = {"kind": kind, "requests": requests, "in_flight": in_flight, **more}
         assert self._process.stdin is not None

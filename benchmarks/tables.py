@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks import pictures
 from benchmarks.budgets import BUDGETS, added
 from benchmarks.environments import ENVIRONMENTS, ROOT
-from benchmarks.timing import UNCOLLECTED
+from benchmarks.timing import SELDOM_COLLECTED, UNCOLLECTED
 
 __all__ = ["write"]
 
@@ -29,7 +29,7 @@ NAMES = {
     "calls": "bare calls",
     "calls-blocking": "bare calls, blocking",
 }
-NAMES |= {name + UNCOLLECTED: shown + UNCOLLECTED for name, shown in NAMES.items()}
+NAMES |= {name + how: shown + how for name, shown in NAMES.items() for how in (SELDOM_COLLECTED, UNCOLLECTED)}
 ASGI = ("ours", "idemkit", "idemgate", "fastapi-idempotency-key", "ichido")
 BLOCKING = ("ours-wsgi", "idemkit-wsgi", "ours-function", "powertools")
 FLOOR_OF = dict.fromkeys(ASGI, "calls") | dict.fromkeys(BLOCKING, "calls-blocking")

@@ -14,10 +14,13 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from tests.servers import RedisServer
 
-__all__ = ["UNCOLLECTED", "added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
+__all__ = ["SELDOM_COLLECTED", "UNCOLLECTED", "added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
 
 UNCOLLECTED = ", no collector"
-"""Follows the name of who was measured without it."""
+SELDOM_COLLECTED = ", threshold 50,000"
+"""What follows the name of who was measured with another threshold of Python's collector than the usual one."""
+
+_THRESHOLDS = {UNCOLLECTED: 0, SELDOM_COLLECTED: 50_000, "": None}
 
 Part = Callable[[float], None]
 Ratios = dict[str, float | None]
@@ -57,21 +60,21 @@ def by_in_flight(
 ) -> dict[str, dict[str, Ratios]]:
     """Return CPU and wall time of a first request with so many in flight, over those with fifty.
 
-    None where some of the requests were refused. Ours and the bare calls without Python's collector of cyclic
-    garbage, too: it walks through whatever lives, and that is more, the more is in flight.
+    None where some of the requests were refused. Ours without Python's collector of cyclic garbage, too, and where
+    it seldom runs: it walks through whatever lives, and that is more, the more is in flight.
     """
     with workers(contestants, url) as started:
         series = {
-            f"{name}{UNCOLLECTED * (not collect)}": (worker, collect)
-            for collect in (0, 1)
+            name + how: (worker, threshold)
+            for how, threshold in _THRESHOLDS.items()
             for name, worker in started.items()
-            if collect or name in ("ours", "calls")
+            if threshold is None or name == "ours"
         }
         cases = {
             (name, number, what): take
-            for name, (worker, collect) in series.items()
+            for name, (worker, threshold) in series.items()
             for number in in_flights
-            for what, take in _cpu_and_wall(worker, number, collect)
+            for what, take in _cpu_and_wall(worker, number, threshold)
         }
         for worker in started.values():
             worker.ask("first", REQUESTS)
@@ -88,14 +91,14 @@ def by_in_flight(
     }
 
 
-def _cpu_and_wall(worker: Worker, in_flight: int, collect: int) -> list[tuple[str, Callable[[], float]]]:
+def _cpu_and_wall(worker: Worker, in_flight: int, threshold: int | None) -> list[tuple[str, Callable[[], float]]]:
     """Return two cases, of which the second tells of the first's run."""
     last: dict[str, float] = {}
 
     def cpu() -> float:
         requests = max(REQUESTS, 5 * in_flight)  # each task asks as often as with fifty
         last.clear()
-        last.update(worker.ask("first", requests, in_flight, collect=collect), requests=requests)
+        last.update(worker.ask("first", requests, in_flight, threshold=threshold), requests=requests)
         return last["cpu"] / requests
 
     def wall() -> float:

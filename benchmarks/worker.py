@@ -2,7 +2,7 @@
 
     {"kind": "first", "requests": 500, "in_flight": 50}  ->  {"cpu": seconds, "wall": seconds}, or {"failed": why}
 
-With "collect": 0 Python's collector of cyclic garbage is off meanwhile.
+"threshold" is that of Python's collector of cyclic garbage meanwhile (`gc.set_threshold`); 0 turns it off.
 
 Kinds: bare, first, replay, unkeyed, mismatch, held. Each request of "first" has a key of its own; "replay" and
 "mismatch" meet a key that was completed before the clock starts.
@@ -71,7 +71,13 @@ def _held(contestant: Contestant) -> Any:
 
 
 def run(
-    contestant: Contestant, kind: str, requests: int, in_flight: int, loop: asyncio.Runner, *, collect: bool = True
+    contestant: Contestant,
+    kind: str,
+    requests: int,
+    in_flight: int,
+    loop: asyncio.Runner,
+    *,
+    threshold: int | None = None,
 ) -> dict[str, float]:
     """Ask so many times, so many at once, and return what it took."""
     answered = partial(_answered, loop)
@@ -83,14 +89,14 @@ def run(
     statuses: set[int] = set()
     takes = _takes_turns_async if contestant.is_async else _takes_turns
     gc.collect()
-    if not collect:
-        gc.disable()
+    usual = gc.get_threshold()
+    gc.set_threshold(usual[0] if threshold is None else threshold)
     try:
         wall, cpu = time.perf_counter(), time.process_time()
         answered(takes(ask, iter(range(requests)), statuses, in_flight))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     finally:
-        gc.enable()
+        gc.set_threshold(*usual)
     unexpected = statuses.difference(contestant.statuses.get(kind, EXPECTED.get(kind, (200,))))
     if unexpected:
         raise ValueError(f"{kind} was answered with {unexpected}")
@@ -135,8 +141,8 @@ def obey(name: str, url: str) -> None:
                 contestants[size] = build(name, url, size)
             try:
                 kind, requests, in_flight = order["kind"], order["requests"], order["in_flight"]
-                collect = bool(order.get("collect", 1))
-                done: Any = run(contestants[size], kind, requests, in_flight, loop, collect=collect)
+                threshold = order.get("threshold")
+                done: Any = run(contestants[size], kind, requests, in_flight, loop, threshold=threshold)
             except Exception as error:  # noqa: BLE001 - it is told
                 done = {"failed": f"{type(error).__name__}: {error}"}
             print(json.dumps(done), flush=True)

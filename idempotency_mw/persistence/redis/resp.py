@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 __all__ = ["Argument", "packed", "pieces", "plain", "template"]
 
 Argument: TypeAlias = str | bytes | int | tuple[bytes, ...]
-"""One argument of a command. It may be in parts, so that a large one need not be copied to stand behind another."""
+"""One argument of a command. It may be in parts, so that a large one is not copied to stand behind another."""
 
 _LARGE = 4096
 """From so many bytes on, to send a part by itself costs less than to copy it."""
