@@ -1,4 +1,4 @@
-"""What a request does not cost: a task, a timer that stays, or a copy of a body.
+"""What a request does not cost: a task, or a copy of a body.
 
 What it costs in instructions is measured in `benchmarks/`, and its round trips are counted in
 `tests/persistence/test_round_trips.py`.
@@ -83,12 +83,6 @@ async def test_no_task_is_begun_for_a_request_whatever_it_gets(app, middleware):
     assert [running.answer.status, other.answer.status] == [409, 422]
     assert replay.replayed
     assert begun == []
-
-
-async def test_no_timer_stays_on_the_loop_after_a_request(middleware):
-    for _ in ("first", "replayed"):
-        await asked(middleware, "timer").run()
-        assert [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()] == []
 
 
 async def test_the_bodies_of_a_first_request_are_handed_on_and_not_copied(app, middleware):
