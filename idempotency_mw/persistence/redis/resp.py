@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["packed", "plain", "template"]
+__all__ = ["bulk", "packed", "plain"]
 
 _PLACE = b"$%d\r\n%b\r\n"
 _NUMBER = rb"([0-9]{1,18})\r\n"
@@ -24,10 +24,9 @@ def packed(args: Sequence[Any]) -> bytes:
     return (b"*%d\r\n" % len(args)) + (_PLACE * len(args)) % tuple(flat)
 
 
-def template(first: Sequence[Any], places: int) -> bytes:
-    """Return a command that begins so, with places for the length of each further argument, and for itself."""
-    _, _, begin = packed(first).partition(b"\r\n")
-    return (b"*%d\r\n" % (len(first) + places)) + begin.replace(b"%", b"%%") + _PLACE * places
+def bulk(text: str) -> str:
+    """Return ASCII text as it stands in a command; other text is longer in bytes."""
+    return f"${len(text)}\r\n{text}\r\n"
 
 
 def plain(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
