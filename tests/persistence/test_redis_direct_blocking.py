@@ -289,6 +289,7 @@ def exchange(wire, count=1, share=2, within=5.0):
     ("said", "replies"),
     [
         (b":7\r\n", [7]),
+        (b":-7\r\n", [-7]),
         (b"+OK\r\n", [b"OK"]),
         (b"*1\r\n:0\r\n", [[0]]),
         (b"$3\r\nabc\r\n+OK\r\n*2\r\n:0\r\n$4\r\n\r\n\r\n\r\n", [b"abc", b"OK", [0, b"\r\n\r\n"]]),
@@ -325,7 +326,7 @@ def test_more_than_was_asked_for_is_not_a_reply_to_anybody(more):
     "said",
     [
         b"?3\r\nbad\r\n",
-        b":-1\r\n",
+        b":+1\r\n",
         b"$-1\r\n",
         b"%1\r\n",
         b">1\r\n:1\r\n",

@@ -21,8 +21,8 @@ CLAIM = st.builds(
     st.integers(1, 10**15),
     st.booleans(),
 )
-NUMBER = st.integers(0, 10**17)
-PLAIN = NUMBER | st.binary(max_size=40) | st.tuples(NUMBER, NUMBER, st.binary(max_size=40)).map(list)
+NUMBER = st.integers(-(10**17), 10**17)
+PLAIN = NUMBER | st.binary(max_size=40) | st.tuples(st.just(0), NUMBER, st.binary(max_size=40)).map(list)
 
 
 def said(value: Any) -> bytes:
@@ -78,7 +78,10 @@ def test_a_plain_reply_is_read_from_where_it_begins_to_where_it_ends(
     value: Any, before: bytes, after: bytes
 ) -> None:
     reply = said(value)
-    assert plain(before + reply + after, len(before)) == (value, len(before) + len(reply))
+    for data in (before + reply + after, bytearray(before + reply + after)):
+        found = plain(data, len(before))
+        assert found == (value, len(before) + len(reply))
+        assert all(isinstance(each, int | bytes) for each in (value if isinstance(value, list) else [found[0]]))
 
 
 @given(PLAIN, st.data())
@@ -95,7 +98,9 @@ def test_a_reply_that_is_not_whole_is_left_alone(value: Any, data: st.DataObject
         b"$-1\r\n",
         b"*-1\r\n",
         b"_\r\n",
-        b":-1\r\n",
+        b":+1\r\n",
+        b":--1\r\n",
+        b":-\r\n",
         b":1_0\r\n",
         b": 1\r\n",
         b":9999999999999999999\r\n",
@@ -104,6 +109,8 @@ def test_a_reply_that_is_not_whole_is_left_alone(value: Any, data: st.DataObject
         b"*0\r\n",
         b"*1\r\n:0\r\n",
         b"*3\r\n:0\r\n:1\r\n:2\r\n",
+        b"*3\r\n:1\r\n:1\r\n$1\r\na\r\n",
+        b"*3\r\n:0\r\n:1\r\n$-1\r\na\r\n",
         b"*3\r\n:0\r\n:1\r\n$-1\r\n",
         b"*3\r\n:0\r\n:1\r\n$1\r\nabc",
         b"*4\r\n:0\r\n:1\r\n$1\r\na\r\n:1\r\n",
