@@ -138,7 +138,7 @@ BUILDS = (
             ),
             (
                 "persistence/redis/blocking.py",
-                "                found = self._run("
+                "                return self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
                 "                self._deadline.start(self.timeout_seconds)\n"
                 + indent(STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),

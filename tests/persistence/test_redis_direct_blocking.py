@@ -118,7 +118,7 @@ def test_what_is_said_by_another_thread_meanwhile_is_nobodys_fault():
         def __bool__(self):
             return True
 
-    assert _rested(Emptied()) is None
+    assert _rested(Emptied(), 0.0) is None
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -148,8 +148,7 @@ def test_a_server_that_can_not_be_used_costs_all_connections_to_it(any_server, r
 
 def several_idle(client):
     """Make the client keep three connections that nobody uses."""
-    client._deadline.start(10.0)
-    made = [client._connected() for _ in range(3)]
+    made = [client._connected(time.monotonic() + 10.0) for _ in range(3)]
     for wire in made:
         assert exchange(wire) == [b"PONG"]
     client._begun().extend(made)
@@ -282,7 +281,8 @@ def a_wire():
 
 
 def exchange(wire, count=1, share=2, within=5.0):
-    return wire.exchange(b"*1\r\n$4\r\nPING\r\n", count, time.monotonic() + within, share)
+    now = time.monotonic()
+    return wire.exchange(b"*1\r\n$4\r\nPING\r\n", count, now, now + within, share)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_replies_are_whole_wherever_they_are_cut(said, replies):
             theirs.sendall(said[:cut])
             later.start()
             assert exchange(wire, len(replies)) == replies
-            assert wire.is_fit()
+            assert wire.is_fit(time.monotonic())
             later.join()
 
 
@@ -401,7 +401,7 @@ def test_a_message_that_nobody_takes_ends_with_the_deadline(share, was_idle):
             exchange(wire)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            wire.exchange(b"x" * (1 << 20), 1, begun + 0.2, share)
+            wire.exchange(b"x" * (1 << 20), 1, begun, begun + 0.2, share)
         assert time.monotonic() - begun < 0.4
 
 
@@ -425,7 +425,7 @@ def test_what_the_server_says_to_nobody_is_not_a_reply_to_who_asks_next(any_serv
     with Proxy(any_server.port) as proxy, direct(proxy.url) as client:
         several_idle(client)
         proxy.say(b"$5\r\nstale\r\n")
-        until(lambda: all(not each.is_fit() for each in idle(client)), within=2)
+        until(lambda: all(not each.is_fit(time.monotonic()) for each in idle(client)), within=2)
         echo(client, "after")
         assert len(idle(client)) == 1
 
@@ -437,7 +437,7 @@ def test_connections_that_the_server_closed_meanwhile_cost_no_error_and_no_pause
             for each in store.client_list():
                 if each["name"] == "killed":
                     store.client_kill_filter(_id=each["id"])
-        until(lambda: all(not each.is_fit() for each in idle(client)), within=2)
+        until(lambda: all(not each.is_fit(time.monotonic()) for each in idle(client)), within=2)
         echo(client, "after")
         assert len(idle(client)) == 1
 

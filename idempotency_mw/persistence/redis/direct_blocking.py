@@ -71,26 +71,27 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         """Send one command, and return its reply, undecoded; an error is raised."""
         if "NEVER_DECODE" not in options:
             return super().execute_command(*args, **options)
-        return self.ask(packed(args))
+        return self.ask(packed(args), monotonic(), self._deadline.ends)
 
-    def ask(self, command: bytes) -> Any:
-        """Send one packed command, and return its reply, undecoded; an error is raised."""
-        (reply,) = self._exchange(command, 1, share=2)
+    def ask(self, command: bytes, now: float, ends: float) -> Any:
+        """Send one packed command, and return its reply, undecoded; an error is raised. It is over in time."""
+        (reply,) = self._exchange(command, 1, now, ends, share=2)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip. An error reply is a value."""
-        return self._exchange(b"".join([packed(each) for each in commands]), len(commands), share=1)
+        message = b"".join([packed(each) for each in commands])
+        return self._exchange(message, len(commands), monotonic(), self._deadline.ends, share=1)
 
-    def _exchange(self, message: bytes, count: int, share: int) -> list[Any]:
+    def _exchange(self, message: bytes, count: int, now: float, ends: float, share: int) -> list[Any]:
         idle = self._idle.get(getpid())
         if idle is None:
             idle = self._begun()
-        wire = _rested(idle) or self._connected()
+        wire = _rested(idle, now) or self._connected(ends)
         try:
-            replies = wire.exchange(message, count, self._deadline.ends, share)
+            replies = wire.exchange(message, count, now, ends, share)
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):  # not where the thread was told to stop
@@ -109,7 +110,8 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
                 _close_beyond(0, self._idle.pop(other, []))
         return self._idle.setdefault(process, [])
 
-    def _connected(self) -> "_Wire":
+    def _connected(self, ends: float) -> "_Wire":
+        self._deadline.ends = ends
         connection = self._make_connection()
         try:
             connection.connect()
@@ -141,26 +143,26 @@ class _Wire:
         self._poll = poll.poll
         self.close = connection.disconnect
 
-    def is_fit(self) -> bool:
+    def is_fit(self, now: float) -> bool:
         """Tell whether nothing has come meanwhile, nor an end, and no firewall may have forgotten it.
 
         TLS keeps no bytes back that poll would not tell of: a record is read whole, and no further.
         """
-        return monotonic() - self._asked < _IDLE_SECONDS and not self._poll(0)
+        return now - self._asked < _IDLE_SECONDS and not self._poll(0)
 
-    def exchange(self, message: bytes, count: int, ends: float, share: int) -> list[Any]:
+    def exchange(self, message: bytes, count: int, now: float, ends: float, share: int) -> list[Any]:
         """Send the message, and return so many replies; raise what says that the server can't be used.
 
         A connection that was idle may be dead and not say so: with a share of 2, silence on it leaves half of the
         time to ask on another.
         """
         sock = self._sock
-        self._asked = now = monotonic()
+        self._asked = now
         if self._was_idle and share > 1:
             sock.settimeout(bounded((ends - now) / share))
             sock.sendall(message)
         else:
-            sock.settimeout(bounded(ends - now))
+            sock.settimeout(bounded(ends - monotonic()))  # it may just have taken a while to connect
             sock.sendall(message)
             sock.settimeout(bounded(ends - monotonic()))
         data: bytes | bytearray = sock.recv(_SIZE)
@@ -229,14 +231,14 @@ class _Wire:
         return whole
 
 
-def _rested(idle: list[_Wire]) -> _Wire | None:
+def _rested(idle: list[_Wire], now: float) -> _Wire | None:
     """Return a connection that nobody uses, if there is one that can be used."""
     while idle:
         try:
             wire = idle.pop()
         except IndexError:  # another thread was faster
             return None
-        if wire.is_fit():
+        if wire.is_fit(now):
             return wire
         wire.close()
     return None
