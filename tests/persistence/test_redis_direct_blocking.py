@@ -23,6 +23,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from redis.retry import Retry
 
 from idempotency_mw.core.record import Acquired
+from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis.clients import blocking_client, closers
 from idempotency_mw.persistence.redis.commands import RAW
@@ -265,6 +266,14 @@ def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server
         several_idle(layer._client())
         proxy.freeze()
         assert layer.acquire(a_claim()) == Acquired(1)
+
+
+def test_an_error_that_lasts_is_not_asked_about_again(any_server):
+    with Proxy(any_server.port) as proxy, RedisPersistenceLayer.from_url(proxy.url) as layer:
+        assert layer.acquire(a_claim()) == Acquired(1)
+        proxy.when(b"EVALSHA", "answer request", reply=b"-NOPERM this user may not\r\n")
+        with pytest.raises(IdempotencyPersistenceLayerError, match="NOPERM"):
+            layer.extend(a_claim())
 
 
 # What the server says, byte by byte.
