@@ -259,8 +259,8 @@ def read_flag(reply: int) -> bool:
 
 def _record(reply: list[Any]) -> Record:
     try:
-        _, now_ms, data = reply
-        return read_record(data, now_ms)
+        _, remaining_ms, data = reply
+        return read_record(data, remaining_ms)
     except (TypeError, ValueError):
         raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
 
