@@ -272,7 +272,7 @@ def test_an_error_that_lasts_is_not_asked_about_again(any_server):
     with Proxy(any_server.port) as proxy, RedisPersistenceLayer.from_url(proxy.url) as layer:
         assert layer.acquire(a_claim()) == Acquired(1)
         proxy.when(b"EVALSHA", "answer request", reply=b"-NOPERM this user may not\r\n")
-        with pytest.raises(IdempotencyPersistenceLayerError, match="NOPERM"):
+        with pytest.raises(IdempotencyPersistenceLayerError, match="may not"):
             layer.extend(a_claim())
 
 
