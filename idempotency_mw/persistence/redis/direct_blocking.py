@@ -75,7 +75,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
 
     def ask(self, command: bytes, now: float, ends: float) -> Any:
         """Send one packed command, and return its reply, undecoded; an error is raised. It is over in time."""
-        (reply,) = self._exchange(command, 1, now, ends, share=2)
+        (reply,) = self._exchange(command, 1, now, ends)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -83,15 +83,15 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
     def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip. An error reply is a value."""
         message = b"".join([packed(each) for each in commands])
-        return self._exchange(message, len(commands), monotonic(), self._deadline.ends, share=1)
+        return self._exchange(message, len(commands), monotonic(), self._deadline.ends)
 
-    def _exchange(self, message: bytes, count: int, now: float, ends: float, share: int) -> list[Any]:
+    def _exchange(self, message: bytes, count: int, now: float, ends: float) -> list[Any]:
         idle = self._idle.get(getpid())
         if idle is None:
             idle = self._begun()
         wire = _rested(idle, now) or self._connected(ends)
         try:
-            replies = wire.exchange(message, count, now, ends, share)
+            replies = wire.exchange(message, count, now, ends)
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):  # not where the thread was told to stop
@@ -150,22 +150,32 @@ class _Wire:
         """
         return now - self._asked < _IDLE_SECONDS and not self._poll(0)
 
-    def exchange(self, message: bytes, count: int, now: float, ends: float, share: int) -> list[Any]:
+    def exchange(self, message: bytes, count: int, now: float, ends: float) -> list[Any]:
         """Send the message, and return so many replies; raise what says that the server can't be used.
 
-        A connection that was idle may be dead and not say so: with a share of 2, silence on it leaves half of the
-        time to ask on another.
+        A connection that was idle may be dead and not say so: silence on it leaves half of the time to ask on
+        another. Not with several commands: a WAIT may be among them.
         """
         sock = self._sock
         self._asked = now
-        if self._was_idle and share > 1:
-            sock.settimeout(bounded((ends - now) / share))
+        if self._was_idle and count == 1:
+            sock.settimeout(bounded((ends - now) / 2))
             sock.sendall(message)
         else:
             sock.settimeout(bounded(ends - monotonic()))  # it may just have taken a while to connect
             sock.sendall(message)
             sock.settimeout(bounded(ends - monotonic()))
-        data: bytes | bytearray = sock.recv(_SIZE)
+        data = sock.recv(_SIZE)
+        first = plain(data, 0)
+        if count == 1 and first is not None and first[1] == len(data):
+            replies = [first[0]]
+        else:
+            replies = self._replies(data, count, ends)
+        self._was_idle = True
+        return replies
+
+    def _replies(self, data: bytes | bytearray, count: int, ends: float) -> list[Any]:
+        """Read what began so, to its end."""
         replies: list[Any] = []
         at = 0
         while len(replies) < count:
@@ -177,7 +187,6 @@ class _Wire:
                 replies.append(reply)
         if at != len(data):
             raise RedisConnectionError("the server said more than it was asked")
-        self._was_idle = True
         return replies
 
     def _other(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
