@@ -13,6 +13,7 @@ import re
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from operator import attrgetter
 from os import getpid
 from time import monotonic
@@ -33,6 +34,7 @@ _Redis: Any = redis.Redis
 _MOST_IDLE = 50
 _IDLE_SECONDS = 30.0
 _SIZE = 64 << 10
+_EXACT = 0.001
 
 _ARRAY = re.compile(rb"\*([0-9]{1,9})\r\n")
 _UNFIT = (RedisConnectionError, ReadOnlyError)
@@ -131,13 +133,14 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
 class _Wire:
     """One connection. An exchange that does not end as it should leaves it in a state that nobody can tell."""
 
-    __slots__ = ("_asked", "_connection", "_poll", "_sock", "_was_idle", "close")
+    __slots__ = ("_asked", "_connection", "_longest", "_poll", "_sock", "_was_idle", "close")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._sock = connection._sock
         self._asked = monotonic()
         self._was_idle = False
+        self._longest = inf
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         self._poll = poll.poll
@@ -159,12 +162,12 @@ class _Wire:
         sock = self._sock
         self._asked = now
         if self._was_idle and count == 1:
-            sock.settimeout(bounded((ends - now) / 2))
+            self._wait_for((ends - now) / 2)
             sock.sendall(message)
         else:
-            sock.settimeout(bounded(ends - monotonic()))  # it may just have taken a while to connect
+            self._wait_for(ends - monotonic())  # it may just have taken a while to connect
             sock.sendall(message)
-            sock.settimeout(bounded(ends - monotonic()))
+            self._wait_for(ends - monotonic())
         data = sock.recv(_SIZE)
         first = plain(data, 0)
         if count == 1 and first is not None and first[1] == len(data):
@@ -173,6 +176,12 @@ class _Wire:
             replies = self._replies(data, count, ends)
         self._was_idle = True
         return replies
+
+    def _wait_for(self, seconds: float) -> None:
+        """Let no wait take longer, to the millisecond: to tell the socket is a system call."""
+        if not -_EXACT < seconds - self._longest < _EXACT:
+            self._longest = bounded(seconds)
+            self._sock.settimeout(self._longest)
 
     def _replies(self, data: bytes | bytearray, count: int, ends: float) -> list[Any]:
         """Read what began so, to its end."""
@@ -231,7 +240,7 @@ class _Wire:
         left = ends - monotonic()
         if left <= 0:  # a server that always has more to say makes no wait too long
             raise TimeoutError("the reply was not whole within the time that there was")
-        self._sock.settimeout(bounded(left))
+        self._wait_for(left)
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
