@@ -76,8 +76,8 @@ class Call:
     script: Script
     args: tuple[str | int | bytes, ...] = field(repr=False)
     """The keys, then the arguments."""
-    said: str | None = field(default=None, repr=False)
-    """The command by digest as it goes over the wire, up to a last argument in bytes. It holds for ASCII."""
+    said: bytes | None = field(default=None, repr=False)
+    """The command by digest as it goes over the wire, where it is there already."""
 
     @property
     def by_digest(self) -> Command:
@@ -91,10 +91,7 @@ class Call:
 
     def packed(self) -> bytes:
         """Return the command by digest as it goes over the wire."""
-        if self.said is None or not self.said.isascii():
-            return packed(self.by_digest)
-        begin, last = self.said.encode(), self.args[-1]
-        return b"%b$%d\r\n%b\r\n" % (begin, len(last), last) if isinstance(last, bytes) else begin
+        return packed(self.by_digest) if self.said is None else self.said
 
 
 def _raw(arg: str | int | bytes) -> int | bytes:
@@ -127,40 +124,46 @@ def acquire(key: str, claim: Claim) -> Call:
     lease, retention, may = claim.lease_ms, claim.retention_ms, 1 if claim.may_take_over else 0
     said = None
     if len(token) == _TOKEN and len(fingerprint) == _FINGERPRINT:
-        numbers = _numbers(lease, retention, may)
-        said = f"{_ACQUIRE.begin}${len(key)}\r\n{key}\r\n$32\r\n{token}\r\n$64\r\n{fingerprint}\r\n{numbers}"
+        begin, end = _around(len(key), lease, retention, may)
+        said = _ascii(f"{begin}{key}\r\n$32\r\n{token}\r\n$64\r\n{fingerprint}\r\n{end}")
     return Call(_ACQUIRE, (key, token, fingerprint, lease, retention, may), said)
+
+
+@lru_cache
+def _around(length: int, *numbers: int) -> tuple[str, str]:
+    """Return what stands before a key of this length, and these numbers: those of a configuration, mostly."""
+    return f"{_ACQUIRE.begin}${length}\r\n", "".join([bulk(str(each)) for each in numbers])
 
 
 def extend(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
     token, lease, retention = claim.token, claim.lease_ms, claim.retention_ms
-    said = f"{_EXTEND.begin}{bulk(key)}{bulk(token)}{_numbers(lease, retention)}"
-    return Call(_EXTEND, (key, token, lease, retention), said)
+    said = f"{_EXTEND.begin}{bulk(key)}{bulk(token)}{bulk(str(lease))}{bulk(str(retention))}"
+    return Call(_EXTEND, (key, token, lease, retention), _ascii(said))
 
 
 def complete(key: str, claim: Claim, result: bytes | None) -> Call:
     """Return the call of the verb."""
     token, retention = claim.token, claim.retention_ms
     letter, kept = ("N", b"") if result is None else ("C", result)
-    said = f"{_COMPLETE.begin}{bulk(key)}{bulk(token)}{_numbers(retention)}$1\r\n{letter}\r\n"
-    return Call(_COMPLETE, (key, token, retention, letter, kept), said)
+    said = f"{_COMPLETE.begin}{bulk(key)}{bulk(token)}{bulk(str(retention))}$1\r\n{letter}\r\n${len(kept)}\r\n"
+    begin = _ascii(said)
+    return Call(_COMPLETE, (key, token, retention, letter, kept), begin and b"%b%b\r\n" % (begin, kept))
 
 
 def release(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
     token = claim.token
-    return Call(_RELEASE, (key, token), f"{_RELEASE.begin}{bulk(key)}{bulk(token)}")
+    return Call(_RELEASE, (key, token), _ascii(f"{_RELEASE.begin}{bulk(key)}{bulk(token)}"))
+
+
+def _ascii(said: str) -> bytes | None:
+    """Return it as it goes over the wire; None if the lengths in it are not those of the bytes."""
+    return said.encode() if said.isascii() else None
 
 
 def _complete_large(key: str, claim: Claim, length: int, temporary: bytes) -> Call:
     return Call(_COMPLETE_LARGE, (key, temporary, claim.token, claim.retention_ms, length))
-
-
-@lru_cache
-def _numbers(*numbers: int) -> str:
-    """Return the numbers as they stand in a command. They are those of a configuration, mostly."""
-    return "".join([bulk(str(each)) for each in numbers])
 
 
 @dataclass(frozen=True, slots=True)
