@@ -107,7 +107,7 @@ def _load(name: str, *, keys: int = 1, arguments: int) -> Script:
     return Script(text, sha, keys, f"*{3 + keys + arguments}\r\n{begin}")
 
 
-# What is always of one length is said so: to make the digits of a length takes longer than to write all else.
+# What is always of one length: to make the digits of a length takes longer than to write all else.
 _TOKEN = 32
 _FINGERPRINT = 64
 
@@ -122,44 +122,45 @@ def acquire(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
     token, fingerprint = claim.token, claim.operation.fingerprint
     lease, retention, may = claim.lease_ms, claim.retention_ms, 1 if claim.may_take_over else 0
-    said = None
-    if len(token) == _TOKEN and len(fingerprint) == _FINGERPRINT:
-        begin, end = _around(len(key), lease, retention, may)
-        said = _ascii(f"{begin}{key}\r\n$32\r\n{token}\r\n$64\r\n{fingerprint}\r\n{end}")
+    begin, end = _around(_ACQUIRE.begin, len(key), lease, retention, may)
+    is_usual = len(fingerprint) == _FINGERPRINT
+    said = _said(begin, key, token, f"$64\r\n{fingerprint}\r\n{end}") if is_usual else None
     return Call(_ACQUIRE, (key, token, fingerprint, lease, retention, may), said)
-
-
-@lru_cache
-def _around(length: int, *numbers: int) -> tuple[str, str]:
-    """Return what stands before a key of this length, and these numbers: those of a configuration, mostly."""
-    return f"{_ACQUIRE.begin}${length}\r\n", "".join([bulk(str(each)) for each in numbers])
 
 
 def extend(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
     token, lease, retention = claim.token, claim.lease_ms, claim.retention_ms
-    said = f"{_EXTEND.begin}{bulk(key)}{bulk(token)}{bulk(str(lease))}{bulk(str(retention))}"
-    return Call(_EXTEND, (key, token, lease, retention), _ascii(said))
+    begin, end = _around(_EXTEND.begin, len(key), lease, retention)
+    return Call(_EXTEND, (key, token, lease, retention), _said(begin, key, token, end))
 
 
 def complete(key: str, claim: Claim, result: bytes | None) -> Call:
     """Return the call of the verb."""
     token, retention = claim.token, claim.retention_ms
     letter, kept = ("N", b"") if result is None else ("C", result)
-    said = f"{_COMPLETE.begin}{bulk(key)}{bulk(token)}{bulk(str(retention))}$1\r\n{letter}\r\n${len(kept)}\r\n"
-    begin = _ascii(said)
-    return Call(_COMPLETE, (key, token, retention, letter, kept), begin and b"%b%b\r\n" % (begin, kept))
+    begin, end = _around(_COMPLETE.begin, len(key), retention, letter)
+    said = _said(begin, key, token, f"{end}${len(kept)}\r\n")
+    whole = None if said is None else b"".join((said, kept, b"\r\n"))
+    return Call(_COMPLETE, (key, token, retention, letter, kept), whole)
 
 
 def release(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    token = claim.token
-    return Call(_RELEASE, (key, token), _ascii(f"{_RELEASE.begin}{bulk(key)}{bulk(token)}"))
+    begin, end = _around(_RELEASE.begin, len(key))
+    return Call(_RELEASE, (key, claim.token), _said(begin, key, claim.token, end))
 
 
-def _ascii(said: str) -> bytes | None:
-    """Return it as it goes over the wire; None if the lengths in it are not those of the bytes."""
-    return said.encode() if said.isascii() else None
+@lru_cache
+def _around(begin: str, length: int, *args: str | int) -> tuple[str, str]:
+    """Return what stands before a key of this length, and these arguments: those of a configuration, mostly."""
+    return f"{begin}${length}\r\n", "".join([bulk(str(each)) for each in args])
+
+
+def _said(begin: str, key: str, token: str, end: str) -> bytes | None:
+    """Return a command as it goes over the wire; None if a length in it is not what it says."""
+    said = f"{begin}{key}\r\n$32\r\n{token}\r\n{end}"
+    return said.encode() if len(token) == _TOKEN and said.isascii() else None
 
 
 def _complete_large(key: str, claim: Claim, length: int, temporary: bytes) -> Call:
