@@ -143,7 +143,7 @@ BUILDS = (
             ),
             (
                 "persistence/redis/blocking.py",
-                "                found = self._run("
+                "                return self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
                 "                self._deadline.start(self.timeout_seconds)\n"
                 + indent(STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),
@@ -297,8 +297,8 @@ BUILDS = (
             ("persistence/sqlite.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             (
                 "persistence/redis/commands.py",
-                "1, may_take_over))",
-                "1, may_take_over, 13, b'%d' % (time.time() * 1000)))",
+                "retention, may)",
+                "retention, may, int(time.time() * 1000))",
             ),
             ("persistence/redis/commands.py", '_load("acquire", arguments=5)', '_load("acquire", arguments=6)'),
             (
