@@ -30,7 +30,7 @@ IN_FLIGHT = (1, 10, 50, 200, 1000)
 SIZES = (200, 2_000, 20_000, 200_000, 2**20, 10 * 2**20)
 PEER_UP_TO = 200_000
 """idemkit keeps up to 1 MiB."""
-STORED_SIZES = (182, 1_000, 10_000, 100_000, 1_000_000)
+STORED_SIZES = (200, 1_000, 10_000, 30_000, 100_000, 1_000_000, 10 * 2**20)
 
 Results = dict[str, Any]
 
@@ -90,7 +90,7 @@ def timed(peers: list[str], server: RedisServer, binary: Path) -> Results:
         "in_flight": ("1 to 1,000 in flight", done(timing.by_in_flight, in_flight(asgi), url, IN_FLIGHT, 3)),
         "keys": ("10³ to 10⁶ live keys", done(timing.by_keys, binary, KEYS, 4)),
         "size": ("Answers of 200 B to 10 MiB", done(timing.by_size, url, SIZES, PEER_UP_TO, 4)),
-        "server": ("CPU of the server", done(timing.on_the_server, binary, STORED_SIZES, 12)),
+        "server": ("CPU of the server", done(timing.on_the_server, binaries(), STORED_SIZES, 30)),
     }
     found: Results = {}
     for name, (what, measure) in parts.items():

@@ -106,8 +106,11 @@ def page(results: Results) -> str:
         keys=_keys(results),
         size=_size(results),
         server=_table(
-            ["Result of", *(f"{int(size):,} B" for size in results["server"])],
-            [["Redis CPU, × a SET", *map(_ratio, results["server"].values())]],
+            ["Result of", *(f"{int(size):,} B" for size in next(iter(results["server"].values())))],
+            [
+                [f"CPU of {name.capitalize()}, × a SET", *map(_ratio, ratios.values())]
+                for name, ratios in results["server"].items()
+            ],
         ),
     )
 

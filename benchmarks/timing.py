@@ -4,14 +4,13 @@ Added is what a request takes less what the bare app takes in the same process. 
 take: two for a first request, one for a replay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from benchmarks.completing import measures, way_taken
 from benchmarks.driving import Worker, interleaved, median_ratio, workers
-from idempotency_mw.core.record import Claim, Operation
-from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from tests.servers import RedisServer
 
 __all__ = ["SELDOM_COLLECTED", "UNCOLLECTED", "added_cpu", "by_in_flight", "by_keys", "by_size", "on_the_server"]
@@ -200,55 +199,21 @@ def _fewer(size: int) -> int:
     return 200 if size <= 20_000 else 60 if size <= 200_000 else 10
 
 
-def on_the_server(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> Ratios:
-    """Return a new server's CPU to complete, over that to SET as much, by size.
+def on_the_server(
+    servers: Mapping[str, Any], sizes: Sequence[int], rounds: int, part: Part
+) -> dict[str, dict[str, float]]:
+    """Return the CPU of each server to complete, over that to SET as much, by size.
 
     Of each the least of all rounds: the server does the same each time, and what else runs only adds.
     """
-    with (
-        RedisServer(binary) as server,
-        server.client() as client,
-        RedisPersistenceLayer.from_url(server.url) as layer,
-    ):
-        cases: dict[Any, Callable[[], float]] = {}
-        for size in sizes:
-            cases["complete", size] = partial(_complete_cpu, client, layer, size)
-            cases["set", size] = partial(_set_cpu, client, size)
-        for take in cases.values():
-            take()
+    return {
+        name: _completing(binary, sizes, rounds, lambda done, at=at: part((at + done) / len(servers)))
+        for at, (name, binary) in enumerate(servers.items())
+    }
+
+
+def _completing(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> dict[str, float]:
+    with measures(binary, sizes, lambda size: ("SET", way_taken(size))) as cases:
         seen = interleaved(cases, rounds, part)
     least = {case: min(took[case] for took in seen) for case in cases}
-    return {str(size): round(least["complete", size] / least["set", size], 4) for size in sizes}
-
-
-def _times(size: int) -> int:
-    return 1000 if size <= 20_000 else 200 if size <= 200_000 else 50
-
-
-def _complete_cpu(client: Any, layer: RedisPersistenceLayer, size: int) -> float:
-    claims = [_claim(number) for number in range(_times(size))]
-    result = b"0" * size
-    for claim in claims:
-        layer.acquire(claim)
-    before = _cpu(client)
-    for claim in claims:
-        layer.complete(claim, result)
-    spent = _cpu(client) - before
-    client.flushall()
-    return spent
-
-
-def _claim(number: int) -> Claim:
-    operation = Operation(storage_key=f"{number:064x}", fingerprint="f" * 64)
-    return Claim(operation, token="a" * 32, lease_ms=60_000, retention_ms=86_400_000)
-
-
-def _set_cpu(client: Any, size: int) -> float:
-    body = b"0" * size
-    keys = [f"idempotency:{number:064x}" for number in range(_times(size))]
-    before = _cpu(client)
-    for key in keys:
-        client.execute_command("SET", key, body, "PX", 86_400_000)
-    spent = _cpu(client) - before
-    client.flushall()
-    return spent
+    return {str(size): round(least[way_taken(size), size] / least["SET", size], 4) for size in sizes}

@@ -282,7 +282,7 @@ class _Round:
             for execution in cut_off(self._reader, pid):
                 frame = self._look.frame(execution.storage_key)
                 if frame is not None and not frame.result and frame.attempt == execution.attempt:
-                    orphan = _Orphan(execution, frame.token, frame.until_ms / 1000)
+                    orphan = _Orphan(execution, frame.token, frame.lease_until_ms / 1000)
                     self._orphans.append(orphan)
                     self._watches.append(asyncio.create_task(self._watch(orphan)))
 

@@ -9,8 +9,10 @@ import pytest
 
 from benchmarks import pictures, tables
 from benchmarks.budgets import BUDGETS, Budget
+from benchmarks.completing import WAYS, measures
 from benchmarks.counting import command_names
 from benchmarks.driving import FailedError, interleaved, median_ratio
+from tests.servers import binaries
 
 RESULTS = Path(tables.__file__).parent / "results.json"
 
@@ -55,6 +57,21 @@ def test_a_budget_that_is_known_to_be_missed_is_held_to_what_is_reached() -> Non
     assert not budget.holds(1.5)
     assert [budget.is_worse(value) for value in (1.2, 1.5, 1.51)] == [False, False, True]
     assert Budget("what", 1.25, lambda results: results["value"]).is_worse(1.26)
+
+
+def test_each_way_to_complete_settles_a_claim_on_each_server() -> None:
+    if not binaries():
+        pytest.skip("no server was found")
+    for binary in binaries().values():
+        with measures(binary, (200,), lambda _: WAYS) as cases:
+            assert [way for way, _ in cases] == ["SET", "script", "renamed"]
+            assert all(0 < take() < 10_000 for take in cases.values())
+
+
+def test_the_servers_cpu_is_judged_on_the_server_where_it_is_dearest() -> None:
+    results = {"server": {"one": {"200": 1.2, "10000": 1.3}, "other": {"200": 1.4, "10000": 1.1}}}
+    found = {budget.limit: budget.value(results) for budget in BUDGETS if budget.what.startswith("Redis CPU")}
+    assert found == {1.5: 1.4, 1.25: 1.3}
 
 
 def test_pictures_are_whole_and_say_what_they_show() -> None:

@@ -27,6 +27,7 @@ from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from idempotency_mw.persistence.verbs import Held
 from idempotency_mw.serializers import decode
 from tests.asgi.driver import ASGISurface, Play
 from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions
@@ -115,7 +116,7 @@ def outcome(verb, *arguments):
 
 
 def by_the_model(verb, data, claim, now_ms):
-    standing = Frame.decode(data)
+    standing = Held(Frame.decode(data), now_ms + LONG_MS)
     if verb == "acquire":
         return verbs.acquire(standing, claim, now_ms)[0]
     if verb == "complete":

@@ -9,8 +9,7 @@ from typing import Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.persistence import verbs
-from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Write
+from idempotency_mw.persistence.verbs import Held
 
 __all__ = ["MemoryPersistenceLayer"]
 
@@ -31,7 +30,7 @@ class MemoryPersistenceLayer:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._records: dict[str, Write] = {}
+        self._records: dict[str, Held] = {}
         self._expiries: list[tuple[int, str]] = []
 
     def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -90,11 +89,11 @@ class MemoryPersistenceLayer:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _standing(self, claim: Claim, now_ms: int) -> Frame | None:
+    def _standing(self, claim: Claim, now_ms: int) -> Held | None:
         held = self._records.get(claim.storage_key)
-        return held.frame if held is not None and held.expires_ms > now_ms else None
+        return held if held is not None and held.expires_ms > now_ms else None
 
-    def _put(self, claim: Claim, write: Write | None) -> None:
+    def _put(self, claim: Claim, write: Held | None) -> None:
         if write is not None:
             self._records[claim.storage_key] = write
             heapq.heappush(self._expiries, (write.expires_ms, claim.storage_key))

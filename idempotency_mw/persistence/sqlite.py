@@ -23,7 +23,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Write
+from idempotency_mw.persistence.verbs import Held
 
 __all__ = ["SQLitePersistenceLayer"]
 
@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS idempotency_records (
 )
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS idempotency_records_expiry ON idempotency_records (expires_ms)"
-_FIND = "SELECT record FROM idempotency_records WHERE storage_key = ? AND expires_ms > ?"
+_FIND = "SELECT record, expires_ms FROM idempotency_records WHERE storage_key = ? AND expires_ms > ?"
 _WRITE = "INSERT OR REPLACE INTO idempotency_records (storage_key, record, expires_ms) VALUES (?, ?, ?)"
 _DELETE = "DELETE FROM idempotency_records WHERE storage_key = ?"
 _PURGE = """
@@ -205,16 +205,17 @@ class _Process:
             connection.close()
 
 
-def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Frame | None:
+def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Held | None:
     row = connection.execute(_FIND, (claim.storage_key, now_ms)).fetchone()
     if row is None:
         return None
-    if not isinstance(row[0], bytes):
+    record, expires_ms = row
+    if not isinstance(record, bytes) or not isinstance(expires_ms, int):
         raise IdempotencyRecordError("the store holds something that is not a record of this version")
-    return Frame.decode(row[0])
+    return Held(Frame.decode(record), expires_ms)
 
 
-def _put(connection: sqlite3.Connection, claim: Claim, write: Write) -> None:
+def _put(connection: sqlite3.Connection, claim: Claim, write: Held) -> None:
     connection.execute(_WRITE, (claim.storage_key, write.frame.encode(), write.expires_ms))
 
 

@@ -7,7 +7,7 @@ Each function says what is wrong; an empty text says that nothing is. The invari
 from idempotency_mw.core.machine import Complete, Deliver, Execute, Reason, Reject, Release, Replay
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled, Status
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Write
+from idempotency_mw.persistence.verbs import Held
 from proof.explorer.states import LIVE, Setting, Standing, State, Worker
 
 __all__ = [
@@ -50,7 +50,7 @@ def _wrong_change_of_own(verb: str, before: Frame, after: Frame | None) -> str:
 
 
 def _wrong_takeover(claim: Claim, before: Frame, after: Frame | None, now_ms: int) -> str:
-    if after is None or before.until_ms > now_ms or not claim.may_take_over:
+    if after is None or before.lease_until_ms > now_ms or not claim.may_take_over:
         return "I1: acquire takes away a claim that stands"
     if before.fingerprint != claim.fingerprint:
         return "I13: a takeover for another payload"
@@ -61,9 +61,10 @@ def _wrong_takeover(claim: Claim, before: Frame, after: Frame | None, now_ms: in
     return ""
 
 
-def wrong_expiry(write: Write, latest_ms: int) -> str:
+def wrong_expiry(write: Held, latest_ms: int) -> str:
     """Judge when a record is to expire: always, and not before its lease or its retention is over."""
-    return "" if write.frame.until_ms <= write.expires_ms <= latest_ms else "I4: a record without an expiry"
+    is_due = write.frame.lease_until_ms <= write.expires_ms <= latest_ms
+    return "" if is_due else "I4: a record without an expiry"
 
 
 def wrong_answer(answer: object, token: str, after: Frame | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from idempotency_mw.core.record import Claim, Operation, Status
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Write
+from idempotency_mw.persistence.verbs import Held
 from proof.explorer.rules import wrong_answer, wrong_change, wrong_expiry
 from proof.explorer.states import NOBODY, Phase, Setting, Standing, State, Worker
 from proof.explorer.system import System
@@ -63,12 +63,13 @@ def asker(system: System, setting: Setting) -> Ask:
 
     @cache
     def ask(verb: str, number: int, payload: int, kept: str, record: Standing | None) -> Asked:
-        frame = None if record is None else _frame(record, record.owner == number != NOBODY)
+        held = None if record is None else _held(record, record.owner == number != NOBODY)
+        frame = held and held.frame
         claim = claim_of(payload, may_take_over=setting.after_crash == "retry")
-        answer, done = _do(system, verb, frame, claim, _result(kept))
-        after = done.frame if isinstance(done, Write) else None if done else frame
+        answer, done = _do(system, verb, held, claim, _result(kept))
+        after = done.frame if isinstance(done, Held) else None if done else frame
         wrong = wrong_change(verb, claim, frame, after, NOW_MS) or wrong_answer(answer, MINE, after)
-        if isinstance(done, Write):
+        if isinstance(done, Held):
             wrong = wrong or wrong_expiry(done, NOW_MS + RETENTION_MS)
         owner = NOBODY if record is None else record.owner
         standing = None if after is None else _standing(after, number, owner)
@@ -78,32 +79,32 @@ def asker(system: System, setting: Setting) -> Ask:
 
 
 def _do(
-    system: System, verb: str, frame: Frame | None, claim: Claim, result: bytes | None
-) -> tuple[Any, Write | bool]:
+    system: System, verb: str, held: Held | None, claim: Claim, result: bytes | None
+) -> tuple[Any, Held | bool]:
     """Return the verb's answer, and what it does: a write, True for a deletion, False for nothing."""
     if verb == "acquire":
-        found, write = system.acquire(frame, claim, NOW_MS)
+        found, write = system.acquire(held, claim, NOW_MS)
         return found, write or False
     if verb == "complete":
-        outcome, write = system.complete(frame, claim, result, NOW_MS)
+        outcome, write = system.complete(held, claim, result, NOW_MS)
         return outcome, write or False
     if verb == "extend":
-        write = system.extend(frame, claim, NOW_MS)
+        write = system.extend(held, claim, NOW_MS)
         return write is not None, write or False
-    released = system.release(frame, claim)
+    released = system.release(held, claim)
     return released, released
 
 
-def _frame(record: Standing, is_mine: bool) -> Frame:  # noqa: FBT001 - private
-    lasts_ms = RETENTION_MS if record.status != "P" else 0 if record.has_lapsed else LEASE_MS
-    return Frame(
+def _held(record: Standing, is_mine: bool) -> Held:  # noqa: FBT001 - private
+    frame = Frame(
         status=STATUS_OF[record.status],
         token=MINE if is_mine else ANOTHERS,
         attempt=record.attempt,
-        until_ms=NOW_MS + lasts_ms,
+        lease_until_ms=NOW_MS if record.has_lapsed else NOW_MS + LEASE_MS,
         fingerprint=PAYLOADS[record.payload],
         result=record.kept.encode(),
     )
+    return Held(frame, expires_ms=NOW_MS + RETENTION_MS)
 
 
 def _standing(frame: Frame, asker: int, owner: int) -> Standing:
@@ -112,7 +113,7 @@ def _standing(frame: Frame, asker: int, owner: int) -> Standing:
         owner=asker if frame.token == MINE else owner,
         attempt=min(frame.attempt, HIGHEST_ATTEMPT),
         payload=PAYLOADS.index(frame.fingerprint),
-        has_lapsed=frame.until_ms <= NOW_MS,
+        has_lapsed=frame.status is Status.IN_PROGRESS and frame.lease_until_ms <= NOW_MS,
         kept=frame.result.decode(),
     )
 

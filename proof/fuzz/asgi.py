@@ -122,7 +122,7 @@ async def _check_duplicate(  # noqa: PLR0917
     store.fails = frozenset()
     frame = store.frame()
     was_taken_over = frame is not None and frame.token == "f" * 32
-    if frame is not None and frame.status is Status.IN_PROGRESS and frame.until_ms > loop.time() * 1000:
+    if frame is not None and frame.status is Status.IN_PROGRESS and frame.lease_until_ms > loop.time() * 1000:
         raise Surprise("the key is stuck beyond its lease")
     quiet = Program(-1, steps=[("send", message) for message in _PLAIN], method=program.method)
     runs, app.program, app.whole = app.runs, quiet, Whole(is_head=program.method == "HEAD")

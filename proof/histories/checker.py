@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from idempotency_mw.core.record import Acquired, Existing, Lost, Record, Settled, Status
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Write
+from idempotency_mw.persistence.verbs import Held
 from proof.histories.operations import Operation, Seen
 
 __all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad", "with_few_open"]
@@ -168,9 +168,9 @@ def _effects(model: Model, operation: Operation, since: float, until: float) -> 
         yield _effect(model, frame, operation, since, until)
         return
     if since - SLACK_MS <= model.lapses_by:
-        yield _effect(model, replace(frame, until_ms=NOW_MS + LIVE_MS), operation, since, until)
+        yield _effect(model, replace(frame, lease_until_ms=NOW_MS + LIVE_MS), operation, since, until)
     if until + SLACK_MS >= model.lapses_from:
-        yield _effect(model, replace(frame, until_ms=NOW_MS), operation, since, until)
+        yield _effect(model, replace(frame, lease_until_ms=NOW_MS), operation, since, until)
 
 
 def _effect(
@@ -180,26 +180,26 @@ def _effect(
     told = _told(answer, frame)
     if done is True:
         return told, Model()
-    if not isinstance(done, Write):
+    if not isinstance(done, Held):
         return told, model
     lease_ms = operation.claim.lease_ms
     if done.frame.status is not Status.IN_PROGRESS:
-        return told, Model(replace(done.frame, until_ms=0))
-    return told, Model(replace(done.frame, until_ms=0), since + lease_ms, until + lease_ms)
+        return told, Model(replace(done.frame, lease_until_ms=0))
+    return told, Model(replace(done.frame, lease_until_ms=0), since + lease_ms, until + lease_ms)
 
 
-def _do(operation: Operation, frame: Frame | None) -> tuple[Any, Write | bool | None]:
-    claim = operation.claim
+def _do(operation: Operation, frame: Frame | None) -> tuple[Any, Held | bool | None]:
+    claim, held = operation.claim, frame and Held(frame, NOW_MS + LIVE_MS)
     match operation.verb:
         case "acquire":
-            return verbs.acquire(frame, claim, NOW_MS)
+            return verbs.acquire(held, claim, NOW_MS)
         case "complete":
-            return verbs.complete(frame, claim, operation.result, NOW_MS)
+            return verbs.complete(held, claim, operation.result, NOW_MS)
         case "extend":
-            write = verbs.extend(frame, claim, NOW_MS)
+            write = verbs.extend(held, claim, NOW_MS)
             return write is not None, write
         case _:
-            released = verbs.release(frame, claim)
+            released = verbs.release(held, claim)
             return released, released
 
 

@@ -64,10 +64,10 @@ class DirectBlockingRecordingClient(DirectBlockingRedis):
         noting.__dict__ = {**client.__dict__, "_begin": _beginner(history, claims)}
         return noting
 
-    def ask(self, command: bytes) -> Any:
+    def ask(self, command: bytes, now: float, ends: float) -> Any:
         """Note the message, if it is one of a verb, and send it."""
         send = super().ask
-        return _noted(self._begin, _unpacked(command), lambda: send(command))
+        return _noted(self._begin, _unpacked(command), lambda: send(command, now, ends))
 
 
 def _noted(begin: Callable[..., Any], args: tuple[Any, ...], send: Callable[[], Any]) -> Any:

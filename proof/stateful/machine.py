@@ -104,7 +104,7 @@ def assert_stands(bench: Bench, claim: Claim, model: Model) -> None:
         assert stands is data is None, where
         return
     frame = Frame.decode(data)
-    assert frame.record(frame.until_ms) == replace(model.record(stands), remaining_ms=0), where
+    assert frame.record(0) == replace(model.record(stands), remaining_ms=0), where
     assert frame.token == stands.token, where
     assert expires_in is not None, where
     assert 0 <= stands.expires - model.now - expires_in <= bench.store.slack_ms, where

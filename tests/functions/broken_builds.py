@@ -62,12 +62,13 @@ STALLED_IN_SQLITE = """        with self._transaction() as connection:
 """
 STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
             from idempotency_mw.persistence.frame import Frame
+            from idempotency_mw.persistence.verbs import Held
             import asyncio, time
 
             client, key = self._client(), self._key(claim)
             data = AWAIT client.execute_command("GET", key)
             now_ms = int(time.time() * 1000)
-            found, write = verbs.acquire(Frame.decode(data) if data else None, claim, now_ms)
+            found, write = verbs.acquire(Held(Frame.decode(data), 0) if data else None, claim, now_ms)
             AWAIT SLEEP(0.02)
             if write is not None:
                 AWAIT client.execute_command("SET", key, write.frame.encode(), "PX", write.expires_ms - now_ms)
@@ -81,18 +82,22 @@ BUILDS = (
         (
             (
                 "persistence/verbs.py",
-                '        result=result or b"",',
-                "        result=result or b\"\", fingerprint='0' * 64,",
+                'result=result or b"")',
+                "result=result or b\"\", fingerprint='0' * 64)",
             ),
-            (f"{SCRIPTS}/complete.lua", "string.sub(record, 56) .. ARGV[4]", "string.rep('0', 64) .. ARGV[4]"),
+            (
+                f"{SCRIPTS}/complete.lua",
+                "string.sub(record, 3) .. ARGV[4]",
+                "string.sub(record, 3, 55) .. string.rep('0', 64) .. ARGV[4]",
+            ),
         ),
     ),
     Build(
         2,
         "completing asks for no token",
         (
-            ("persistence/verbs.py", "if standing.token != claim.token:", "if False:"),
-            ("persistence/verbs.py", "if standing.status is not Status.IN_PROGRESS:", "if False:"),
+            ("persistence/verbs.py", "if standing.frame.token != claim.token:", "if False:"),
+            ("persistence/verbs.py", "if standing.frame.status is not Status.IN_PROGRESS:", "if False:"),
             (f"{SCRIPTS}/complete.lua", "if #record == 119\n", "if true or #record == 119\n"),
         ),
     ),
@@ -138,7 +143,7 @@ BUILDS = (
             ),
             (
                 "persistence/redis/blocking.py",
-                "                found = self._run("
+                "                return self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
                 "                self._deadline.start(self.timeout_seconds)\n"
                 + indent(STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),
@@ -157,8 +162,8 @@ BUILDS = (
         (
             (
                 "persistence/verbs.py",
-                "        and standing.until_ms <= now_ms\n",
-                "        and standing.until_ms <= now_ms\n        and standing.attempt < 2\n",
+                "        and standing.frame.lease_until_ms <= now_ms\n",
+                "        and standing.frame.lease_until_ms <= now_ms\n        and standing.frame.attempt < 2\n",
             ),
             (f"{SCRIPTS}/acquire.lua", "elseif ARGV[5] == '1' and", "elseif ARGV[5] == '1' and attempts < 2 and"),
         ),
@@ -292,8 +297,8 @@ BUILDS = (
             ("persistence/sqlite.py", "return int(self._clock() * 1000)", "return int(time.time() * 1000)"),
             (
                 "persistence/redis/commands.py",
-                "1, may_take_over))",
-                "1, may_take_over, 13, b'%d' % (time.time() * 1000)))",
+                "retention, may)",
+                "retention, may, int(time.time() * 1000))",
             ),
             ("persistence/redis/commands.py", '_load("acquire", arguments=5)', '_load("acquire", arguments=6)'),
             (
@@ -312,8 +317,12 @@ BUILDS = (
         16,
         "the own token is a stranger's",
         (
-            ("persistence/verbs.py", "    elif _owns(claim, standing):\n        attempt = standing.attempt\n", ""),
-            (f"{SCRIPTS}/acquire.lua", "elseif string.sub(record, 3, 34) == ARGV[1] then", "elseif false then"),
+            (
+                "persistence/verbs.py",
+                "    elif _owns(claim, standing):\n        attempt = standing.frame.attempt\n",
+                "",
+            ),
+            (f"{SCRIPTS}/acquire.lua", "if string.sub(record, 3, 34) == ARGV[1] then", "if false then"),
         ),
     ),
     Build(17, "a cached record never expires", (("persistence/local_cache.py", "if left_ms <= 0:", "if False:"),)),

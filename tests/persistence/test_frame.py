@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from idempotency_mw.core.record import Record, Status
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame
+from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame, read_record
 
 TOKEN, FINGERPRINT = "0123456789abcdef" * 2, "fedcba9876543210" * 4
 GOLDEN = {
@@ -36,12 +36,12 @@ def test_the_bytes_of_a_record_are_these(status):
 @given(
     status=st.sampled_from(Status),
     attempt=st.integers(1, MAX_ATTEMPT),
-    until_ms=st.integers(0, 10**15 - 1),
+    lease_until_ms=st.integers(0, 10**15 - 1),
     result=st.binary(),
 )
-def test_whatever_is_written_is_read_back(status, attempt, until_ms, result):
+def test_whatever_is_written_is_read_back(status, attempt, lease_until_ms, result):
     kept = result if status is Status.COMPLETED else b""
-    frame = Frame(status, TOKEN, attempt, until_ms, FINGERPRINT, kept)
+    frame = Frame(status, TOKEN, attempt, lease_until_ms, FINGERPRINT, kept)
     assert Frame.decode(frame.encode()) == frame
 
 
@@ -96,10 +96,19 @@ def test_noise_is_an_error():
             Frame.decode(noise.randbytes(noise.randrange(200)))
 
 
-def test_a_frame_shows_everyone_all_but_its_token_and_its_moments():
+def test_a_frame_shows_everyone_all_but_its_token_and_its_moment():
     frame = Frame.decode(GOLDEN[Status.COMPLETED])
-    assert frame.record(frame.until_ms - 5) == Record(Status.COMPLETED, 7, FINGERPRINT, 5, b"result\x00\xff")
-    assert frame.record(frame.until_ms + 5).remaining_ms == 0
+    assert frame.record(5) == Record(Status.COMPLETED, 7, FINGERPRINT, 5, b"result\x00\xff")
+    assert frame.record(-5).remaining_ms == 0
     assert Frame.decode(GOLDEN[Status.NOT_KEPT]).record(0).result is None
     assert TOKEN not in repr(frame)
     assert "result" not in repr(frame)
+
+
+@pytest.mark.parametrize("remaining_ms", [5, 0, -5])
+def test_what_anyone_may_see_is_read_without_a_frame_too(remaining_ms):
+    for data in GOLDEN.values():
+        assert read_record(data, remaining_ms) == Frame.decode(data).record(remaining_ms)
+    for data in (*contradictions().values(), *(GOLDEN[Status.COMPLETED][:length] for length in range(PREFIX))):
+        with pytest.raises(IdempotencyRecordError):
+            read_record(data, remaining_ms)

@@ -13,6 +13,8 @@ from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
+from idempotency_mw.persistence.redis.commands import LARGE
+from idempotency_mw.persistence.verbs import Held
 from idempotency_mw.testing import ManualClock
 from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions, flips
 
@@ -84,8 +86,8 @@ def lapse(memory, store, clock, prefix, name):
     held = memory._records.get(name)
     data = store.get(prefix + name)
     if held is not None and held.frame.status is Status.IN_PROGRESS:
-        memory._records[name] = replace(held, frame=replace(held.frame, until_ms=int(clock() * 1000)))
-        store.set(prefix + name, replace(Frame.decode(data), until_ms=1).encode(), keepttl=True)
+        memory._records[name] = replace(held, frame=replace(held.frame, lease_until_ms=int(clock() * 1000)))
+        store.set(prefix + name, replace(Frame.decode(data), lease_until_ms=1).encode(), keepttl=True)
 
 
 def shape_in_redis(layer, store, name):
@@ -95,8 +97,8 @@ def shape_in_redis(layer, store, name):
         return None
     frame = Frame.decode(data)
     seconds, micros = store.time()
-    left = round((frame.until_ms - seconds * 1000 - micros // 1000) / 60_000)
-    return replace(frame, until_ms=0), max(left, 0), round(store.pttl(layer.key_prefix + name) / 60_000)
+    left = round((frame.lease_until_ms - seconds * 1000 - micros // 1000) / 60_000)
+    return replace(frame, lease_until_ms=0), max(left, 0), round(store.pttl(layer.key_prefix + name) / 60_000)
 
 
 def shape_in_memory(memory, clock, name):
@@ -104,8 +106,8 @@ def shape_in_memory(memory, clock, name):
     if held is None:
         return None
     now_ms = int(clock() * 1000)
-    left = round((held.frame.until_ms - now_ms) / 60_000)
-    return replace(held.frame, until_ms=0), max(left, 0), round((held.expires_ms - now_ms) / 60_000)
+    left = round((held.frame.lease_until_ms - now_ms) / 60_000)
+    return replace(held.frame, lease_until_ms=0), max(left, 0), round((held.expires_ms - now_ms) / 60_000)
 
 
 def planted(mine):
@@ -120,7 +122,7 @@ def planted(mine):
 
 def by_the_model(verb, data, claim, now_ms):
     """Return the answer that `verbs.py` gives, and whether something else stands after it."""
-    standing = Frame.decode(data)
+    standing = Held(Frame.decode(data), now_ms + LONG_MS)
     if verb == "acquire":
         answer, write = verbs.acquire(standing, claim, now_ms)
     elif verb == "complete":
@@ -172,3 +174,34 @@ def test_a_key_of_another_type_is_unreadable_and_stays(layer, store, verb, kind)
         getattr(layer, verb)(*arguments)
     assert store.type(key) == kind.encode()
     store.delete(key)
+
+
+def test_what_remains_of_a_completed_record_is_the_life_of_its_key(layer, store):
+    claim = Claim(Operation(token_hex(8), OTHER_FINGERPRINT), TOKEN, 1000, LONG_MS)
+    other = replace(claim, token="f" * 32)
+    layer.acquire(claim)
+    running = store.get(layer.key_prefix + claim.storage_key)
+    assert 0 < layer.acquire(other).record.remaining_ms <= 1000
+    assert 0 < layer.complete(other, b"").record.remaining_ms <= 1000
+    layer.complete(claim, b"done")
+    completed = store.get(layer.key_prefix + claim.storage_key)
+    assert completed == b"1C" + running[2:] + b"done"
+    for found in (layer.acquire(other), layer.complete(other, b""), layer.complete(other, b"x" * LARGE)):
+        assert LONG_MS - 10_000 < found.record.remaining_ms <= LONG_MS
+
+
+def test_a_record_that_never_expires_is_not_ours_and_nothing_remains_of_it(layer, store):
+    claim = Claim(Operation(KEY, OTHER_FINGERPRINT), "f" * 32, LONG_MS, LONG_MS)
+    store.set(layer.key_prefix + KEY, GOLDEN[Status.COMPLETED])
+    for found in (layer.acquire(claim), layer.complete(claim, b""), layer.complete(claim, b"x" * LARGE)):
+        assert found.record.remaining_ms == 0
+    store.delete(layer.key_prefix + KEY)
+
+
+@pytest.mark.parametrize("result", [b"done", b"x" * LARGE], ids=["small", "large"])
+def test_to_complete_asks_for_no_time(layer, store, result):
+    claim = Claim(Operation(token_hex(8), OTHER_FINGERPRINT), TOKEN, LONG_MS, LONG_MS)
+    layer.acquire(claim)
+    store.config_resetstat()
+    layer.complete(claim, result)
+    assert not {"cmdstat_time", "cmdstat_pttl"} & store.info("commandstats").keys()

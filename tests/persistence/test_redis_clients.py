@@ -39,7 +39,7 @@ SECRET = "s3cr3t-of-the-test"
 LARGE_RESULT = b"x" * 20_000
 
 # Everything that the layer says to a server, and nothing else. README.md shows it.
-LEAST_PRIVILEGE = "resetkeys ~idempotency:* resetchannels -@all +eval +evalsha +get +set +del +time"
+LEAST_PRIVILEGE = "resetkeys ~idempotency:* resetchannels -@all +eval +evalsha +get +set +del +time +pttl"
 # What spares the server most of the cost of large results; test_redis_large.py shows what is without it.
 FOR_LARGE = "+setrange +pexpire +rename"
 FOR_REPLICAS = "+wait"
@@ -502,6 +502,7 @@ def run_all(layer, server):
     layer.release(claim)
     layer.acquire(claim)
     layer.complete(claim, b"done")
+    layer.acquire(rival(claim))
 
 
 def test_other_keys_are_out_of_reach_for_the_least_privileged(kind, restricted):

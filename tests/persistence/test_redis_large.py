@@ -155,7 +155,7 @@ def test_a_full_server_gets_the_result_through_the_script(kind, any_binary):
 
 @pytest.mark.parametrize("forbidden", ["setrange", "pexpire", "rename"])
 def test_an_acl_that_forbids_the_short_way_leaves_the_long_one_and_no_litter(kind, server, forbidden):
-    needed = f"+eval +evalsha +get +set +del +time +setrange +pexpire +rename -{forbidden}"
+    needed = f"+eval +evalsha +get +set +del +time +pttl +setrange +pexpire +rename -{forbidden}"
     with server.client() as store:
         rules = f"~idempotency:* -@all +hello {needed}"
         store.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())

@@ -188,7 +188,7 @@ def test_a_wait_is_over_before_the_clients_own_time_out(kind, master, replica):
 
 
 def test_an_acl_that_forbids_wait_leaves_no_claim(kind, master, replica, store):
-    rules = "~idempotency:* -@all +hello +client|setinfo +eval +evalsha +get +set +del +time"
+    rules = "~idempotency:* -@all +hello +client|setinfo +eval +evalsha +get +set +del +time +pttl"
     store.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())
     url = f"redis://app:pw@127.0.0.1:{master.port}"
     with driven(kind.from_url(url, timeout_seconds=PATIENCE, min_replicas=1)) as layer:

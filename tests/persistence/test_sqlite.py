@@ -257,6 +257,19 @@ def test_a_record_of_another_type_is_unreadable_and_stays(layer, path, value):
         assert file.execute("SELECT record FROM idempotency_records").fetchone()[0] == value
 
 
+@pytest.mark.row(52)
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("expires_ms", ["text", 1e15 + 0.5])
+def test_an_expiry_of_another_type_makes_a_record_unreadable(layer, path, expires_ms):
+    claim = a_claim()
+    layer.acquire(claim)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE idempotency_records SET expires_ms = ?", (expires_ms,))
+    for verb in (layer.acquire, layer.extend, layer.release, lambda claim: layer.complete(claim, b"done")):
+        with pytest.raises(IdempotencyRecordError):
+            verb(claim)
+
+
 def test_expired_records_are_deleted_as_new_ones_come(path):
     clock = ManualClock()
     with SQLitePersistenceLayer(path, clock=clock, durability="normal") as layer:

@@ -130,8 +130,12 @@ def test_a_system_with_a_fault_is_found_out(name):
     assert shown(found).splitlines()[-1].startswith("==> ")
 
 
+def _with(standing, **changes):
+    return replace(standing, frame=replace(standing.frame, **changes))
+
+
 def _no_takeover(standing, claim, now_ms):
-    if standing is not None and standing.token != claim.token:
+    if standing is not None and standing.frame.token != claim.token:
         return Existing(standing.record(now_ms)), None
     return verbs.acquire(standing, claim, now_ms)
 
@@ -143,16 +147,16 @@ def _acquire_in_vain(standing, claim, now_ms):
 def _create_on_complete(standing, claim, result, now_ms):
     if standing is None:
         _, write = verbs.acquire(None, claim, now_ms)
-        standing = write.frame
+        standing = write
     return verbs.complete(standing, claim, result, now_ms)
 
 
 def _extend_what_is_completed(standing, claim, now_ms):
-    return verbs.extend(standing and replace(standing, status=Status.IN_PROGRESS), claim, now_ms)
+    return verbs.extend(standing and _with(standing, status=Status.IN_PROGRESS), claim, now_ms)
 
 
 def _any_payload(standing, claim, now_ms):
-    return verbs.acquire(standing and replace(standing, fingerprint=claim.fingerprint), claim, now_ms)
+    return verbs.acquire(standing and _with(standing, fingerprint=claim.fingerprint), claim, now_ms)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -72,10 +73,9 @@ class RedisPersistenceLayer(RedisLayer):
     def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            if self.min_replicas:
-                found = self._acquire_acknowledged(claim)
-            else:
-                found = self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            if not self.min_replicas:
+                return self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            found = self._acquire_acknowledged(claim)
         except BaseException as error:
             # The server may have heard it, or hear it yet; also where a signal or gevent took the caller away.
             if isinstance(error, IdempotencyPersistenceConnectionError) or not isinstance(error, Exception):
@@ -163,34 +163,48 @@ class RedisPersistenceLayer(RedisLayer):
                 self._building.release()
 
     def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        return read(self._within_deadline(partial(self._ask_once, call)))
+        """Ask once, without more ado than it takes; all else comes only where that brings no answer."""
+        now, client = monotonic(), self._own
+        ends = now + self.timeout_seconds
+        if not isinstance(client, DirectBlockingRedis):
+            return read(self._within_deadline(partial(self._ask_once, call), ends))
+        try:
+            reply = client.ask(call.packed(), now, ends)
+        except NO_SCRIPT:
+            reply = self._within_deadline(partial(self._ask_by_text, call), ends)
+        except DRIVER_ERRORS as error:
+            reply = self._within_deadline(partial(self._ask_once, call), ends, error)
+        return read(reply)
 
     def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
-        return self._within_deadline(lambda: trips.ask(self._client(), key, begin()))
+        ends = monotonic() + self.timeout_seconds
+        return self._within_deadline(lambda: trips.ask(self._client(), key, begin()), ends)
 
-    def _within_deadline(self, ask: Callable[[], Reply]) -> Reply:
-        """Ask until there is an answer, an error that lasts, or no time for another try."""
-        self._deadline.start(self.timeout_seconds)
-        pauses: Iterator[float] | None = None
+    def _within_deadline(self, ask: Callable[[], Reply], ends: float, failed: Exception | None = None) -> Reply:
+        """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""
+        self._deadline.ends = ends
+        pauses = commands.pauses()
         while True:
             try:
+                if failed is not None:
+                    raise failed
                 return ask()
             except DRIVER_ERRORS as error:
-                pauses = pauses or commands.pauses()
+                failed = None
                 pause = next(pauses)
-                if not commands.is_passing(error) or self._deadline.left() <= pause:
+                if not commands.is_passing(error) or ends - monotonic() <= pause:
                     raise commands.translated(error) from error
             time.sleep(pause)
 
     def _ask_once(self, call: Call) -> Any:
-        client = self._client()
         try:
-            if isinstance(client, DirectBlockingRedis):
-                return client.ask(call.packed())
-            return client.execute_command(*call.by_digest, **RAW)
+            return self._client().execute_command(*call.by_digest, **RAW)
         except NO_SCRIPT:
-            # Restarted, failed over, flushed, or evicted from the script cache.
-            return client.execute_command(*call.by_text, **RAW)
+            return self._ask_by_text(call)
+
+    def _ask_by_text(self, call: Call) -> Any:
+        """Ask a server that has lost the script: restarted, failed over, flushed, or its cache was full."""
+        return self._client().execute_command(*call.by_text, **RAW)
 
     def _begin_release(self, claim: Claim) -> None:
         """Release in a thread, for which nobody waits."""

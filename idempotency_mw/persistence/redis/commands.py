@@ -7,6 +7,7 @@ keys, arguments and replies.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from random import uniform
@@ -20,7 +21,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.errors import LASTING, NO_SCRIPT, PASSING
-from idempotency_mw.persistence.redis.resp import template
+from idempotency_mw.persistence.redis.resp import bulk, packed
 from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
 
 __all__ = [
@@ -61,42 +62,54 @@ class Script:
     text: str
     sha: str
     keys: int
-    template: bytes
-    """The command by digest as it goes over the wire, with places for the `parts` of a call."""
+    begin: str
+    """How the command by digest begins on the wire."""
 
 
 @dataclass(slots=True)
 class Call:
     """One script about its keys, which lie in one slot; the first is the record's.
 
-    Not frozen, as all else is: to freeze one takes as long as to pack it. Nor are the parts made in a loop.
+    Not frozen, as all else is: to freeze one takes as long as to pack it.
     """
 
     script: Script
-    parts: tuple[int | bytes, ...] = field(repr=False)
-    """The keys, then the arguments: of each its length, and itself."""
+    args: tuple[str | int | bytes, ...] = field(repr=False)
+    """The keys, then the arguments."""
+    said: bytes | None = field(default=None, repr=False)
+    """The command by digest as it goes over the wire, where it is there already."""
 
     @property
     def by_digest(self) -> Command:
         """The command that is small, and that a server which lost the script refuses with NOSCRIPT."""
-        return ("EVALSHA", self.script.sha, self.script.keys, *self.parts[1::2])
+        return ("EVALSHA", self.script.sha, self.script.keys, *map(_raw, self.args))
 
     @property
     def by_text(self) -> Command:
         """The command that runs the script and makes the server keep it again."""
-        return ("EVAL", self.script.text, self.script.keys, *self.parts[1::2])
+        return ("EVAL", self.script.text, self.script.keys, *map(_raw, self.args))
 
     def packed(self) -> bytes:
         """Return the command by digest as it goes over the wire."""
-        return self.script.template % self.parts
+        return packed(self.by_digest) if self.said is None else self.said
+
+
+def _raw(arg: str | int | bytes) -> int | bytes:
+    """Return what no client encodes in its own way."""
+    return arg.encode() if isinstance(arg, str) else arg
 
 
 def _load(name: str, *, keys: int = 1, arguments: int) -> Script:
     text = files("idempotency_mw.persistence.redis").joinpath("scripts", f"{name}.lua").read_text("utf-8")
     # SHA-1 is the name that the protocol gives a script; nothing rests on its strength.
     sha = sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest()
-    return Script(text, sha, keys, template(("EVALSHA", sha, keys), keys + arguments))
+    begin = bulk("EVALSHA") + bulk(sha) + bulk(str(keys))
+    return Script(text, sha, keys, f"*{3 + keys + arguments}\r\n{begin}")
 
+
+# What is always of one length: to make the digits of a length takes longer than to write all else.
+_TOKEN = 32
+_FINGERPRINT = 64
 
 _ACQUIRE = _load("acquire", arguments=5)
 _EXTEND = _load("extend", arguments=3)
@@ -107,37 +120,51 @@ _RELEASE = _load("release", arguments=1)
 
 def acquire(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    name, token, fingerprint = key.encode(), claim.token.encode(), claim.operation.fingerprint.encode()
-    lease, retention = b"%d" % claim.lease_ms, b"%d" % claim.retention_ms
-    may_take_over = b"1" if claim.may_take_over else b"0"
-    mine = len(name), name, len(token), token, len(fingerprint), fingerprint
-    return Call(_ACQUIRE, (*mine, len(lease), lease, len(retention), retention, 1, may_take_over))
+    token, fingerprint = claim.token, claim.operation.fingerprint
+    lease, retention, may = claim.lease_ms, claim.retention_ms, 1 if claim.may_take_over else 0
+    begin, end = _around(_ACQUIRE.begin, len(key), lease, retention, may)
+    is_usual = len(fingerprint) == _FINGERPRINT
+    said = _said(begin, key, token, f"$64\r\n{fingerprint}\r\n{end}") if is_usual else None
+    return Call(_ACQUIRE, (key, token, fingerprint, lease, retention, may), said)
 
 
 def extend(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    name, token = key.encode(), claim.token.encode()
-    lease, retention = b"%d" % claim.lease_ms, b"%d" % claim.retention_ms
-    return Call(_EXTEND, (len(name), name, len(token), token, len(lease), lease, len(retention), retention))
+    token, lease, retention = claim.token, claim.lease_ms, claim.retention_ms
+    begin, end = _around(_EXTEND.begin, len(key), lease, retention)
+    return Call(_EXTEND, (key, token, lease, retention), _said(begin, key, token, end))
 
 
 def complete(key: str, claim: Claim, result: bytes | None) -> Call:
     """Return the call of the verb."""
-    name, token, retention = key.encode(), claim.token.encode(), b"%d" % claim.retention_ms
-    letter, kept = (b"N", b"") if result is None else (b"C", result)
-    mine = len(name), name, len(token), token
-    return Call(_COMPLETE, (*mine, len(retention), retention, 1, letter, len(kept), kept))
+    token, retention = claim.token, claim.retention_ms
+    letter, kept = ("N", b"") if result is None else ("C", result)
+    begin, end = _around(_COMPLETE.begin, len(key), retention, letter)
+    said = _said(begin, key, token, f"{end}${len(kept)}\r\n")
+    whole = None if said is None else b"".join((said, kept, b"\r\n"))
+    return Call(_COMPLETE, (key, token, retention, letter, kept), whole)
 
 
 def release(key: str, claim: Claim) -> Call:
     """Return the call of the verb."""
-    name, token = key.encode(), claim.token.encode()
-    return Call(_RELEASE, (len(name), name, len(token), token))
+    begin, end = _around(_RELEASE.begin, len(key))
+    return Call(_RELEASE, (key, claim.token), _said(begin, key, claim.token, end))
+
+
+@lru_cache
+def _around(begin: str, length: int, *args: str | int) -> tuple[str, str]:
+    """Return what stands before a key of this length, and these arguments: those of a configuration, mostly."""
+    return f"{begin}${length}\r\n", "".join([bulk(str(each)) for each in args])
+
+
+def _said(begin: str, key: str, token: str, end: str) -> bytes | None:
+    """Return a command as it goes over the wire; None if a length in it is not what it says."""
+    said = f"{begin}{key}\r\n$32\r\n{token}\r\n{end}"
+    return said.encode() if len(token) == _TOKEN and said.isascii() else None
 
 
 def _complete_large(key: str, claim: Claim, length: int, temporary: bytes) -> Call:
-    parts = key.encode(), temporary, claim.token.encode(), b"%d" % claim.retention_ms, b"%d" % length
-    return Call(_COMPLETE_LARGE, tuple(each for part in parts for each in (len(part), part)))
+    return Call(_COMPLETE_LARGE, (key, temporary, claim.token, claim.retention_ms, length))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +262,8 @@ def read_flag(reply: int) -> bool:
 
 def _record(reply: list[Any]) -> Record:
     try:
-        _, now_ms, data = reply
-        return read_record(data, now_ms)
+        _, remaining_ms, data = reply
+        return read_record(data, remaining_ms)
     except (TypeError, ValueError):
         raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
 

@@ -13,6 +13,7 @@ import re
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from operator import attrgetter
 from os import getpid
 from time import monotonic
@@ -33,6 +34,7 @@ _Redis: Any = redis.Redis
 _MOST_IDLE = 50
 _IDLE_SECONDS = 30.0
 _SIZE = 64 << 10
+_EXACT = 0.001
 
 _ARRAY = re.compile(rb"\*([0-9]{1,9})\r\n")
 _UNFIT = (RedisConnectionError, ReadOnlyError)
@@ -74,26 +76,26 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         """Send one command, and return its reply, undecoded; an error is raised."""
         if "NEVER_DECODE" not in options:
             return super().execute_command(*args, **options)
-        return self.ask(packed(args))
+        return self.ask(packed(args), monotonic(), self._deadline.ends)
 
-    def ask(self, command: bytes) -> Any:
-        """Send one packed command, and return its reply, undecoded; an error is raised."""
-        (reply,) = self._exchange(command, 1, share=2)
+    def ask(self, command: bytes, now: float, ends: float) -> Any:
+        """Send one packed command, and return its reply, undecoded; an error is raised. It is over in time."""
+        (reply,) = self._exchange((command,), 1, now, ends)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip. An error reply is a value."""
-        return self._exchange(b"".join(pieces(commands)), len(commands), share=1)
+        return self._exchange(pieces(commands), len(commands), monotonic(), self._deadline.ends)
 
-    def _exchange(self, message: bytes, count: int, share: int) -> list[Any]:
+    def _exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Any]:
         idle = self._idle.get(getpid())
         if idle is None:
             idle = self._begun()
-        wire = _rested(idle) or self._connected()
+        wire = _rested(idle, now) or self._connected(ends)
         try:
-            replies = wire.exchange(message, count, self._deadline.ends, share)
+            replies = wire.exchange(message, count, now, ends)
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):  # not where the thread was told to stop
@@ -112,7 +114,8 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
                 _close_beyond(0, self._idle.pop(other, []))
         return self._idle.setdefault(process, [])
 
-    def _connected(self) -> "_Wire":
+    def _connected(self, ends: float) -> "_Wire":
+        self._deadline.ends = ends
         connection = self._make_connection()
         try:
             connection.connect()
@@ -132,41 +135,59 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
 class _Wire:
     """One connection. An exchange that does not end as it should leaves it in a state that nobody can tell."""
 
-    __slots__ = ("_asked", "_connection", "_poll", "_sock", "_was_idle", "close")
+    __slots__ = ("_asked", "_connection", "_longest", "_poll", "_sock", "_was_idle", "close")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._sock = connection._sock
         self._asked = monotonic()
         self._was_idle = False
+        self._longest = inf
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         self._poll = poll.poll
         self.close = connection.disconnect
 
-    def is_fit(self) -> bool:
+    def is_fit(self, now: float) -> bool:
         """Tell whether nothing has come meanwhile, nor an end, and no firewall may have forgotten it.
 
         TLS keeps no bytes back that poll would not tell of: a record is read whole, and no further.
         """
-        return monotonic() - self._asked < _IDLE_SECONDS and not self._poll(0)
+        return now - self._asked < _IDLE_SECONDS and not self._poll(0)
 
-    def exchange(self, message: bytes, count: int, ends: float, share: int) -> list[Any]:
-        """Send the message, and return so many replies; raise what says that the server can't be used.
+    def exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Any]:
+        """Send the pieces of a message, and return so many replies; raise what says that the server can't be used.
 
-        A connection that was idle may be dead and not say so: with a share of 2, silence on it leaves half of the
-        time to ask on another.
+        A connection that was idle may be dead and not say so: silence on it leaves half of the time to ask on
+        another. Not with several commands, among which a WAIT may be, nor with a large one, which takes its time.
         """
         sock = self._sock
-        self._asked = now = monotonic()
-        if self._was_idle and share > 1:
-            sock.settimeout(bounded((ends - now) / share))
-            sock.sendall(message)
+        self._asked = now
+        if self._was_idle and count == len(message) == 1:
+            self._wait_for((ends - now) / 2)
+            sock.sendall(message[0])
         else:
-            sock.settimeout(bounded(ends - now))
-            sock.sendall(message)
-            sock.settimeout(bounded(ends - monotonic()))
-        data: bytes | bytearray = sock.recv(_SIZE)
+            for piece in message:
+                self._wait_for(ends - monotonic())  # it may just have taken a while to connect, or to send
+                sock.sendall(piece)
+            self._wait_for(ends - monotonic())
+        data = sock.recv(_SIZE)
+        first = plain(data, 0)
+        if count == 1 and first is not None and first[1] == len(data):
+            replies = [first[0]]
+        else:
+            replies = self._replies(data, count, ends)
+        self._was_idle = True
+        return replies
+
+    def _wait_for(self, seconds: float) -> None:
+        """Let no wait take longer, to the millisecond: to tell the socket is a system call."""
+        if not -_EXACT < seconds - self._longest < _EXACT:
+            self._longest = bounded(seconds)
+            self._sock.settimeout(self._longest)
+
+    def _replies(self, data: bytes | bytearray, count: int, ends: float) -> list[Any]:
+        """Read what began so, to its end."""
         replies: list[Any] = []
         at = 0
         while len(replies) < count:
@@ -178,7 +199,6 @@ class _Wire:
                 replies.append(reply)
         if at != len(data):
             raise RedisConnectionError("the server said more than it was asked")
-        self._was_idle = True
         return replies
 
     def _other(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
@@ -223,7 +243,7 @@ class _Wire:
         left = ends - monotonic()
         if left <= 0:  # a server that always has more to say makes no wait too long
             raise TimeoutError("the reply was not whole within the time that there was")
-        self._sock.settimeout(bounded(left))
+        self._wait_for(left)
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
@@ -232,14 +252,14 @@ class _Wire:
         return whole
 
 
-def _rested(idle: list[_Wire]) -> _Wire | None:
+def _rested(idle: list[_Wire], now: float) -> _Wire | None:
     """Return a connection that nobody uses, if there is one that can be used."""
     while idle:
         try:
             wire = idle.pop()
         except IndexError:  # another thread was faster
             return None
-        if wire.is_fit():
+        if wire.is_fit(now):
             return wire
         wire.close()
     return None

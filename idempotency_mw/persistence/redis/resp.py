@@ -1,24 +1,25 @@
 """What of Redis's protocol (RESP) is written here: commands are packed, and plain replies are read.
 
-Plain are integers from 0 on, strings, and a record as the scripts reply it: two integers and a string. redis-py
-reads them with several times the instructions. What is not plain, or not whole yet, is left to who asked.
+Plain are integers, strings, and a record as the scripts reply it: a 0, an integer and a string. redis-py reads
+them with several times the instructions. What is not plain, or not whole yet, is left to who asked.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-__all__ = ["Argument", "packed", "pieces", "plain", "template"]
+__all__ = ["Argument", "bulk", "packed", "pieces", "plain"]
 
 Argument: TypeAlias = str | bytes | int | tuple[bytes, ...]
 """One argument of a command. It may be in parts, so that a large one is not copied to stand behind another."""
 
-_LARGE = 4096
-"""From so many bytes on, to send a part by itself costs less than to copy it."""
+_LARGE = 64 << 10
+"""From so many bytes on, to send a part by itself costs less, here and on the server, than to copy it."""
 
 _PLACE = b"$%d\r\n%b\r\n"
-_NUMBER = rb"([0-9]{1,18})\r\n"
-_PLAIN = re.compile(rb":%b|(?:\*3\r\n:%b:%b)?\$%b" % (_NUMBER, _NUMBER, _NUMBER, _NUMBER))
+_NUMBER = rb":(-?[0-9]{1,18})\r\n"
+_SIZE = rb"\$([0-9]{1,18})\r\n"
+_PLAIN = re.compile(rb"\*3\r\n:0\r\n%b%b|%b|%b" % (_NUMBER, _SIZE, _NUMBER, _SIZE))
 
 
 def packed(args: Sequence[Any]) -> bytes:
@@ -53,10 +54,9 @@ def pieces(commands: Iterable[Sequence[Argument]]) -> list[bytes]:
     return [*made, b"".join(small)]
 
 
-def template(first: Sequence[Any], places: int) -> bytes:
-    """Return a command that begins so, with places for the length of each further argument, and for itself."""
-    _, _, begin = packed(first).partition(b"\r\n")
-    return (b"*%d\r\n" % (len(first) + places)) + begin.replace(b"%", b"%%") + _PLACE * places
+def bulk(text: str) -> str:
+    """Return ASCII text as it stands in a command; other text is longer in bytes."""
+    return f"${len(text)}\r\n{text}\r\n"
 
 
 def plain(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
@@ -64,12 +64,12 @@ def plain(data: bytes | bytearray, start: int) -> tuple[Any, int] | None:
     head = _PLAIN.match(data, start)
     if head is None:
         return None
-    number, first, second, size = head.groups()
+    remaining, length, number, size = head.groups()
     begin = head.end()
     if number is not None:
         return int(number), begin
-    end = begin + int(size)
+    end = begin + int(length or size)
     if data[end : end + 2] != b"\r\n":
         return None
-    text = bytes(data[begin:end])
-    return (text if first is None else [int(first), int(second), text]), end + 2
+    text = data[begin:end] if isinstance(data, bytes) else bytes(data[begin:end])
+    return (text if remaining is None else [0, int(remaining), text]), end + 2

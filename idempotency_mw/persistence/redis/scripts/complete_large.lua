@@ -8,7 +8,7 @@
 -- ARGV[2]  retention in milliseconds
 -- ARGV[3]  length of what the temporary key holds
 -- reply    1 settled, now or before  |  2 the temporary key is gone: nothing was changed  |  {0} nothing there
---          |  {0, now in milliseconds, the record's bytes} somebody else's, or unreadable: untouched
+--          |  {0, remaining milliseconds, the record's bytes} somebody else's, or unreadable: untouched
 
 local record = redis.call('GET', KEYS[1])
 if not record then
@@ -16,16 +16,13 @@ if not record then
   return {0}
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- As frame.py reads it: anything else is not a record, and stays as it is.
 if #record == 119
   and string.sub(record, 1, 34) == '1P' .. ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)
   and string.sub(record, 35, 40) ~= '000000'
 then
-  local prefix = '1C' .. string.sub(record, 3, 40) .. string.format('%015.0f', now + ARGV[2]) .. string.sub(record, 56)
-  if redis.call('SETRANGE', KEYS[2], 0, prefix) ~= tonumber(ARGV[3]) then
+  if redis.call('SETRANGE', KEYS[2], 0, '1C' .. string.sub(record, 3)) ~= tonumber(ARGV[3]) then
     redis.call('DEL', KEYS[2])
     return 2
   end
@@ -41,9 +38,22 @@ end
 
 redis.call('DEL', KEYS[2])
 -- What an earlier complete did, whose reply was lost. Completed is final.
-local settled = string.find(string.sub(record, 1, 119), '^1[CN][0-9a-f]+$')
+if string.find(string.sub(record, 1, 119), '^1[CN][0-9a-f]+$')
   and string.sub(record, 3, 34) == ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
   and string.sub(record, 35, 40) ~= '000000'
   and (#record == 119 or #record > 119 and string.sub(record, 2, 2) == 'C')
-return settled and 1 or {0, now, record}
+then
+  return 1
+end
+
+-- As acquire.lua replies.
+local remaining
+local lapses = string.match(record, '^1P') and string.match(string.sub(record, 41, 55), '^%d+$')
+if lapses then
+  local time = redis.call('TIME')
+  remaining = lapses - time[1] * 1000 - math.floor(time[2] / 1000)
+else
+  remaining = redis.call('PTTL', KEYS[1])
+end
+return {0, math.max(remaining, 0), record}

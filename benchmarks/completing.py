@@ -1,0 +1,112 @@
+"""What completing costs the process of a server, beside a plain SET of the same bytes.
+
+Each way is a message as the layer sends it, packed beforehand and sent in one piece over one connection; the next
+one follows when the last was answered. A client of its own for each way would be measured with it: redis-py sends
+a large value in three pieces, each of which wakes the server, and whoever thinks longer between two commands finds
+it colder.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from idempotency_mw.core.record import Claim, Operation, Status
+from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.redis import RedisPersistenceLayer, commands
+from idempotency_mw.persistence.redis.resp import packed
+from tests.servers import RedisServer
+
+__all__ = ["WAYS", "measures", "way_taken"]
+
+PREFIX, TOKEN, FINGERPRINT = "idempotency:", "b" * 32, "0123456789abcdef" * 4
+DAY_MS = 86_400_000
+RECORD = Frame(Status.IN_PROGRESS, TOKEN, 1, 10**14, FINGERPRINT).encode()
+MESSAGES, BYTES = 200, 5_000_000
+"""So many messages, or bytes, are measured at a time."""
+
+Sent = tuple[bytes, bytes]
+"""A message, and what it has to be answered with."""
+
+
+def _plain(key: str, _claim: Claim, result: bytes) -> Sent:
+    return packed(("SET", key, commands.ROOM + result, "PX", DAY_MS)), b"+OK\r\n"
+
+
+def _script(key: str, claim: Claim, result: bytes) -> Sent:
+    return packed(commands.complete(key, claim, result).by_digest), b":1\r\n"
+
+
+def _renamed(key: str, claim: Claim, result: bytes) -> Sent:
+    temporary = commands.temporary_key(PREFIX, key, claim.token) or ""
+    together: Any = next(commands.complete_large(key, claim, result, temporary))
+    return b"".join(map(packed, together)), b"+OK\r\n:1\r\n"
+
+
+WAYS: dict[str, Callable[[str, Claim, bytes], Sent]] = {"SET": _plain, "script": _script, "renamed": _renamed}
+
+
+def way_taken(size: int) -> str:
+    """Return the way that a layer takes with a result of this size."""
+    return "script" if size < commands.LARGE else "renamed"
+
+
+@contextmanager
+def measures(
+    binary: Path, sizes: Sequence[int], ways: Callable[[int], Iterable[str]]
+) -> Iterator[dict[tuple[str, int], Callable[[], float]]]:
+    """Start a server; hold, by way and size, what measures the microseconds of its CPU for one message."""
+    with (
+        RedisServer(binary) as server,
+        server.client() as client,
+        socket.create_connection(("127.0.0.1", server.port)) as connection,
+    ):
+        _teach(client, server.url)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield {
+            (way, size): partial(_cpu_us, client, connection, way, size) for size in sizes for way in ways(size)
+        }
+
+
+def _teach(client: Any, url: str) -> None:
+    """Complete a claim in each way: the server knows the scripts then."""
+    with RedisPersistenceLayer.from_url(url, key_prefix=PREFIX) as layer:
+        for size in (0, commands.LARGE):
+            layer.complete(_planted(client, 1)[0], bytes(size))
+
+
+def _planted(client: Any, number: int) -> list[Claim]:
+    """Return so many claims that stand on an otherwise empty server."""
+    client.flushall()
+    claims = [Claim(Operation(f"{n:064d}", FINGERPRINT), TOKEN, DAY_MS, DAY_MS) for n in range(number)]
+    pipeline = client.pipeline(transaction=False)
+    for claim in claims:
+        pipeline.set(PREFIX + claim.storage_key, RECORD, px=DAY_MS)
+    pipeline.execute()
+    return claims
+
+
+def _cpu_us(client: Any, connection: socket.socket, way: str, size: int) -> float:
+    number = max(min(MESSAGES, BYTES // size), 1)
+    result = b"x" * size
+    sent = [WAYS[way](PREFIX + claim.storage_key, claim, result) for claim in _planted(client, number)]
+    before = _spent_us(client)
+    for message, wanted in sent:
+        connection.sendall(message)
+        if _received(connection, len(wanted)) != wanted:
+            raise SystemExit("A claim was lost: nothing was measured.")
+    return (_spent_us(client) - before) / number
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := connection.recv(65536)):
+        data += more
+    return data
+
+
+def _spent_us(client: Any) -> float:
+    info: dict[str, float] = client.info("cpu")
+    return (info["used_cpu_user"] + info["used_cpu_sys"]) * 1e6
