@@ -291,7 +291,7 @@ def a_wire():
 
 def exchange(wire, count=1, within=5.0):
     now = time.monotonic()
-    return wire.exchange(b"*1\r\n$4\r\nPING\r\n" * count, count, now, now + within)
+    return wire.exchange([b"*1\r\n$4\r\nPING\r\n" * count], count, now, now + within)
 
 
 @pytest.mark.parametrize(
@@ -410,8 +410,21 @@ def test_a_message_that_nobody_takes_ends_with_the_deadline(count, was_idle):
             exchange(wire)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            wire.exchange(b"x" * (1 << 20), count, begun, begun + 0.2)
+            wire.exchange([b"x" * (1 << 20)] * count, count, begun, begun + 0.2)
         assert time.monotonic() - begun < 0.4
+
+
+@pytest.mark.parametrize("was_idle", [False, True])
+def test_a_command_in_pieces_is_sent_whole(was_idle):
+    with a_wire() as (wire, theirs):
+        if was_idle:
+            theirs.sendall(b":1\r\n")
+            exchange(wire)
+            theirs.recv(1000)
+        theirs.sendall(b":2\r\n")
+        now = time.monotonic()
+        assert wire.exchange([b"be", b"fo", b"re"], 1, now, now + 5) == [2]
+        assert theirs.recv(1000) == b"before"
 
 
 def test_a_silent_connection_leaves_half_of_the_time_to_ask_again_unless_it_is_new_or_may_have_to_wait():
