@@ -34,14 +34,14 @@ from idempotency_mw.http.body import (
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Lines, Request
+from idempotency_mw.http.message import Request
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.http.replies import Replies
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
-_NONE = [b""]
+_NO_LINES = [b""]
 """In place of the lines of a header that is not there."""
 
 
@@ -62,18 +62,21 @@ class Wanted(NamedTuple):
 
     header_key: str | None
     content_type: bytes
+    media: bytes
     content_length: int | None
-    credentials: list[bytes]
+    alike: list[bytes]
+    """What of the head has to be equal in a retry."""
 
     def __repr__(self) -> str:
         return "Wanted()"
 
 
 class Keyed(NamedTuple):
-    """The request has a key. Alike is what has to be equal in a retry, besides the query."""
+    """The request has a key."""
 
     key: str
     alike: list[bytes]
+    """What has to be equal in a retry."""
 
     def __repr__(self) -> str:
         return "Keyed()"
@@ -119,13 +122,14 @@ class Exchange:
         key = header_key(lines[self._header], self.http) if self._header in lines else None
         if isinstance(key, Refusal):
             return Refuse(key)
-        content_type = lines.get(b"content-type", _NONE)[0]
-        if key is None and not (self._event_key and is_json(media_type(content_type))):
+        content_type = lines.get(b"content-type", _NO_LINES)[0]
+        media = media_type(content_type)
+        if key is None and not (self._event_key and is_json(media)):
             return self._unkeyed(body_is_fit=self._event_key is None)
-        length = declared_length(lines.get(b"content-length", _NONE))
+        length = declared_length(lines.get(b"content-length", _NO_LINES))
         if length is not None and length > self.http.max_request_body:
             return self.body_too_large()
-        return Wanted(key, content_type, length, self._credentials(lines))
+        return Wanted(key, content_type, media, length, self._alike(request, media))
 
     def body_too_large(self) -> Refuse:
         """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
@@ -139,9 +143,9 @@ class Exchange:
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
         key: str | Refusal | None = wanted.header_key
-        media, document = media_type(wanted.content_type), None
+        document = None
         try:
-            if self._looks_into_bodies and is_json(media):
+            if self._looks_into_bodies and is_json(wanted.media):
                 document = _document(body)
                 key = _one_of(wanted.header_key, self._key_in_body(document))
             if isinstance(key, Refusal):
@@ -150,9 +154,11 @@ class Exchange:
                 return self._unkeyed(body_is_fit=document is not None)
             if document is not None and self._validation is not None:
                 payload = [b"selected", canonical(self._validation.of(document.data))]
+            elif is_multipart(wanted.media):
+                payload = [b"body", *segments(body, wanted.content_type)]
             else:
-                payload = [b"body", *(segments(body, wanted.content_type) if is_multipart(media) else (body,))]
-            return Keyed(key, [media, *wanted.credentials, *payload])
+                payload = [b"body", body]
+            return Keyed(key, wanted.alike + payload)
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
@@ -163,15 +169,14 @@ class Exchange:
 
         Raises `IdempotencyConfigurationError` where that is not a string.
         """
-        if not self._has_callers:
-            caller = ""
-        elif caller in (None, ""):
-            return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
-        elif not isinstance(caller, str):
-            raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
-        identity = [text(str(caller)), text(request.method), text(request.path), text(keyed.key)]
-        alike = [canonical_query(request.query), *keyed.alike]
-        return Operation(digest(identity, behind=self._namespace), digest(alike))
+        identity = [text(request.method), text(request.path), text(keyed.key)]
+        if self._has_callers:
+            if caller in (None, ""):
+                return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
+            if not isinstance(caller, str):
+                raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
+            identity.insert(0, text(caller))
+        return Operation(digest(identity, behind=self._namespace), digest(keyed.alike))
 
     def wait(self, request: Request) -> int | None:
         """Return the seconds of a preference to wait that is honoured here."""
@@ -181,9 +186,10 @@ class Exchange:
         preferred = preferred_wait(request.lines.get(b"prefer", ()))
         return None if preferred is None else min(preferred, int(longest))
 
-    def _shared_identity(self) -> tuple[str, str, str]:
-        """Return what all identities have in common; with callers there is another space of keys."""
-        return "http", self.config.key_prefix, "caller" if self._has_callers else ""
+    def _shared_identity(self) -> tuple[str, ...]:
+        """Return what all identities begin with; without callers that is an empty one, in a space of its own."""
+        space = ("caller",) if self._has_callers else ("", "")
+        return "http", self.config.key_prefix, *space
 
     def _read_headers(self) -> frozenset[bytes]:
         names = {b"content-type", b"content-length", *self._bound}
@@ -206,16 +212,18 @@ class Exchange:
             return None
         return body_key(self._event_key.of(document.data), self.http)
 
-    def _credentials(self, lines: Lines) -> list[bytes]:
-        """Return the bound headers, by name; one that is absent is not one that is empty."""
+    def _alike(self, request: Request, media: bytes) -> list[bytes]:
+        """Return what of the head has to be equal in a retry; a header that is absent is not one that is empty."""
+        alike = [canonical_query(request.query), media]
         if self._has_callers:
-            return []
+            return alike
         bound: list[bytes] = []
         for name in self._bound:
-            if name in lines:
-                for value in lines[name]:
-                    bound += name, value
-        return [b"%d" % (len(bound) // 2), *bound]
+            if name in request.lines:
+                for value in request.lines[name]:
+                    bound.append(name)
+                    bound.append(value)
+        return [*alike, b"%d" % (len(bound) // 2), *bound]
 
 
 @dataclass(frozen=True, slots=True)

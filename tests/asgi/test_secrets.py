@@ -193,7 +193,7 @@ def test_no_canary_is_in_the_repr_of_a_value():
     headers = ((b"authorization", b"canary-token"),)
     values = [
         Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
-        Wanted("canary-key", b"", 0, [b"canary-cookie"]),
+        Wanted("canary-key", b"", b"", 0, [b"canary-cookie"]),
         Keyed("canary-key", [b"canary-body"]),
         Claim(Operation("5" * 64, "f" * 64), "canary-token", 1, 1),
         Call("canary-key", name="charge", validated={"card": "canary-body"}),
