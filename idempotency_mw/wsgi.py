@@ -77,7 +77,7 @@ class IdempotencyMiddleware:
 
     def _exchange_for(self, environ: Environ) -> Exchange | None:
         """Return the rules of a request that may be ours."""
-        if isinstance(environ.get(ENVIRON_KEY), Execution):
+        if ENVIRON_KEY in environ and isinstance(environ[ENVIRON_KEY], Execution):
             return None  # mounted twice
         exchange = self._rules.exchange
         if self._rules.resolver is not None and self._ask is not None:
@@ -108,12 +108,12 @@ class _Conversation:
         self._request = _request(environ, self._exchange.read_headers)
         wanted = self._exchange.head(self._request)
         match wanted:
+            case Wanted():
+                return self._serve_wanted(wanted)
             case Pass():
                 return self._app(environ, start_response)
             case Refuse(refusal):
                 return self._refuse(refusal)
-            case Wanted():
-                return self._serve_wanted(wanted)
             case _:
                 assert_never(wanted)
 
@@ -123,12 +123,12 @@ class _Conversation:
             return self._refuse(body.refusal)
         keyed = self._exchange.keyed(wanted, body)
         match keyed:
+            case Keyed():
+                return self._serve_keyed(keyed, body)
             case Pass():
                 return self._app(_giving(self._environ, body), self._start_response)
             case Refuse(refusal):
                 return self._refuse(refusal)
-            case Keyed():
-                return self._serve_keyed(keyed, body)
             case _:
                 assert_never(keyed)
 
@@ -139,17 +139,18 @@ class _Conversation:
         waited = self._exchange.wait(self._request)
         decision = self._handler.begin(operation, wait_seconds=waited)
         match decision:
-            case Execute(_, attempt):
-                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
+            case Execute():
+                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=decision.attempt)
                 environ = _giving(self._environ, body) | {ENVIRON_KEY: execution}
                 run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
                 return run.begin(self._app, environ, self._start_response)
-            case Unprotected():
-                return self._app(_giving(self._environ, body), self._start_response)
-            case Replay(record):
-                return self._answer(self._exchange.replies.replay(self._request, operation, record, waited=waited))
+            case Replay():
+                replay = self._exchange.replies.replay(self._request, operation, decision.record, waited=waited)
+                return self._answer(replay)
             case Reject():
                 return self._answer(self._exchange.replies.rejection(self._request, decision, waited=waited))
+            case Unprotected():
+                return self._app(_giving(self._environ, body), self._start_response)
             case _:
                 assert_never(decision)
 
@@ -205,18 +206,15 @@ def _request(environ: Environ, names: frozenset[bytes]) -> Request:
     """Return the request with its headers of these names."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query: str = environ.get("QUERY_STRING", "")
-    return Request(
-        method=environ["REQUEST_METHOD"].upper(),
-        # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
-        path=path.encode("latin-1").decode("utf-8", "replace"),
-        query=query.encode("latin-1"),
-        lines={
-            name: [environ[key].encode("latin-1")]
-            for name, key in _environ_keys(names)
-            # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
-            if key in environ and (environ[key] or key.startswith("HTTP_"))
-        },
-    )
+    lines = {
+        name: [environ[key].encode("latin-1")]
+        for name, key in _environ_keys(names)
+        # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
+        if key in environ and (environ[key] or key.startswith("HTTP_"))
+    }
+    # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
+    decoded = path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
+    return Request(environ["REQUEST_METHOD"].upper(), decoded, query.encode("latin-1"), lines)
 
 
 @lru_cache(maxsize=128)

@@ -42,6 +42,7 @@ ENVIRON_KEY = "idempotency_mw.execution"
 DRAIN_SECONDS = 5.0
 
 _END = object()
+_STATUS_LINES = {int(status): f"{status:d} {phrase}" for status, phrase in responses.items()}
 
 
 class Run:
@@ -250,4 +251,4 @@ def _lines(headers: HeaderList) -> Headers:
 
 def _head(response: Response) -> tuple[str, HeaderList]:
     headers = [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in response.headers]
-    return f"{response.status} {responses.get(response.status, 'Unknown')}", headers
+    return _STATUS_LINES.get(response.status) or f"{response.status} Unknown", headers
