@@ -6,7 +6,6 @@ request lives in a `_Conversation`, and in a `Run` once its app runs.
 
 import io
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
@@ -18,7 +17,7 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Request, Response, meta_variable
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
@@ -65,7 +64,7 @@ class IdempotencyMiddleware:
         self._handler = IdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
         sought = self._rules.sought_header
-        self._sought = None if sought is None else _environ_key(sought)
+        self._sought = None if sought is None else meta_variable(sought)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; what is not protected passes, untouched."""
@@ -105,7 +104,7 @@ class _Conversation:
         """Answer the request, or let it pass."""
         self._environ = environ
         self._start_response = start_response
-        self._request = _request(environ, self._exchange.read_headers)
+        self._request = _request(environ, self._exchange.read_variables)
         wanted = self._exchange.head(self._request)
         match wanted:
             case Wanted():
@@ -202,29 +201,19 @@ def _giving(environ: Environ, body: bytes) -> Environ:
     }
 
 
-def _request(environ: Environ, names: frozenset[bytes]) -> Request:
-    """Return the request with its headers of these names."""
+def _request(environ: Environ, variables: Iterable[tuple[bytes, str]]) -> Request:
+    """Return the request with those headers that are in these variables."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query: str = environ.get("QUERY_STRING", "")
     lines = {
-        name: [environ[key].encode("latin-1")]
-        for name, key in _environ_keys(names)
+        name: [environ[variable].encode("latin-1")]
+        for name, variable in variables
         # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
-        if key in environ and (environ[key] or key.startswith("HTTP_"))
+        if variable in environ and (environ[variable] or variable.startswith("HTTP_"))
     }
     # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
     decoded = path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
     return Request(environ["REQUEST_METHOD"].upper(), decoded, query.encode("latin-1"), lines)
-
-
-@lru_cache(maxsize=128)
-def _environ_keys(names: frozenset[bytes]) -> tuple[tuple[bytes, str], ...]:
-    return tuple((name, _environ_key(name)) for name in sorted(names))
-
-
-def _environ_key(name: bytes) -> str:
-    key = name.decode("ascii").upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:

@@ -34,7 +34,7 @@ from idempotency_mw.http.body import (
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Request
+from idempotency_mw.http.message import Request, meta_variable
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.http.replies import Replies
@@ -102,6 +102,8 @@ class Exchange:
         self._namespace = joined(map(text, self._shared_identity()))
         self.read_headers = self._read_headers()
         """Names, in lower case, of the request headers that decide anything. Nobody need look at the others."""
+        self.read_variables = tuple([(name, meta_variable(name)) for name in sorted(self.read_headers)])
+        """The same names, each with the meta-variable that a gateway puts its lines in."""
         self.replies = Replies(config, http)
 
     # What the request is.
@@ -148,8 +150,8 @@ class Exchange:
             if self._looks_into_bodies and is_json(wanted.media):
                 document = _document(body)
                 key = _one_of(wanted.header_key, self._key_in_body(document))
-            if isinstance(key, Refusal):
-                return Refuse(key)
+                if isinstance(key, Refusal):
+                    return Refuse(key)
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
             if document is not None and self._validation is not None:

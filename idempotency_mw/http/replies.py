@@ -26,7 +26,7 @@ class Replies:
     """The replies of one pair of configurations, with all that can be computed before the first request."""
 
     def __init__(self, config: IdempotencyConfig, http: HTTPConfig) -> None:
-        self._config = config
+        self._hook = config.response_hook
         self._http = http
         self.replay_header = http.replay_header.lower()
         self._marker = self.replay_header.encode("ascii"), b"true"
@@ -105,8 +105,7 @@ class Replies:
         return tuple([line for line in headers if line[0].lower() != self._marker[0]])
 
     def _replayed(self, request: Request, stored: codec.Parts, record: Record, waited: int | None) -> Response:
-        hook = self._config.response_hook
-        status, headers, body = stored if hook is None else _hooked(hook, stored, record)
+        status, headers, body = stored if self._hook is None else _hooked(self._hook, stored, record)
         if request.method == "HEAD" or status in BODILESS_STATUSES:
             body = b""
         else:
