@@ -29,8 +29,6 @@ __all__ = ["IdempotencyMiddleware"]
 Resolver = Callable[[Any], HTTPConfig | None]
 Ask = Callable[[Hook, Environ], object]
 
-READ_SIZE = 65536
-
 # Where the adapters for Lambda leave the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
 _LAMBDA_CONTEXTS = ("serverless.context", "apig_wsgi.context", "awsgi.context")
 
@@ -184,7 +182,7 @@ def _read(stream: Any, length: int) -> bytes:
     """Return so many bytes, or fewer if the stream ends before."""
     chunks: list[bytes] = []
     while length > 0:
-        chunk: bytes = stream.read(min(length, READ_SIZE))
+        chunk: bytes = stream.read(length)
         if not chunk:
             break
         chunks.append(chunk)
