@@ -34,7 +34,7 @@ from idempotency_mw.http.body import (
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Request, meta_variable
+from idempotency_mw.http.message import Lines, Request, meta_variable
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.http.replies import Replies
@@ -62,21 +62,18 @@ class Wanted(NamedTuple):
 
     header_key: str | None
     content_type: bytes
-    media: bytes
     content_length: int | None
-    alike: list[bytes]
-    """What of the head has to be equal in a retry."""
 
     def __repr__(self) -> str:
         return "Wanted()"
 
 
 class Keyed(NamedTuple):
-    """The request has a key."""
+    """The request has a key. Media type and payload have to be equal in a retry."""
 
     key: str
-    alike: list[bytes]
-    """What has to be equal in a retry."""
+    media: bytes
+    payload: list[bytes]
 
     def __repr__(self) -> str:
         return "Keyed()"
@@ -125,13 +122,12 @@ class Exchange:
         if isinstance(key, Refusal):
             return Refuse(key)
         content_type = lines.get(b"content-type", _NO_LINES)[0]
-        media = media_type(content_type)
-        if key is None and not (self._event_key and is_json(media)):
+        if key is None and not (self._event_key and is_json(media_type(content_type))):
             return self._unkeyed(body_is_fit=self._event_key is None)
         length = declared_length(lines.get(b"content-length", _NO_LINES))
         if length is not None and length > self.http.max_request_body:
             return self.body_too_large()
-        return Wanted(key, content_type, media, length, self._alike(request, media))
+        return Wanted(key, content_type, length)
 
     def body_too_large(self) -> Refuse:
         """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
@@ -145,9 +141,9 @@ class Exchange:
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
         key: str | Refusal | None = wanted.header_key
-        document = None
+        media, document = media_type(wanted.content_type), None
         try:
-            if self._looks_into_bodies and is_json(wanted.media):
+            if self._looks_into_bodies and is_json(media):
                 document = _document(body)
                 key = _one_of(wanted.header_key, self._key_in_body(document))
                 if isinstance(key, Refusal):
@@ -156,11 +152,11 @@ class Exchange:
                 return self._unkeyed(body_is_fit=document is not None)
             if document is not None and self._validation is not None:
                 payload = [b"selected", canonical(self._validation.of(document.data))]
-            elif is_multipart(wanted.media):
+            elif is_multipart(media):
                 payload = [b"body", *segments(body, wanted.content_type)]
             else:
                 payload = [b"body", body]
-            return Keyed(key, wanted.alike + payload)
+            return Keyed(key, media, payload)
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
@@ -178,7 +174,7 @@ class Exchange:
             if not isinstance(caller, str):
                 raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
             identity.insert(0, text(caller))
-        return Operation(digest(identity, behind=self._namespace), digest(keyed.alike))
+        return Operation(digest(identity, behind=self._namespace), digest(self._alike(request, keyed)))
 
     def wait(self, request: Request) -> int | None:
         """Return the seconds of a preference to wait that is honoured here."""
@@ -214,18 +210,23 @@ class Exchange:
             return None
         return body_key(self._event_key.of(document.data), self.http)
 
-    def _alike(self, request: Request, media: bytes) -> list[bytes]:
-        """Return what of the head has to be equal in a retry; a header that is absent is not one that is empty."""
-        alike = [canonical_query(request.query), media]
+    def _alike(self, request: Request, keyed: Keyed) -> list[bytes]:
+        """Return what has to be equal in a retry."""
+        query = canonical_query(request.query)
         if self._has_callers:
-            return alike
+            return [query, keyed.media, *keyed.payload]
+        bound = self._credentials(request.lines)
+        return [query, keyed.media, b"%d" % (len(bound) // 2), *bound, *keyed.payload]
+
+    def _credentials(self, lines: Lines) -> list[bytes]:
+        """Return the bound headers, name by name; one that is absent is not one that is empty."""
         bound: list[bytes] = []
         for name in self._bound:
-            if name in request.lines:
-                for value in request.lines[name]:
+            if name in lines:
+                for value in lines[name]:
                     bound.append(name)
                     bound.append(value)
-        return [*alike, b"%d" % (len(bound) // 2), *bound]
+        return bound
 
 
 @dataclass(frozen=True, slots=True)

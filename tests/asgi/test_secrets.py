@@ -193,8 +193,8 @@ def test_no_canary_is_in_the_repr_of_a_value():
     headers = ((b"authorization", b"canary-token"),)
     values = [
         Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
-        Wanted("canary-key", b"", b"", 0, [b"canary-cookie"]),
-        Keyed("canary-key", [b"canary-body"]),
+        Wanted("canary-key", b"canary-cookie", 0),
+        Keyed("canary-key", b"canary-cookie", [b"canary-body"]),
         Claim(Operation("5" * 64, "f" * 64), "canary-token", 1, 1),
         Call("canary-key", name="charge", validated={"card": "canary-body"}),
         _Document({"card": "canary-body"}),
