@@ -21,7 +21,6 @@ __all__ = ["Parts", "decode", "encode"]
 Parts = tuple[int, Headers, bytes]
 """Status, headers and body, in the order in which a `Response` takes them."""
 
-_PREFIX = re.compile(rb"1([2-5][0-9]{2})([0-9]{6})")
 _PREFIX_LENGTH = 10
 # What is no line is taken whole, as one without a name: a search for the next one could take very long.
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([^\r\n\x00]*+)\n|[\s\S]+")
@@ -38,15 +37,15 @@ def encode(status: int, headers: Headers, body: bytes) -> bytes | None:
 
 def decode(data: bytes) -> Parts:
     """Read a response; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
-    prefix = _PREFIX.match(data)
-    if prefix is None:
+    prefix = data[:_PREFIX_LENGTH]
+    if len(prefix) < _PREFIX_LENGTH or not prefix.isdigit() or not b"1200" <= prefix < b"1600":
         raise IdempotencyRecordError("the record holds no response of this version")
-    status, length = prefix.groups()
-    end = _PREFIX_LENGTH + int(length)
+    status, length = divmod(int(prefix[1:]), 10**6)
+    end = _PREFIX_LENGTH + length
     headers = _lines(data, _PREFIX_LENGTH, end)
     if headers is None or end > len(data):
         raise IdempotencyRecordError("the record holds a response that is mangled")
-    return int(status), headers, data[end:]
+    return status, headers, data[end:]
 
 
 def _lines(data: bytes, start: int, end: int) -> Headers | None:
