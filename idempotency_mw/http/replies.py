@@ -107,11 +107,12 @@ class Replies:
     def _replayed(self, request: Request, stored: codec.Parts, record: Record, waited: int | None) -> Response:
         status, headers, body = stored if self._hook is None else _hooked(self._hook, stored, record)
         if request.method == "HEAD" or status in BODILESS_STATUSES:
-            body = b""
-        else:
-            counted = [line for line in headers if line[0].lower() != b"content-length"]
-            headers = (*counted, (b"content-length", b"%d" % len(body)))
-        return Response(status, (*headers, self._marker, *_applied(waited)), body)
+            return Response(status, (*headers, self._marker, *_applied(waited)), b"")
+        lines = [line for line in headers if line[0].lower() != b"content-length"]
+        lines.append((b"content-length", b"%d" % len(body)))
+        lines.append(self._marker)
+        lines.extend(_applied(waited))
+        return Response(status, tuple(lines), body)
 
 
 def _applied(waited: int | None) -> Headers:
