@@ -11,24 +11,21 @@ In two steps, because the body and the caller lie between them, and only the sur
 What goes out is in `replies.py`.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import Selection, canonical, digest, joined, text
 from idempotency_mw.core.record import Operation
-from idempotency_mw.errors import (
-    IdempotencyConfigurationError,
-    IdempotencyKeyError,
-)
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.http.body import (
+    Document,
     DuplicateMemberError,
-    NotJSONError,
     declared_length,
+    document_in,
     is_json,
     is_multipart,
     media_type,
-    parse_json,
     segments,
 )
 from idempotency_mw.http.config import HTTPConfig
@@ -140,14 +137,15 @@ class Exchange:
 
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
-        key: str | Refusal | None = wanted.header_key
+        key = wanted.header_key
         media, document = media_type(wanted.content_type), None
         try:
             if self._looks_into_bodies and is_json(media):
-                document = _document(body)
-                key = _one_of(wanted.header_key, self._key_in_body(document))
-                if isinstance(key, Refusal):
-                    return Refuse(key)
+                document = document_in(body)
+                found = _one_of(wanted.header_key, self._key_in_body(document))
+                if isinstance(found, Refusal):
+                    return Refuse(found)
+                key = found
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
             if document is not None and self._validation is not None:
@@ -205,7 +203,7 @@ class Exchange:
         where = f"the header {self.http.header}" if self._header else "the body"
         return Refuse(Refusal(Problem.KEY_MISSING, f"Send an idempotency key in {where}."))
 
-    def _key_in_body(self, document: "_Document | None") -> str | Refusal | None:
+    def _key_in_body(self, document: Document | None) -> str | Refusal | None:
         if document is None or self._event_key is None:
             return None
         return body_key(self._event_key.of(document.data), self.http)
@@ -227,20 +225,6 @@ class Exchange:
                     bound.append(name)
                     bound.append(value)
         return bound
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """The data of a JSON body; null is data too."""
-
-    data: Any = field(repr=False)
-
-
-def _document(body: bytes) -> _Document | None:
-    try:
-        return _Document(parse_json(body))
-    except NotJSONError:
-        return None
 
 
 def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:
