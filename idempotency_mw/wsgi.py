@@ -137,10 +137,7 @@ class _Conversation:
         decision = self._handler.begin(operation, wait_seconds=waited)
         match decision:
             case Execute():
-                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=decision.attempt)
-                environ = _giving(self._environ, body) | {ENVIRON_KEY: execution}
-                run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
-                return run.begin(self._app, environ, self._start_response)
+                return self._run(decision, keyed, body)
             case Replay():
                 replay = self._exchange.replies.replay(self._request, operation, decision.record, waited=waited)
                 return self._answer(replay)
@@ -150,6 +147,15 @@ class _Conversation:
                 return self._app(_giving(self._environ, body), self._start_response)
             case _:
                 assert_never(decision)
+
+    def _run(self, decision: Execute, keyed: Keyed, body: bytes) -> Run:
+        execution = Execution(
+            key=keyed.key, storage_key=decision.claim.operation.storage_key, attempt=decision.attempt
+        )
+        environ = _giving(self._environ, body)
+        environ[ENVIRON_KEY] = execution
+        run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
+        return run.begin(self._app, environ, self._start_response)
 
     def _body(self, length: int | None) -> bytes | Refuse:
         """Return the whole body.

@@ -244,7 +244,7 @@ def respond(response: Response, start_response: StartResponse) -> list[bytes]:
 
 def _lines(headers: HeaderList) -> Headers:
     try:
-        return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        return tuple([(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers])
     except AttributeError:
         raise TypeError("names and values of headers must be str") from None
 
