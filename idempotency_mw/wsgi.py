@@ -17,12 +17,13 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, Response, meta_variable
+from idempotency_mw.http.message import Response, meta_variable
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
 from idempotency_mw.surface import Hook, Rules, check_layer
-from idempotency_mw.wsgi_run import ENVIRON_KEY, Environ, Run, StartResponse, WSGIApp, respond
+from idempotency_mw.wsgi_run import ENVIRON_KEY, Run
+from idempotency_mw.wsgi_values import Environ, StartResponse, WSGIApp, giving, request_of, respond
 
 __all__ = ["IdempotencyMiddleware"]
 
@@ -102,7 +103,7 @@ class _Conversation:
         """Answer the request, or let it pass."""
         self._environ = environ
         self._start_response = start_response
-        self._request = _request(environ, self._exchange.read_variables)
+        self._request = request_of(environ, self._exchange.read_variables)
         wanted = self._exchange.head(self._request)
         match wanted:
             case Wanted():
@@ -123,7 +124,7 @@ class _Conversation:
             case Keyed():
                 return self._serve_keyed(keyed, body)
             case Pass():
-                return self._app(_giving(self._environ, body), self._start_response)
+                return self._app(giving(self._environ, body), self._start_response)
             case Refuse(refusal):
                 return self._refuse(refusal)
             case _:
@@ -144,7 +145,7 @@ class _Conversation:
             case Reject():
                 return self._answer(self._exchange.replies.rejection(self._request, decision, waited=waited))
             case Unprotected():
-                return self._app(_giving(self._environ, body), self._start_response)
+                return self._app(giving(self._environ, body), self._start_response)
             case _:
                 assert_never(decision)
 
@@ -152,7 +153,7 @@ class _Conversation:
         execution = Execution(
             key=keyed.key, storage_key=decision.claim.operation.storage_key, attempt=decision.attempt
         )
-        environ = _giving(self._environ, body)
+        environ = giving(self._environ, body)
         environ[ENVIRON_KEY] = execution
         run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
         return run.begin(self._app, environ, self._start_response)
@@ -194,30 +195,6 @@ def _read(stream: Any, length: int) -> bytes:
         chunks.append(chunk)
         length -= len(chunk)
     return b"".join(chunks)
-
-
-def _giving(environ: Environ, body: bytes) -> Environ:
-    """Return an environ of its own for the app, with a body that was read already."""
-    return environ | {
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.input_terminated": True,
-        "CONTENT_LENGTH": str(len(body)),
-    }
-
-
-def _request(environ: Environ, variables: Iterable[tuple[bytes, str]]) -> Request:
-    """Return the request with those headers that are in these variables."""
-    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    query: str = environ.get("QUERY_STRING", "")
-    lines = {
-        name: [environ[variable].encode("latin-1")]
-        for name, variable in variables
-        # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
-        if variable in environ and (environ[variable] or variable.startswith("HTTP_"))
-    }
-    # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
-    decoded = path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
-    return Request(environ["REQUEST_METHOD"].upper(), decoded, query.encode("latin-1"), lines)
 
 
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:
