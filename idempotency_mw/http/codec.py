@@ -38,7 +38,7 @@ def encode(status: int, headers: Headers, body: bytes) -> bytes | None:
 def decode(data: bytes) -> Parts:
     """Read a response; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
     prefix = data[:_PREFIX_LENGTH]
-    if len(prefix) < _PREFIX_LENGTH or not prefix.isdigit() or not b"1200" <= prefix < b"1600":
+    if not prefix.isdigit() or not b"1200" <= prefix < b"1600":
         raise IdempotencyRecordError("the record holds no response of this version")
     status, length = divmod(int(prefix[1:]), 10**6)
     end = _PREFIX_LENGTH + length
