@@ -6,7 +6,6 @@ request lives in a `_Conversation`, and in a `Run` once its app runs.
 
 import io
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import Any, assert_never
 
@@ -18,19 +17,18 @@ from idempotency_mw.execution import Execution
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Response, meta_variable
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
 from idempotency_mw.surface import Hook, Rules, check_layer
-from idempotency_mw.wsgi_run import ENVIRON_KEY, Environ, Run, StartResponse, WSGIApp, respond
+from idempotency_mw.wsgi_run import ENVIRON_KEY, Run
+from idempotency_mw.wsgi_values import Environ, StartResponse, WSGIApp, giving, request_of, respond
 
 __all__ = ["IdempotencyMiddleware"]
 
 Resolver = Callable[[Any], HTTPConfig | None]
 Ask = Callable[[Hook, Environ], object]
-
-READ_SIZE = 65536
 
 # Where the adapters for Lambda leave the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
 _LAMBDA_CONTEXTS = ("serverless.context", "apig_wsgi.context", "awsgi.context")
@@ -65,7 +63,7 @@ class IdempotencyMiddleware:
         self._handler = IdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
         sought = self._rules.sought_header
-        self._sought = None if sought is None else _environ_key(sought)
+        self._sought = None if sought is None else meta_variable(sought)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request; what is not protected passes, untouched."""
@@ -77,7 +75,7 @@ class IdempotencyMiddleware:
 
     def _exchange_for(self, environ: Environ) -> Exchange | None:
         """Return the rules of a request that may be ours."""
-        if isinstance(environ.get(ENVIRON_KEY), Execution):
+        if ENVIRON_KEY in environ and isinstance(environ[ENVIRON_KEY], Execution):
             return None  # mounted twice
         exchange = self._rules.exchange
         if self._rules.resolver is not None and self._ask is not None:
@@ -105,15 +103,15 @@ class _Conversation:
         """Answer the request, or let it pass."""
         self._environ = environ
         self._start_response = start_response
-        self._request = _request(environ, self._exchange.read_headers)
+        self._request = request_of(environ, self._exchange.read_variables)
         wanted = self._exchange.head(self._request)
         match wanted:
+            case Wanted():
+                return self._serve_wanted(wanted)
             case Pass():
                 return self._app(environ, start_response)
             case Refuse(refusal):
                 return self._refuse(refusal)
-            case Wanted():
-                return self._serve_wanted(wanted)
             case _:
                 assert_never(wanted)
 
@@ -123,12 +121,12 @@ class _Conversation:
             return self._refuse(body.refusal)
         keyed = self._exchange.keyed(wanted, body)
         match keyed:
-            case Pass():
-                return self._app(_giving(self._environ, body), self._start_response)
-            case Refuse(refusal):
-                return self._refuse(refusal)
             case Keyed():
                 return self._serve_keyed(keyed, body)
+            case Pass():
+                return self._app(giving(self._environ, body), self._start_response)
+            case Refuse(refusal):
+                return self._refuse(refusal)
             case _:
                 assert_never(keyed)
 
@@ -139,19 +137,26 @@ class _Conversation:
         waited = self._exchange.wait(self._request)
         decision = self._handler.begin(operation, wait_seconds=waited)
         match decision:
-            case Execute(_, attempt):
-                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
-                environ = _giving(self._environ, body) | {ENVIRON_KEY: execution}
-                run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
-                return run.begin(self._app, environ, self._start_response)
-            case Unprotected():
-                return self._app(_giving(self._environ, body), self._start_response)
-            case Replay(record):
-                return self._answer(self._exchange.replies.replay(self._request, operation, record, waited=waited))
+            case Execute():
+                return self._run(decision, keyed, body)
+            case Replay():
+                replay = self._exchange.replies.replay(self._request, operation, decision.record, waited=waited)
+                return self._answer(replay)
             case Reject():
                 return self._answer(self._exchange.replies.rejection(self._request, decision, waited=waited))
+            case Unprotected():
+                return self._app(giving(self._environ, body), self._start_response)
             case _:
                 assert_never(decision)
+
+    def _run(self, decision: Execute, keyed: Keyed, body: bytes) -> Run:
+        execution = Execution(
+            key=keyed.key, storage_key=decision.claim.operation.storage_key, attempt=decision.attempt
+        )
+        environ = giving(self._environ, body)
+        environ[ENVIRON_KEY] = execution
+        run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
+        return run.begin(self._app, environ, self._start_response)
 
     def _body(self, length: int | None) -> bytes | Refuse:
         """Return the whole body.
@@ -184,49 +189,12 @@ def _read(stream: Any, length: int) -> bytes:
     """Return so many bytes, or fewer if the stream ends before."""
     chunks: list[bytes] = []
     while length > 0:
-        chunk: bytes = stream.read(min(length, READ_SIZE))
+        chunk: bytes = stream.read(length)
         if not chunk:
             break
         chunks.append(chunk)
         length -= len(chunk)
     return b"".join(chunks)
-
-
-def _giving(environ: Environ, body: bytes) -> Environ:
-    """Return an environ of its own for the app, with a body that was read already."""
-    return environ | {
-        "wsgi.input": io.BytesIO(body),
-        "wsgi.input_terminated": True,
-        "CONTENT_LENGTH": str(len(body)),
-    }
-
-
-def _request(environ: Environ, names: frozenset[bytes]) -> Request:
-    """Return the request with its headers of these names."""
-    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    query: str = environ.get("QUERY_STRING", "")
-    return Request(
-        method=environ["REQUEST_METHOD"].upper(),
-        # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
-        path=path.encode("latin-1").decode("utf-8", "replace"),
-        query=query.encode("latin-1"),
-        lines={
-            name: [environ[key].encode("latin-1")]
-            for name, key in _environ_keys(names)
-            # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
-            if key in environ and (environ[key] or key.startswith("HTTP_"))
-        },
-    )
-
-
-@lru_cache(maxsize=128)
-def _environ_keys(names: frozenset[bytes]) -> tuple[tuple[bytes, str], ...]:
-    return tuple((name, _environ_key(name)) for name in sorted(names))
-
-
-def _environ_key(name: bytes) -> str:
-    key = name.decode("ascii").upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
 def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:

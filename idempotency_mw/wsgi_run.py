@@ -17,26 +17,27 @@ answer: up to `max_response_body`, and for so long as is checked between two chu
 """
 
 from collections.abc import Callable, Generator, Iterable
-from http.client import responses
 from time import monotonic
-from types import TracebackType
 from typing import Any, Self
 
 from idempotency_mw import report
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import IdempotencyHandler
-from idempotency_mw.http.message import Headers, Request, Response
+from idempotency_mw.http.message import Request, Response
 from idempotency_mw.http.replies import Replies
+from idempotency_mw.wsgi_values import (
+    Environ,
+    ExcInfo,
+    HeaderList,
+    StartResponse,
+    Write,
+    WSGIApp,
+    head_of,
+    lines_of,
+)
 
-__all__ = ["ENVIRON_KEY", "Environ", "Run", "StartResponse", "WSGIApp", "respond"]
-
-Environ = dict[str, Any]
-Write = Callable[[bytes], object]
-StartResponse = Callable[..., Write]
-WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-HeaderList = list[tuple[str, str]]
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+__all__ = ["ENVIRON_KEY", "Run"]
 
 ENVIRON_KEY = "idempotency_mw.execution"
 DRAIN_SECONDS = 5.0
@@ -117,7 +118,7 @@ class Run:
                 raise AssertionError("start_response was called again without exc_info")
         finally:
             exc_info = error = None  # else the traceback and this frame hold each other
-        self._capture.start(int(status[:3]), _lines(headers))
+        self._capture.start(int(status[:3]), lines_of(headers))
         self._status_line = status
         self._headers = [line for line in headers if line[0].lower() != self._replies.replay_header]
         return self._write
@@ -225,7 +226,7 @@ class Run:
 
     def _replace(self, response: Response) -> None:
         self._is_replaced = True
-        self._status_line, self._headers = _head(response)
+        self._status_line, self._headers = head_of(response)
         self._held = [response.body] if response.body else []
 
     def _started(self) -> Write:
@@ -233,21 +234,3 @@ class Run:
         if self._server_write is None:
             self._server_write = self._server_start(self._status_line, self._headers)
         return self._server_write
-
-
-def respond(response: Response, start_response: StartResponse) -> list[bytes]:
-    """Return a whole response, as the iterable for the server."""
-    start_response(*_head(response))
-    return [response.body]
-
-
-def _lines(headers: HeaderList) -> Headers:
-    try:
-        return tuple((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
-    except AttributeError:
-        raise TypeError("names and values of headers must be str") from None
-
-
-def _head(response: Response) -> tuple[str, HeaderList]:
-    headers = [(name.decode("latin-1").title(), value.decode("latin-1")) for name, value in response.headers]
-    return f"{response.status} {responses.get(response.status, 'Unknown')}", headers

@@ -51,7 +51,7 @@ names = st.sampled_from(AWKWARD) | st.text(max_size=6)
 def identity(prefix: str, caller: str | None, method: str, path: str, key: str) -> str:
     http = HTTPConfig() if caller is None else HTTPConfig(caller=lambda request: "asked by the surface")
     exchange = Exchange(IdempotencyConfig(key_prefix=prefix), http)
-    operation = exchange.operation(Request(method, path, b"", {}), Keyed(key, [b""]), caller)
+    operation = exchange.operation(Request(method, path, b"", {}), Keyed(key, b"", [b""]), caller)
     assert isinstance(operation, Operation)
     return operation.storage_key
 

@@ -23,6 +23,7 @@ from idempotency_mw.errors import (
     IdempotencyValidationError,
 )
 from idempotency_mw.http import codec
+from idempotency_mw.http.message import Response
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
@@ -190,7 +191,7 @@ def expected_of(data, golden):
         frame = Frame.decode(data)
         if frame.fingerprint != Frame.decode(golden).fingerprint:
             return 422
-        return codec.decode(frame.result)
+        return Response(*codec.decode(frame.result))
     except IdempotencyRecordError:
         return 503
 

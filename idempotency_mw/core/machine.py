@@ -221,7 +221,7 @@ def on_completed(claim: Claim, outcome: Settled | Lost, *, sent: bool) -> Delive
 
 
 def _on_existing(claim: Claim, record: Record) -> Replay | Reject:
-    if record.fingerprint != claim.fingerprint:
+    if record.fingerprint != claim.operation.fingerprint:
         return Reject(Reason.REUSED)
     match record.status:
         case Status.COMPLETED:

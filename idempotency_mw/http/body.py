@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 __all__ = [
+    "Document",
     "DuplicateMemberError",
     "NotJSONError",
     "declared_length",
+    "document_in",
     "is_json",
     "is_multipart",
     "media_type",
@@ -51,6 +54,21 @@ def declared_length(lines: Sequence[bytes]) -> int | None:
     if len(lines) != 1 or not lines[0].isdigit() or len(lines[0]) > 18:
         return None
     return int(lines[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The data of a JSON body; null is data too."""
+
+    data: Any = field(repr=False)
+
+
+def document_in(body: bytes) -> Document | None:
+    """Return what `parse_json` reads; None where the body does not parse. Raises `DuplicateMemberError`."""
+    try:
+        return Document(parse_json(body))
+    except NotJSONError:
+        return None
 
 
 def parse_json(body: bytes) -> Any:

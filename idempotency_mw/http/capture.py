@@ -1,7 +1,7 @@
 """Collects an app's response while it passes through, and knows whether it is whole."""
 
 from idempotency_mw.http.body import declared_length
-from idempotency_mw.http.message import Headers, Response, values
+from idempotency_mw.http.message import Headers, values
 
 __all__ = ["Capture"]
 
@@ -19,10 +19,10 @@ class Capture:
         "_chunks",
         "_declared",
         "_finished",
-        "_headers",
         "_is_head",
         "_max_body",
         "_received",
+        "headers",
         "is_bodiless",
         "is_started",
         "status",
@@ -35,7 +35,7 @@ class Capture:
         self.is_started = False
         self.is_bodiless = is_head
         """Whether no body goes out, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
-        self._headers: Headers = ()
+        self.headers: Headers = ()
         self._declared: int | None = None
         self._chunks: list[bytes] = []
         self._received = 0
@@ -46,7 +46,7 @@ class Capture:
         self.status = status
         self.is_started = True
         self.is_bodiless = self._is_head or status in BODILESS_STATUSES
-        self._headers = headers
+        self.headers = headers
         self._declared = declared_length(values(headers, b"content-length"))
 
     def add(self, chunk: bytes | bytearray | memoryview) -> None:
@@ -90,6 +90,6 @@ class Capture:
         """Whether the body exceeds what may be kept."""
         return self._received > self._max_body and not self.is_bodiless
 
-    def response(self) -> Response:
-        """Return what was collected."""
-        return Response(self.status, self._headers, b"" if self.is_bodiless else b"".join(self._chunks))
+    def body(self) -> bytes:
+        """Return what was collected of the body."""
+        return b"" if self.is_bodiless else b"".join(self._chunks)

@@ -12,47 +12,43 @@ needs escaping. What has them is refused on both ways, and so is a status that n
 """
 
 import re
-from typing import cast
 
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.http.message import Headers, Response
+from idempotency_mw.http.message import Headers
 
-__all__ = ["decode", "encode"]
+__all__ = ["Parts", "decode", "encode"]
 
-_PREFIX = re.compile(rb"1([2-5][0-9]{2})([0-9]{6})")
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\r\n\x00]*)\n")
+Parts = tuple[int, Headers, bytes]
+"""Status, headers and body, in the order in which a `Response` takes them."""
+
+_PREFIX_LENGTH = 10
+# What is no line is taken whole, as one without a name: a search for the next one could take very long.
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([^\r\n\x00]*+)\n|[\s\S]+")
 
 
-def encode(response: Response) -> bytes | None:
+def encode(status: int, headers: Headers, body: bytes) -> bytes | None:
     """Return the bytes; None for a response that no server could send as it is."""
-    block = b"".join([b"%b:%b\n" % line for line in response.headers])
-    is_plain = 200 <= response.status <= 599 and len(block) < 10**6
-    if not is_plain or _lines(block) != response.headers:
+    block = b"".join([b"%b:%b\n" % line for line in headers])
+    is_plain = 200 <= status <= 599 and len(block) < 10**6
+    if not is_plain or _lines(block, 0, len(block)) != headers:
         return None
-    return b"1%d%06d%b%b" % (response.status, len(block), block, response.body)
+    return b"1%d%06d%b%b" % (status, len(block), block, body)
 
 
-def decode(data: bytes) -> Response:
+def decode(data: bytes) -> Parts:
     """Read a response; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
-    prefix = _PREFIX.match(data)
-    if prefix is None:
+    prefix = data[:_PREFIX_LENGTH]
+    if not prefix.isdigit() or not b"1200" <= prefix < b"1600":
         raise IdempotencyRecordError("the record holds no response of this version")
-    start, end = prefix.end(), prefix.end() + int(prefix[2])
-    block = data[start:end]
-    headers = _lines(block)
-    if len(block) != end - start or headers is None:
+    status, length = divmod(int(prefix[1:]), 10**6)
+    end = _PREFIX_LENGTH + length
+    headers = _lines(data, _PREFIX_LENGTH, end)
+    if headers is None or end > len(data):
         raise IdempotencyRecordError("the record holds a response that is mangled")
-    return Response(int(prefix[1]), headers, data[end:])
+    return status, headers, data[end:]
 
 
-def _lines(block: bytes) -> Headers | None:
+def _lines(data: bytes, start: int, end: int) -> Headers | None:
     """Return the lines of a block; None where anything in it is no line."""
-    lines: list[tuple[bytes, bytes]] = []
-    end = 0
-    while end < len(block):
-        line = _LINE.match(block, end)
-        if line is None:
-            return None
-        lines.append(cast("tuple[bytes, bytes]", line.groups()))
-        end = line.end()
-    return tuple(lines)
+    lines = tuple(_LINE.findall(data, start, end))
+    return None if lines and not lines[-1][0] else lines

@@ -11,37 +11,34 @@ In two steps, because the body and the caller lie between them, and only the sur
 What goes out is in `replies.py`.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.identity import Selection, canonical, digest, joined, text
 from idempotency_mw.core.record import Operation
-from idempotency_mw.errors import (
-    IdempotencyConfigurationError,
-    IdempotencyKeyError,
-)
+from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.http.body import (
+    Document,
     DuplicateMemberError,
-    NotJSONError,
     declared_length,
+    document_in,
     is_json,
     is_multipart,
     media_type,
-    parse_json,
     segments,
 )
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Lines, Request
+from idempotency_mw.http.message import Lines, Request, meta_variable
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.http.replies import Replies
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
-_NONE = [b""]
+_NO_LINES = [b""]
 """In place of the lines of a header that is not there."""
 
 
@@ -63,17 +60,17 @@ class Wanted(NamedTuple):
     header_key: str | None
     content_type: bytes
     content_length: int | None
-    credentials: list[bytes]
 
     def __repr__(self) -> str:
         return "Wanted()"
 
 
 class Keyed(NamedTuple):
-    """The request has a key. Alike is what has to be equal in a retry, besides the query."""
+    """The request has a key. Media type and payload have to be equal in a retry."""
 
     key: str
-    alike: list[bytes]
+    media: bytes
+    payload: list[bytes]
 
     def __repr__(self) -> str:
         return "Keyed()"
@@ -99,6 +96,8 @@ class Exchange:
         self._namespace = joined(map(text, self._shared_identity()))
         self.read_headers = self._read_headers()
         """Names, in lower case, of the request headers that decide anything. Nobody need look at the others."""
+        self.read_variables = tuple([(name, meta_variable(name)) for name in sorted(self.read_headers)])
+        """The same names, each with the meta-variable that a gateway puts its lines in."""
         self.replies = Replies(config, http)
 
     # What the request is.
@@ -119,13 +118,13 @@ class Exchange:
         key = header_key(lines[self._header], self.http) if self._header in lines else None
         if isinstance(key, Refusal):
             return Refuse(key)
-        content_type = lines.get(b"content-type", _NONE)[0]
+        content_type = lines.get(b"content-type", _NO_LINES)[0]
         if key is None and not (self._event_key and is_json(media_type(content_type))):
             return self._unkeyed(body_is_fit=self._event_key is None)
-        length = declared_length(lines.get(b"content-length", _NONE))
+        length = declared_length(lines.get(b"content-length", _NO_LINES))
         if length is not None and length > self.http.max_request_body:
             return self.body_too_large()
-        return Wanted(key, content_type, length, self._credentials(lines))
+        return Wanted(key, content_type, length)
 
     def body_too_large(self) -> Refuse:
         """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
@@ -138,21 +137,24 @@ class Exchange:
 
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
         """Decide once the body is there. Only where there is a key must a payload be had from it."""
-        key: str | Refusal | None = wanted.header_key
+        key = wanted.header_key
         media, document = media_type(wanted.content_type), None
         try:
             if self._looks_into_bodies and is_json(media):
-                document = _document(body)
-                key = _one_of(wanted.header_key, self._key_in_body(document))
-            if isinstance(key, Refusal):
-                return Refuse(key)
+                document = document_in(body)
+                found = _one_of(wanted.header_key, self._key_in_body(document))
+                if isinstance(found, Refusal):
+                    return Refuse(found)
+                key = found
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
             if document is not None and self._validation is not None:
                 payload = [b"selected", canonical(self._validation.of(document.data))]
+            elif is_multipart(media):
+                payload = [b"body", *segments(body, wanted.content_type)]
             else:
-                payload = [b"body", *(segments(body, wanted.content_type) if is_multipart(media) else (body,))]
-            return Keyed(key, [media, *wanted.credentials, *payload])
+                payload = [b"body", body]
+            return Keyed(key, media, payload)
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
@@ -163,15 +165,14 @@ class Exchange:
 
         Raises `IdempotencyConfigurationError` where that is not a string.
         """
-        if not self._has_callers:
-            caller = ""
-        elif caller in (None, ""):
-            return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
-        elif not isinstance(caller, str):
-            raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
-        identity = [text(str(caller)), text(request.method), text(request.path), text(keyed.key)]
-        alike = [canonical_query(request.query), *keyed.alike]
-        return Operation(digest(identity, behind=self._namespace), digest(alike))
+        identity = [text(request.method), text(request.path), text(keyed.key)]
+        if self._has_callers:
+            if caller in (None, ""):
+                return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
+            if not isinstance(caller, str):
+                raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
+            identity.insert(0, text(caller))
+        return Operation(digest(identity, behind=self._namespace), digest(self._alike(request, keyed)))
 
     def wait(self, request: Request) -> int | None:
         """Return the seconds of a preference to wait that is honoured here."""
@@ -181,9 +182,10 @@ class Exchange:
         preferred = preferred_wait(request.lines.get(b"prefer", ()))
         return None if preferred is None else min(preferred, int(longest))
 
-    def _shared_identity(self) -> tuple[str, str, str]:
-        """Return what all identities have in common; with callers there is another space of keys."""
-        return "http", self.config.key_prefix, "caller" if self._has_callers else ""
+    def _shared_identity(self) -> tuple[str, ...]:
+        """Return what all identities begin with; without callers that is an empty one, in a space of its own."""
+        space = ("caller",) if self._has_callers else ("", "")
+        return "http", self.config.key_prefix, *space
 
     def _read_headers(self) -> frozenset[bytes]:
         names = {b"content-type", b"content-length", *self._bound}
@@ -201,35 +203,28 @@ class Exchange:
         where = f"the header {self.http.header}" if self._header else "the body"
         return Refuse(Refusal(Problem.KEY_MISSING, f"Send an idempotency key in {where}."))
 
-    def _key_in_body(self, document: "_Document | None") -> str | Refusal | None:
+    def _key_in_body(self, document: Document | None) -> str | Refusal | None:
         if document is None or self._event_key is None:
             return None
         return body_key(self._event_key.of(document.data), self.http)
 
-    def _credentials(self, lines: Lines) -> list[bytes]:
-        """Return the bound headers, by name; one that is absent is not one that is empty."""
+    def _alike(self, request: Request, keyed: Keyed) -> list[bytes]:
+        """Return what has to be equal in a retry."""
+        query = canonical_query(request.query)
         if self._has_callers:
-            return []
+            return [query, keyed.media, *keyed.payload]
+        bound = self._credentials(request.lines)
+        return [query, keyed.media, b"%d" % (len(bound) // 2), *bound, *keyed.payload]
+
+    def _credentials(self, lines: Lines) -> list[bytes]:
+        """Return the bound headers, name by name; one that is absent is not one that is empty."""
         bound: list[bytes] = []
         for name in self._bound:
             if name in lines:
                 for value in lines[name]:
-                    bound += name, value
-        return [b"%d" % (len(bound) // 2), *bound]
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """The data of a JSON body; null is data too."""
-
-    data: Any = field(repr=False)
-
-
-def _document(body: bytes) -> _Document | None:
-    try:
-        return _Document(parse_json(body))
-    except NotJSONError:
-        return None
+                    bound.append(name)
+                    bound.append(value)
+        return bound
 
 
 def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:

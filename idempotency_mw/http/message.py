@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["Headers", "Lines", "Request", "Response", "grouped", "split_list", "values"]
+__all__ = ["Headers", "Lines", "Request", "Response", "grouped", "meta_variable", "split_list", "values"]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 Lines = Mapping[bytes, list[bytes]]
@@ -52,6 +52,12 @@ def grouped(headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) ->
         elif lower in names:
             lines[lower] = [value]
     return lines
+
+
+def meta_variable(name: bytes) -> str:
+    """Return the name under which a gateway hands a header on (RFC 3875, sections 4.1.2, 4.1.3 and 4.1.18)."""
+    variable = name.decode("ascii").upper().replace("-", "_")
+    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + variable
 
 
 def split_list(lines: list[bytes]) -> list[bytes]:

@@ -26,7 +26,7 @@ class Replies:
     """The replies of one pair of configurations, with all that can be computed before the first request."""
 
     def __init__(self, config: IdempotencyConfig, http: HTTPConfig) -> None:
-        self._config = config
+        self._hook = config.response_hook
         self._http = http
         self.replay_header = http.replay_header.lower()
         self._marker = self.replay_header.encode("ascii"), b"true"
@@ -51,13 +51,12 @@ class Replies:
         """Return the result to store, or None where it can't be kept."""
         match kept:
             case Kept.ANSWER:
-                response = capture.response()
-                headers = self._kept.of(response.headers, keeps_length=_length_is_no_body(capture))
-                return codec.encode(Response(response.status, headers, response.body))
+                headers = self._kept.of(capture.headers, keeps_length=_length_is_no_body(capture))
+                return codec.encode(capture.status, headers, capture.body())
             case Kept.FAILURE:
                 failure = Refusal(Problem.EXECUTION_FAILED, "The first request with this key failed.")
                 response = problem_response(failure)
-                return codec.encode(Response(response.status, self._kept.of(response.headers), response.body))
+                return codec.encode(response.status, self._kept.of(response.headers), response.body)
             case Kept.NOTHING:
                 return None
             case _:
@@ -70,11 +69,11 @@ class Replies:
     ) -> Response:
         """Return the stored response, marked; a record that can't be read is reported, and becomes a refusal."""
         try:
-            response = codec.decode(record.result or b"")
+            stored = codec.decode(record.result or b"")
         except IdempotencyRecordError as error:
             report.store_refused(operation.storage_key, error)
             return self.rejection(request, Reject(Reason.RECORD_UNREADABLE), waited=waited)
-        return self._replayed(request, response, record, waited)
+        return self._replayed(request, stored, record, waited)
 
     def instead(self, request: Request, operation: Operation, reply: Deliver | Replay | Reject) -> Response | None:
         """Return what a late owner's client gets in place of the run's own answer, if anything.
@@ -87,11 +86,11 @@ class Replies:
         if isinstance(reply, Reject):
             return self.rejection(request, reply)
         try:
-            response = codec.decode(reply.record.result or b"")
+            stored = codec.decode(reply.record.result or b"")
         except IdempotencyRecordError as error:
             report.winner_unreadable(operation.storage_key, error)
             return None
-        return self._replayed(request, response, reply.record, None)
+        return self._replayed(request, stored, reply.record, None)
 
     def rejection(self, request: Request, reject: Reject, *, waited: int | None = None) -> Response:
         """Return the machine's refusal as a response."""
@@ -105,29 +104,26 @@ class Replies:
         """Return an app's headers without a marker of its own: only a replay is one."""
         return tuple([line for line in headers if line[0].lower() != self._marker[0]])
 
-    def _replayed(self, request: Request, response: Response, record: Record, waited: int | None) -> Response:
-        hook = self._config.response_hook
-        return self._marked(request, response if hook is None else _hooked(hook, response, record), waited)
-
-    def _marked(self, request: Request, response: Response, waited: int | None) -> Response:
-        bodiless = request.method == "HEAD" or response.status in BODILESS_STATUSES
-        body = b"" if bodiless else response.body
-        headers = response.headers
-        if not bodiless:
-            counted = [line for line in headers if line[0].lower() != b"content-length"]
-            headers = (*counted, (b"content-length", b"%d" % len(body)))
-        return Response(response.status, (*headers, self._marker, *_applied(waited)), body)
+    def _replayed(self, request: Request, stored: codec.Parts, record: Record, waited: int | None) -> Response:
+        status, headers, body = stored if self._hook is None else _hooked(self._hook, stored, record)
+        if request.method == "HEAD" or status in BODILESS_STATUSES:
+            return Response(status, (*headers, self._marker, *_applied(waited)), b"")
+        lines = [line for line in headers if line[0].lower() != b"content-length"]
+        lines.append((b"content-length", b"%d" % len(body)))
+        lines.append(self._marker)
+        lines.extend(_applied(waited))
+        return Response(status, tuple(lines), body)
 
 
 def _applied(waited: int | None) -> Headers:
     return () if waited is None else ((b"preference-applied", b"wait=%d" % waited),)
 
 
-def _hooked(hook: Callable[[Any, Record], Any], response: Response, record: Record) -> Response:
-    changed = hook(response, record)
+def _hooked(hook: Callable[[Any, Record], Any], stored: codec.Parts, record: Record) -> codec.Parts:
+    changed = hook(Response(*stored), record)
     if not isinstance(changed, Response):
         raise IdempotencyConfigurationError(f"response_hook must return Response, not {type(changed).__name__}")
-    return changed
+    return changed.status, changed.headers, changed.body
 
 
 def _length_is_no_body(capture: Capture) -> bool:

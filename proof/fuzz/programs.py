@@ -168,7 +168,7 @@ def check_record(store: Watched, whole: Whole, *, stores_errors: bool) -> Respon
     frame = store.frame()
     if frame is None or frame.status is not Status.COMPLETED:
         return None
-    response = codec.decode(frame.result)
+    response = Response(*codec.decode(frame.result))
     if stores_errors and response.status == 500 and FAILED in response.body:
         return response
     if whole.is_unsure:

@@ -10,7 +10,8 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.calls import Call
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.http.exchange import Keyed, Wanted, _Document
+from idempotency_mw.http.body import Document
+from idempotency_mw.http.exchange import Keyed, Wanted
 from idempotency_mw.http.message import Request
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
@@ -193,11 +194,11 @@ def test_no_canary_is_in_the_repr_of_a_value():
     headers = ((b"authorization", b"canary-token"),)
     values = [
         Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
-        Wanted("canary-key", b"", 0, [b"canary-cookie"]),
-        Keyed("canary-key", [b"canary-body"]),
+        Wanted("canary-key", b"canary-cookie", 0),
+        Keyed("canary-key", b"canary-cookie", [b"canary-body"]),
         Claim(Operation("5" * 64, "f" * 64), "canary-token", 1, 1),
         Call("canary-key", name="charge", validated={"card": "canary-body"}),
-        _Document({"card": "canary-body"}),
+        Document({"card": "canary-body"}),
     ]
     for value in values:
         clean(repr(value))

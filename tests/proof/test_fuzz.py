@@ -197,17 +197,16 @@ responses = st.builds(
 @settings(max_examples=60)
 @given(responses)
 def test_any_response_that_http_allows_comes_back(response: Response) -> None:
-    data = codec.encode(response)
+    data = codec.encode(response.status, response.headers, response.body)
     assert data is not None
-    assert codec.decode(data) == response
+    assert Response(*codec.decode(data)) == response
 
 
 @settings(max_examples=60)
 @given(st.integers(), st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=4).map(tuple))
 def test_any_other_response_comes_back_or_is_not_kept(status: int, headers: Any) -> None:
-    response = Response(status, headers, b"body")
-    data = codec.encode(response)
-    assert data is None or codec.decode(data) == response
+    data = codec.encode(status, headers, b"body")
+    assert data is None or codec.decode(data) == (status, headers, b"body")
 
 
 json_data = st.recursive(
