@@ -1,9 +1,11 @@
 """What completing costs the process of a server, beside a plain SET of the same bytes.
 
-Each way is a message as the layer sends it, packed beforehand and sent in one piece over one connection; the next
-one follows when the last was answered. A client of its own for each way would be measured with it: redis-py sends
-a large value in three pieces, each of which wakes the server, and whoever thinks longer between two commands finds
-it colder.
+In use: the layer completes, and redis-py's client sends the SET, as for all other floors. What the server spends
+then depends on how it is asked, too: redis-py sends a large value in three pieces, each of which wakes the server,
+and whoever thinks longer between two commands finds it colder.
+
+Sent alike: each way is a message as the layer sends it, packed beforehand and sent in one piece over one
+connection; the next one follows when the last was answered. That is what the scripts by themselves cost.
 """
 
 import socket
@@ -13,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idempotency_mw.core.record import Claim, Operation, Status
+from idempotency_mw.core.record import Claim, Operation, Settled, Status
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.resp import packed
 from tests.servers import RedisServer
 
-__all__ = ["WAYS", "measures", "way_taken"]
+__all__ = ["ALIKE", "IN_USE", "measures", "way_taken"]
 
 PREFIX, TOKEN, FINGERPRINT = "idempotency:", "b" * 32, "0123456789abcdef" * 4
 DAY_MS = 86_400_000
@@ -29,6 +31,8 @@ MESSAGES, BYTES = 200, 5_000_000
 
 Sent = tuple[bytes, bytes]
 """A message, and what it has to be answered with."""
+Step = Callable[[], object]
+"""Sends one message, and tells whether it was answered as it has to be."""
 
 
 def _plain(key: str, _claim: Claim, result: bytes) -> Sent:
@@ -45,7 +49,9 @@ def _renamed(key: str, claim: Claim, result: bytes) -> Sent:
     return b"".join(map(packed, together)), b"+OK\r\n:1\r\n"
 
 
-WAYS: dict[str, Callable[[str, Claim, bytes], Sent]] = {"SET": _plain, "script": _script, "renamed": _renamed}
+ALIKE: dict[str, Callable[[str, Claim, bytes], Sent]] = {"SET": _plain, "script": _script, "renamed": _renamed}
+IN_USE = ("redis-py's SET", "complete")
+"""The ways, by their names: sent alike, and as they are used."""
 
 
 def way_taken(size: int) -> str:
@@ -61,20 +67,40 @@ def measures(
     with (
         RedisServer(binary) as server,
         server.client() as client,
+        server.client() as other,
+        RedisPersistenceLayer.from_url(server.url, key_prefix=PREFIX, timeout_seconds=60) as layer,
         socket.create_connection(("127.0.0.1", server.port)) as connection,
     ):
-        _teach(client, server.url)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for size in (0, commands.LARGE):
+            layer.complete(_planted(client, 1)[0], bytes(size))  # the server knows the scripts then
+        in_use = dict(zip(IN_USE, (partial(_sets, other), partial(_completions, layer)), strict=True))
         yield {
-            (way, size): partial(_cpu_us, client, connection, way, size) for size in sizes for way in ways(size)
+            (way, size): partial(_cpu_us, client, in_use.get(way) or partial(_messages, connection, way), size)
+            for size in sizes
+            for way in ways(size)
         }
 
 
-def _teach(client: Any, url: str) -> None:
-    """Complete a claim in each way: the server knows the scripts then."""
-    with RedisPersistenceLayer.from_url(url, key_prefix=PREFIX) as layer:
-        for size in (0, commands.LARGE):
-            layer.complete(_planted(client, 1)[0], bytes(size))
+def _sets(client: Any, claims: list[Claim], result: bytes) -> list[Step]:
+    value = commands.ROOM + result
+    return [
+        partial(client.execute_command, "SET", PREFIX + claim.storage_key, value, "PX", DAY_MS) for claim in claims
+    ]
+
+
+def _completions(layer: RedisPersistenceLayer, claims: list[Claim], result: bytes) -> list[Step]:
+    return [lambda claim=claim: layer.complete(claim, result) == Settled() for claim in claims]
+
+
+def _messages(connection: socket.socket, way: str, claims: list[Claim], result: bytes) -> list[Step]:
+    sent = [ALIKE[way](PREFIX + claim.storage_key, claim, result) for claim in claims]
+    return [partial(_is_answered, connection, *each) for each in sent]
+
+
+def _is_answered(connection: socket.socket, message: bytes, wanted: bytes) -> bool:
+    connection.sendall(message)
+    return _received(connection, len(wanted)) == wanted
 
 
 def _planted(client: Any, number: int) -> list[Claim]:
@@ -88,16 +114,13 @@ def _planted(client: Any, number: int) -> list[Claim]:
     return claims
 
 
-def _cpu_us(client: Any, connection: socket.socket, way: str, size: int) -> float:
-    number = max(min(MESSAGES, BYTES // size), 1)
-    result = b"x" * size
-    sent = [WAYS[way](PREFIX + claim.storage_key, claim, result) for claim in _planted(client, number)]
+def _cpu_us(client: Any, steps: Callable[[list[Claim], bytes], list[Step]], size: int) -> float:
+    prepared = steps(_planted(client, max(min(MESSAGES, BYTES // size), 1)), b"x" * size)
     before = _spent_us(client)
-    for message, wanted in sent:
-        connection.sendall(message)
-        if _received(connection, len(wanted)) != wanted:
+    for step in prepared:
+        if not step():
             raise SystemExit("A claim was lost: nothing was measured.")
-    return (_spent_us(client) - before) / number
+    return (_spent_us(client) - before) / len(prepared)
 
 
 def _received(connection: socket.socket, size: int) -> bytes:

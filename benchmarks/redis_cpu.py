@@ -16,13 +16,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.completing import WAYS, measures, way_taken
+from benchmarks.completing import ALIKE, measures, way_taken
 from benchmarks.driving import interleaved
 from tests.servers import binaries
 
 SMALL_BUDGET, LARGE_BUDGET = 1.5, 1.25
 FROM = 10_000
-ALIKE = 1.1
+AS_CHEAP = 1.1
 SIZES = (200, 1_000, 10_000, 30_000, 100_000, 1_000_000, 10 << 20)
 ROUNDS = 30
 
@@ -32,10 +32,10 @@ Ratios = dict[str, float]
 def measured(name: str, binary: Path) -> dict[int, Ratios]:
     """Print the table of one server, and return what each way costs there, by size."""
     found: dict[int, Ratios] = {}
-    with measures(binary, SIZES, lambda _: WAYS) as cases:
+    with measures(binary, SIZES, lambda _: ALIKE) as cases:
         rounds = interleaved(cases, ROUNDS, lambda _: None)
     for size in SIZES:
-        least = {way: min(took[way, size] for took in rounds) for way in WAYS}
+        least = {way: min(took[way, size] for took in rounds) for way in ALIKE}
         found[size] = {way: least[way] / least["SET"] for way in ("script", "renamed")}
         taken, budget = way_taken(size), SMALL_BUDGET if size < FROM else LARGE_BUDGET
         figures = "  ".join(f"{ratio:>7.2f}{'*' if way == taken else ' '}" for way, ratio in found[size].items())
@@ -50,7 +50,7 @@ def main() -> int:
     dearest = {
         size: {way: max(found[size][way] for found in servers) for way in ("script", "renamed")} for size in SIZES
     }
-    cheaper = all(ways[way_taken(size)] <= ALIKE * min(ways.values()) for size, ways in dearest.items())
+    cheaper = all(ways[way_taken(size)] <= AS_CHEAP * min(ways.values()) for size, ways in dearest.items())
     print("The cheaper way is taken." if cheaper else "THE DEARER WAY IS TAKEN.")
     return 0 if cheaper else 1
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from benchmarks.completing import measures, way_taken
+from benchmarks.completing import IN_USE, measures, way_taken
 from benchmarks.driving import Worker, interleaved, median_ratio, workers
 from tests.servers import RedisServer
 
@@ -201,8 +201,8 @@ def _fewer(size: int) -> int:
 
 def on_the_server(
     servers: Mapping[str, Any], sizes: Sequence[int], rounds: int, part: Part
-) -> dict[str, dict[str, float]]:
-    """Return the CPU of each server to complete, over that to SET as much, by size.
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the CPU of each server to complete, over that to SET as much, by size: as it is used, and sent alike.
 
     Of each the least of all rounds: the server does the same each time, and what else runs only adds.
     """
@@ -212,8 +212,12 @@ def on_the_server(
     }
 
 
-def _completing(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> dict[str, float]:
-    with measures(binary, sizes, lambda size: ("SET", way_taken(size))) as cases:
+def _completing(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> dict[str, dict[str, float]]:
+    with measures(binary, sizes, lambda size: (*IN_USE, "SET", way_taken(size))) as cases:
         seen = interleaved(cases, rounds, part)
     least = {case: min(took[case] for took in seen) for case in cases}
-    return {str(size): round(least[way_taken(size), size] / least["SET", size], 4) for size in sizes}
+    floor, ours = IN_USE
+    return {
+        "in use": {str(size): round(least[ours, size] / least[floor, size], 4) for size in sizes},
+        "alike": {str(size): round(least[way_taken(size), size] / least["SET", size], 4) for size in sizes},
+    }
