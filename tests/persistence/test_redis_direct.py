@@ -315,7 +315,7 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert isinstance(await waits, TimeoutError)
             assert clock() >= begun + 0.2
             assert (await late, wire.is_open) == (b"late", True)
-            assert (timers(), wire._ends) == ([], {})
+            assert wire._ends == {}
 
 
 async def test_a_deadline_that_is_over_as_the_reply_before_it_comes_leaves_those_of_later_callers(any_server):
@@ -347,7 +347,46 @@ async def test_a_process_that_is_frozen_while_nobody_asks_has_nothing_on_its_loo
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
         await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)))
         await layer.extend(a_claim())
+        await layer.until_released(1)
         assert timers() == []
+        assert await layer.extend(a_claim()) is False
+
+
+async def test_who_is_to_rest_goes_on_while_somebody_waits(any_server):
+    async with direct(any_server.url) as client:
+        client.rest()  # before it is connected
+        await echo(client, "connected")
+        client.rest()
+        assert timers() == []
+        asking = asyncio.ensure_future(echo(client, "asked"))
+        await asyncio.sleep(0)
+        client.rest()
+        assert len(timers()) == 1
+        await asking
+
+
+async def test_the_timer_of_a_connection_that_rests_is_one_and_is_gone_in_a_moment(any_server):
+    async with direct(any_server.url, timeout=0.2) as client:
+        for number in range(5):
+            await echo(client, f"{number}")
+        assert len(timers()) == 1
+        await asyncio.sleep(0.15)
+        assert timers() == []
+        await echo(client, "after")
+        assert connections(client) == 1
+
+
+@pytest.mark.parametrize("were_many", [False, True])
+async def test_a_rest_that_was_longer_than_the_patience_is_no_silence(any_server, were_many):
+    clock = asyncio.get_running_loop().time
+    async with direct(any_server.url, timeout=0.1) as client:
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
+        wire = client._shared
+        wire._heard -= 60
+        answer = wire.ask(packed(("ECHO", "x")), clock() + 5)
+        wire._look()  # as a timer does that was set before
+        assert len(timers()) == 1
+        assert (await answer, wire.is_open) == (b"x", True)
 
 
 SAID = [

@@ -134,7 +134,10 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 await close()
 
     async def until_released(self, seconds: float) -> None:
-        """Wait for this loop's releases that are still under way; stop them after so many seconds."""
+        """Wait for this loop's releases that are still under way; stop them after so many seconds.
+
+        After that nothing of this layer is left on the loop, unless somebody asks.
+        """
         loop = asyncio.get_running_loop()
         under_way = [task for task in tuple(self._in_doubt) if task.get_loop() is loop]
         if under_way:
@@ -142,6 +145,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             for task in late:
                 task.cancel()
             await asyncio.wait(under_way)
+        client, *_ = self._own.get(loop, (None,))
+        if isinstance(client, DirectRedis):
+            client.rest()
 
     async def __aenter__(self) -> Self:
         return self

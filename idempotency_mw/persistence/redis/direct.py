@@ -129,6 +129,11 @@ class DirectRedis(_Redis):  # type: ignore[misc]
                 return wire
         return None
 
+    def rest(self) -> None:
+        """Leave nothing on the loop of a process that may be frozen, unless somebody waits."""
+        if self._shared is not None:
+            self._shared.rest()
+
     async def stop_connecting(self) -> None:
         """Give up the shared connection that is being made, if one is. From now on none comes to stay."""
         self._is_over = True

@@ -6,7 +6,8 @@ bytes of its own. No task reads: the parser goes on when bytes come in.
 
 There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
 are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
-nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines.
+nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines. It
+stays for a moment when the connection rests; `rest` takes it from the loop of a process that may be frozen.
 
 This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
@@ -117,22 +118,24 @@ class Wire(asyncio.Protocol):
             self._look_at(self._heard + self._patience)
 
     def _look_at(self, when: float) -> None:
-        self._rest()
+        self._end_watch()
         self._looks = when
         self._watch = self._loop.call_at(when, self._look, context=self._context)
 
     def _look(self) -> None:
         """See who has waited long enough, and whether anything comes at all. It is never later than it must be."""
+        self._end_watch()
         now = self._loop.time()
         for answer in [answer for answer, ends in self._ends.items() if ends <= now]:
             del self._ends[answer]
             if not answer.done():
                 answer.set_result(TimeoutError("no reply within the time that there was"))
         self.end_if_deserted()
-        if now >= self._heard + self._patience:
+        silent = self._heard + self._patience if self._due else inf
+        if now >= silent:
             self.end(f"the server has been silent for {self._patience} s")
-        elif self.is_open:
-            self._look_at(min([self._heard + self._patience, *self._ends.values()]))
+        elif self.is_open and (when := min([silent, *self._ends.values()])) < inf:
+            self._look_at(when)
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
@@ -184,11 +187,13 @@ class Wire(asyncio.Protocol):
         self._is_busy = bool(self._waiting)
         if self._is_busy:
             self._loop.call_soon(self._begin)
-        else:
-            self._rest()
 
-    def _rest(self) -> None:
-        """Leave nothing on the loop: a process may be frozen now, for as long as nobody asks."""
+    def rest(self) -> None:
+        """Leave nothing on the loop, unless somebody waits."""
+        if not self._is_busy:
+            self._end_watch()
+
+    def _end_watch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -216,7 +221,7 @@ class Wire(asyncio.Protocol):
         """Close the connection at once. Whoever waits gets an error for a reply."""
         if self.is_open:
             self.is_open = False
-            self._rest()
+            self._end_watch()
             self._lent.discard(self._connection)
             for answer in self._due + self._waiting:
                 if not answer.done():
