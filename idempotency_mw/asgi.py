@@ -70,17 +70,16 @@ class IdempotencyMiddleware:
         ):
             await self.app(scope, receive, send)
             return
-        left = lifetime(scope["aws.context"]) if "aws.context" in scope else None
-        if left is None:
-            await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
+        if "aws.context" in scope:
+            await self._serve_invocation(lifetime(scope["aws.context"]), exchange, scope, receive, send)
         else:
-            await self._serve_within(left, exchange, scope, receive, send)
+            await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
 
-    async def _serve_within(
-        self, left: Left, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    async def _serve_invocation(
+        self, left: Left | None, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Serve a Lambda invocation: it is frozen, or killed, when its time is over."""
-        handler = self._handler.within(left)
+        """Serve a Lambda invocation: it is frozen when it is over, or killed when its time is."""
+        handler = self._handler if left is None else self._handler.within(left)
         try:
             await _Conversation(self.app, handler, exchange, self._ask).serve(scope, receive, send)
         finally:
