@@ -1,8 +1,8 @@
 """Extends leases while apps run, at every third of a lease.
 
-For async code a handler has one timer on each event loop, and a claim a task only for the moment of an extension.
-For blocking code one thread, for all claims of the process, started with the first: the one global of this package,
-because a thread belongs to a process.
+For async code a handler has one timer on each event loop, and a claim has a task only for the moment of an
+extension. For blocking code one thread, for all claims of the process, started with the first: the one global of
+this package, because a thread belongs to a process.
 """
 
 import asyncio

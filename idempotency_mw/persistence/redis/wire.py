@@ -6,8 +6,8 @@ bytes of its own. No task reads: the parser goes on when bytes come in.
 
 There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
 are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
-nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines. It
-stays for a moment when the connection rests; `rest` takes it from the loop of a process that may be frozen.
+nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines.
+It stays for a moment when the connection rests; `rest` takes it from the loop of a process that may be frozen.
 
 This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
