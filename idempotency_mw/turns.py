@@ -1,4 +1,4 @@
-"""One at a time on an event loop, first come first served: an `asyncio.Lock` that is cheap while nobody has to wait.
+"""One at a time on an event loop, first come first served: as `asyncio.Lock`, and cheap while nobody has to wait.
 
 A turn is passed on, and not given up for whoever comes next: who comes later never gets between.
 """

@@ -337,7 +337,8 @@ async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(an
         async with direct(proxy.url) as client:
             await echo(client, "connected")
             proxy.when(b"ECHO", "hang reply")
-            asking = client.at_once(packed(("ECHO", "x")), asyncio.get_running_loop().time() + 0.1)
+            command = packed(("ECHO", "x"))
+            asking = client.wire_for(command).ask(command, asyncio.get_running_loop().time() + 0.1)
             assert isinstance(await asking, TimeoutError)
             assert connections(client) == 0
             assert timers() == []

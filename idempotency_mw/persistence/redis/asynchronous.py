@@ -68,10 +68,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            if self.min_replicas:
-                found = await self._acquire_acknowledged(claim)
-            else:
-                found = await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            if not self.min_replicas:
+                return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            found = await self._acquire_acknowledged(claim)
         except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
             # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
             # release can't overtake it on our side.
@@ -177,14 +176,26 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop, process)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        """Ask once, without more ado than it takes; all else comes only where that brings no answer."""
-        client, ends = self._client(), asyncio.get_running_loop().time() + self.timeout_seconds
-        asking = client.at_once(call.packed(), ends) if isinstance(client, DirectRedis) else None
-        reply = await asking if asking is not None else None
+        """Ask once, where a connection is ready; only where that brings no answer there is more to do."""
+        client, reply = self._client(), None
+        ends = asyncio.get_running_loop().time() + self.timeout_seconds
+        if isinstance(client, DirectRedis):
+            command = call.packed()
+            if (wire := client.wire_for(command)) is not None:
+                try:
+                    reply = await wire.ask(command, ends)
+                except asyncio.CancelledError:
+                    wire.end_if_deserted()
+                    raise
         if reply is None or isinstance(reply, Exception):
-            ask, failed = (self._ask_by_text, None) if isinstance(reply, NO_SCRIPT) else (self._ask_once, reply)
-            reply = await self._within_deadline(lambda: ask(call), ends, failed)
+            reply = await self._after_first_try(call, ends, reply)
         return read(reply)
+
+    async def _after_first_try(self, call: Call, ends: float, failed: Exception | None) -> Any:
+        """Ask until there is an answer. The first try has failed, or there was none."""
+        if isinstance(failed, NO_SCRIPT):
+            return await self._within_deadline(lambda: self._ask_by_text(call), ends)
+        return await self._within_deadline(lambda: self._ask_once(call), ends, failed)
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
         async def ask() -> Reply:

@@ -23,7 +23,7 @@ from typing import Any
 
 import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import plain
@@ -58,6 +58,7 @@ class Wire(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._ends: dict[asyncio.Future[Any], float] = {}  # when those who wait must have been told something
         self._is_busy = False
+        self._is_demoted = False
         self._were_many = False
         self._patience = patience
         self._heard = 0.0
@@ -105,7 +106,8 @@ class Wire(asyncio.Protocol):
         if self.is_open:
             commands, due = self._unsent, self._waiting
             self._unsent, self._waiting = commands[_MANY:], due[_MANY:]
-            self._exchange(commands[:_MANY], due[:_MANY])
+            del commands[_MANY:], due[_MANY:]
+            self._exchange(commands, due)
 
     def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
@@ -163,6 +165,7 @@ class Wire(asyncio.Protocol):
                 parsing.send(None)
             except StopIteration as parsed:
                 self._parsing = None
+                self._is_demoted = self._is_demoted or isinstance(parsed.value, ReadOnlyError)
                 self._take(parsed.value)
             except Exception as error:  # noqa: BLE001 - whatever it is, the parser can't go on
                 self._fail(error)
@@ -187,6 +190,8 @@ class Wire(asyncio.Protocol):
         self._is_busy = bool(self._waiting)
         if self._is_busy:
             self._loop.call_soon(self._begin)
+        if self._is_demoted:
+            self.end("the server is a replica now; under its name there may be another")
 
     def rest(self) -> None:
         """Leave nothing on the loop, unless somebody waits."""
