@@ -13,25 +13,18 @@ A client that goes away is not the app's business: it runs to its end, and its a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from enum import Enum, auto
-from typing import Any
 
+from idempotency_mw.asgi_outgoing import Outgoing
+from idempotency_mw.asgi_types import ASGIApp, Message, Receive, Scope, Send
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed, Kept
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Request
 from idempotency_mw.http.replies import Replies
 from idempotency_mw.shielding import until_done
 from idempotency_mw.turns import Turns
 
-__all__ = ["SCOPE_KEY", "ASGIApp", "Message", "Receive", "Run", "Scope", "Send", "send_response"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+__all__ = ["SCOPE_KEY", "Run"]
 
 SCOPE_KEY = "idempotency"
 HOLD_SECONDS = 0.05
@@ -39,15 +32,6 @@ HOLD_TURNS = 50
 
 # Ways of sending a body past us, so that it could not be kept.
 _HIDDEN_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")
-
-
-class _Next(Enum):
-    """What is to be done once a message of the app is pending."""
-
-    WAIT = auto()
-    SEND = auto()
-    SETTLE = auto()
-    """And then send."""
 
 
 class Run:
@@ -68,12 +52,9 @@ class Run:
         self._execution = execution
         self._heartbeat = handler.heartbeat(decision.claim)
         self._capture = replies.capture(request)
-        self._pending: list[Message] = []  # to be sent before anything else is
+        self._outgoing = Outgoing(self._capture, replies)
         self._turns = Turns()  # an app may send from several tasks: nothing overtakes the settling
-        self._is_ended = False  # the app has sent what it calls its last message
         self._is_settled = False
-        self._is_sent = False  # some of the app's own answer is out
-        self._is_replaced = False  # the client got, or gets, another answer than the app's
         self._is_client_gone = False
         self._is_answered = False
         self._answered: asyncio.Event | None = None  # for who waits for that
@@ -137,61 +118,19 @@ class Run:
         if not self._turns.take():
             await self._turns.wait()
         try:
-            to_do = _Next.WAIT if self._is_replaced else self._take(message)
-            if to_do is _Next.SETTLE:
+            to_do = self._outgoing.take(message, is_settled=self._is_settled)
+            if to_do == "settle":
                 await self._settle(self._verdict())
-            if to_do is not _Next.WAIT:
                 await self._flush()
+            elif to_do == "send":
+                await self._flush()
+            elif to_do == "hold":
+                self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
         finally:
             self._turns.end()
 
-    def _take(self, message: Message) -> _Next:
-        kind = message["type"]
-        if kind == "http.response.start":
-            self._pending.append(self._started(message))
-            return _Next.WAIT
-        if kind == "http.response.body" and not self._is_ended:
-            return self._take_body(message)
-        self._pending.append(message)
-        return _Next.SEND if len(self._pending) == 1 else _Next.WAIT
-
-    def _started(self, message: Message) -> Message:
-        if self._capture.is_started:
-            raise RuntimeError("the app has sent http.response.start twice")
-        headers = tuple([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
-        self._capture.start(message["status"], tuple([(name.lower(), value) for name, value in headers]))
-        return {**message, "headers": list(self._replies.without_marker(headers))}
-
-    def _take_body(self, message: Message) -> _Next:
-        if not self._capture.is_started:
-            raise RuntimeError("the app has sent http.response.body before http.response.start")
-        is_last = not message.get("more_body", False)
-        self._capture.add(message.get("body", b""))  # which refuses what is no body: then nothing was taken
-        if is_last:
-            self._is_ended = True
-            self._capture.finish()
-        to_do = _Next.SEND
-        if not self._is_settled:
-            if self._is_known_whole():
-                to_do = _Next.SETTLE
-            elif is_last and not self._capture.has_length:
-                to_do = _Next.WAIT
-                self._begin_hold()
-            elif self._capture.is_bodiless:  # its head alone is a whole answer, and no client gets this part
-                return _Next.WAIT
-        self._pending.append(message)
-        return to_do
-
-    def _is_known_whole(self) -> bool:
-        """Tell whether the answer is whole beyond doubt. An only message that is empty may end a broken one."""
-        is_only = not self._is_sent and not self._capture.is_empty
-        return self._capture.is_whole and (self._capture.has_length or is_only)
-
     async def _flush(self) -> None:
-        """Send what is pending."""
-        pending, self._pending = self._pending, []
-        for message in pending:
-            self._is_sent = self._capture.is_started  # what comes before the start is no part of the answer
+        for message in self._outgoing.due():
             if not self._is_client_gone:
                 try:
                     await self._server_send(message)
@@ -215,11 +154,10 @@ class Run:
         self._execution.close()
         # A beat that came after the settling would find no claim, and report it as lost.
         self._heartbeat.stop()
-        reply = await self._handler.settle(self._claim, ending, self._encoded, sent=self._is_sent)
+        reply = await self._handler.settle(self._claim, ending, self._encoded, sent=self._outgoing.is_sent)
         response = self._replies.instead(self._request, self._claim.operation, reply)
         if response is not None:
-            self._is_replaced = True
-            self._pending = messages(response)
+            self._outgoing.replace(response)
 
     async def _settle_in_turn(self) -> None:
         if not self._turns.take():
@@ -230,9 +168,6 @@ class Run:
                 await self._flush()
         finally:
             self._turns.end()
-
-    def _begin_hold(self) -> None:
-        self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
 
     def _end_hold(self) -> None:
         if self._hold is not None:
@@ -256,7 +191,7 @@ class Run:
         self._end_hold()
         if not self._is_settled:
             await self._settle(Discarded() if self._execution.discarded else Failed())
-            if self._is_replaced:
+            if self._outgoing.is_replaced:
                 await self._flush()
         elif self._late is not None:
             await asyncio.wait([self._late])
@@ -270,15 +205,3 @@ class Run:
             await self._settle_in_turn()
         if self._late is not None and self._late.done():
             self._late.result()
-
-
-def messages(response: Response) -> list[Message]:
-    """Return the messages of a whole response."""
-    start = {"type": "http.response.start", "status": response.status, "headers": list(response.headers)}
-    return [start, {"type": "http.response.body", "body": response.body}]
-
-
-async def send_response(send: Send, response: Response) -> None:
-    """Send a whole response."""
-    for message in messages(response):
-        await send(message)

@@ -232,9 +232,9 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
         match ended:
             case Complete(kept):
                 result = _result(kept, encode, claim)
-                return await to_its_end(lambda: self._complete(claim, ended, result, sent=sent))
+                return await to_its_end(self._complete, claim, ended, result, sent)
             case Release():
-                return await to_its_end(lambda: self._release(claim, ended))
+                return await to_its_end(self._release, claim, ended)
             case Abandon():
                 return Deliver()
             case _:
@@ -258,7 +258,11 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
             return _without_store(claim, self.config, error, waited=waited)
 
     async def _complete(
-        self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
+        self,
+        claim: Claim,
+        ended: Complete,
+        result: bytes | None,
+        sent: bool,  # noqa: FBT001 - passed on in order
     ) -> Deliver | Replay | Reject:
         try:
             outcome = await self.store.complete(claim, result)
