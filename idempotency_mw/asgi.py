@@ -137,8 +137,9 @@ class _Conversation:
         try:
             operation = await self._operation()
             if operation is not None:
-                pause = self._incoming.pause
-                decision = await self._handler.begin(operation, wait_seconds=self._waited, pause=pause)
+                decision = await self._handler.begin(
+                    operation, wait_seconds=self._waited, pause=self._incoming.pause
+                )
                 await self._follow(decision, operation)
         except ClientGoneError:
             return

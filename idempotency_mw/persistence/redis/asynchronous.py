@@ -100,6 +100,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         temporary = self._temporary(key, claim, result)
         if result is None or temporary is None:
             return await self._run(commands.complete(key, claim, result), commands.read_complete)
+        return await self._complete_large(key, claim, result, temporary)
+
+    async def _complete_large(self, key: str, claim: Claim, result: bytes, temporary: str) -> Settled | Lost:
         return await self._talk(key, lambda: commands.complete_large(key, claim, result, temporary))
 
     async def release(self, claim: Claim) -> bool:

@@ -112,10 +112,10 @@ class Wire(asyncio.Protocol):
     def _exchange(self, commands: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
         self._heard = self._loop.time()
-        if self._transport.is_closing():  # which is told in a moment; asyncio of Python 3.12 does not bear this
+        if self._transport.is_closing():  # which is told in a moment
             self.end("closed by the server")
             return
-        self._transport.writelines(commands)
+        self._transport.write(b"".join(commands))
         if self._heard + self._patience < self._looks:
             self._look_at(self._heard + self._patience)
 
@@ -150,7 +150,7 @@ class Wire(asyncio.Protocol):
     def _read_plain(self, data: bytes) -> bytes:
         """Read replies for as long as they are plain, and return what is left."""
         end = 0
-        while found := plain(data, end):
+        while end < len(data) and (found := plain(data, end)):
             reply, end = found
             self._take(reply)
         return data[end:]
@@ -181,12 +181,13 @@ class Wire(asyncio.Protocol):
             self._hand_out()
 
     def _hand_out(self) -> None:
-        for answer, reply in zip(self._due, self._replies, strict=True):
-            self._ends.pop(answer, None)
+        due, replies, ends = self._due, self._replies, self._ends
+        self._due, self._replies = [], []
+        self._were_many = len(due) > 1
+        for answer, reply in zip(due, replies, strict=True):
+            ends.pop(answer, None)
             if not answer.done():
                 answer.set_result(reply)
-        self._were_many = len(self._due) > 1
-        self._due, self._replies = [], []
         self._is_busy = bool(self._waiting)
         if self._is_busy:
             self._loop.call_soon(self._begin)
