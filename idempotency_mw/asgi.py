@@ -19,7 +19,7 @@ from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
-from idempotency_mw.handler import AsyncIdempotencyHandler, Decision
+from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Response
@@ -140,7 +140,10 @@ class _Conversation:
                 decision = await self._handler.begin(
                     operation, wait_seconds=self._waited, pause=self._incoming.pause
                 )
-                await self._follow(decision, operation)
+                if isinstance(decision, Execute):
+                    await self._run(decision)
+                else:
+                    await self._follow(decision, operation)
         except ClientGoneError:
             return
         finally:
@@ -183,14 +186,15 @@ class _Conversation:
         self._waited = None if waited is None else int(self._handler.waitable(waited))
         self._request = without_headers(self._request.method)
 
-    async def _follow(self, decision: Decision, operation: Operation) -> None:
+    def _run(self, started: Execute) -> Awaitable[None]:
+        storage_key = started.claim.operation.storage_key
+        execution = Execution(key=self._key, storage_key=storage_key, attempt=started.attempt)
+        run = Run(self._handler, self._exchange.replies, self._request, started, execution)
+        return run.serve(self._app, self._scope, self._body or b"", self._incoming, self._send)
+
+    async def _follow(self, decision: Replay | Reject | Unprotected, operation: Operation) -> None:
         replies = self._exchange.replies
         match decision:
-            case Execute():
-                key, attempt = self._key, decision.attempt
-                execution = Execution(key=key, storage_key=operation.storage_key, attempt=attempt)
-                run = Run(self._handler, replies, self._request, decision, execution)
-                await run.serve(self._app, self._scope, self._body or b"", self._incoming, self._send)
             case Replay():
                 stored = replies.replay(self._request, operation, decision.record, waited=self._waited)
                 await self._answer(stored)

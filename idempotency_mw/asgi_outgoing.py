@@ -61,7 +61,8 @@ class Outgoing:
         if self._capture.is_started:
             raise RuntimeError("the app has sent http.response.start twice")
         headers = tuple([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
-        self._capture.start(message["status"], tuple([(name.lower(), value) for name, value in headers]))
+        lowered = tuple([line if line[0].islower() else (line[0].lower(), line[1]) for line in headers])
+        self._capture.start(message["status"], lowered)
         return {**message, "headers": list(self._replies.without_marker(headers))}
 
     def _take_body(self, message: Message, *, is_settled: bool) -> ToDo:

@@ -98,6 +98,7 @@ class AsyncHeartbeat:
         self._stopped = True
         if self._line is not None:
             self._line.leave(self)
+            self._line = None
 
     async def beat(self) -> float | None:
         """Extend the lease once, and return the seconds until the next time, or None for never."""
