@@ -23,7 +23,8 @@ from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct import DirectRedis, can_be_direct
 from idempotency_mw.persistence.redis.resp import packed
-from idempotency_mw.persistence.redis.wire import Wire, _Stream
+from idempotency_mw.persistence.redis.stream import Stream
+from idempotency_mw.persistence.redis.wire import Wire
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -423,7 +424,7 @@ async def test_replies_are_read_wherever_the_bytes_are_cut(any_server, protocol)
 
 
 def test_a_parser_that_takes_whatever_comes_gets_it():
-    stream = _Stream()
+    stream = Stream()
     reading = stream.read(1 << 16)
     reading.send(None)
     stream.arrived += b"+OK\r\n"
@@ -771,8 +772,8 @@ def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_close
         for _ in range(3):
             asyncio.run(wait_in_line())
         gc.collect()
-        assert len(layer._turns) == 2
-        assert open_yet.get_loop() in layer._turns
+        assert len(layer._queues._queues) == 2
+        assert open_yet.get_loop() in layer._queues._queues
 
 
 async def used_and_closed(layer):

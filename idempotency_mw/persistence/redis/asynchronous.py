@@ -8,19 +8,19 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import async_client, closers, most_at_once
+from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.direct import DirectRedis
 from idempotency_mw.persistence.redis.dropping import drop
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis.queues import Queues
 from idempotency_mw.persistence.redis.trips import RAW, Talk
 
 __all__ = ["AsyncRedisPersistenceLayer"]
@@ -59,9 +59,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         )
         self._direct = direct
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int, int]] = {}  # process, thread
-        # For what is answered at once, and for claims that wait for replicas: results must not queue behind those.
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
-        self._turns = WeakKeyDictionary()
+        self._queues = Queues(for_replicas=bool(min_replicas))
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
@@ -203,7 +201,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
         async def ask() -> Reply:
             client = self._client()
-            async with self._turn(client, waits=waits):
+            async with self._queues.of(client, waits=waits):
                 return await trips.ask_async(client, key, begin())
 
         return await self._within_deadline(ask, asyncio.get_running_loop().time() + self.timeout_seconds)
@@ -238,29 +236,11 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         client = self._client()
         if isinstance(client, DirectRedis):
             return await _said(client, call)  # single commands share a connection: nobody keeps another from it
-        async with self._turn(client):
+        async with self._queues.of(client):
             return await _said(client, call)
 
     async def _ask_by_text(self, call: Call) -> Any:
         return await self._client().execute_command(*call.by_text, **RAW)
-
-    def _turn(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
-        """Return what lets a few at a time ask the client on this loop: first come, first served."""
-        loop = asyncio.get_running_loop()
-        turns = self._turns.get(loop)
-        if turns is None:
-            self._forget_turns_of_closed_loops()
-            most = most_at_once(client)
-            waiting = most // 2 if self.min_replicas else 0
-            turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
-            self._turns[loop] = turns
-        return turns[waits]
-
-    def _forget_turns_of_closed_loops(self) -> None:
-        """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
-        for known in self._turns.keyrefs():
-            if (loop := known()) is not None and loop.is_closed():
-                self._turns.pop(loop, None)
 
     async def _release_in_doubt(self, claim: Claim) -> None:
         call = commands.release(self._key(claim), claim)

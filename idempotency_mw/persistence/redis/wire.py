@@ -15,10 +15,9 @@ This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` 
 # ruff: noqa: SLF001
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context
 from math import inf
-from types import coroutine
 from typing import Any
 
 import redis._parsers
@@ -27,6 +26,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import plain
+from idempotency_mw.persistence.redis.stream import Stream
 
 __all__ = ["Wire"]
 
@@ -49,7 +49,7 @@ class Wire(asyncio.Protocol):
         self._connection = connection
         self._transport = connection._writer.transport
         self._loop = asyncio.get_running_loop()
-        self._stream = connection._parser._stream = _Stream()
+        self._stream = connection._parser._stream = Stream()
         self._keeps_bytes = not isinstance(connection._parser, _KEEP_NOTHING)
         self._parsing: Coroutine[Any, Any, Any] | None = None
         self._due: list[asyncio.Future[Any]] = []
@@ -238,35 +238,3 @@ class Wire(asyncio.Protocol):
         """As `asyncio.Protocol.connection_lost`."""
         self.end(str(exc or "closed by the server"))
         self._usual.connection_lost(exc)  # redis-py may be waiting for it
-
-
-class _Stream:
-    """What has arrived, by those methods of `asyncio.StreamReader` with which redis-py's parsers read."""
-
-    def __init__(self) -> None:
-        self.arrived = bytearray()
-
-    async def read(self, _size: int) -> bytes:
-        while not self.arrived:
-            await _more()
-        return self._take(len(self.arrived))
-
-    async def readexactly(self, size: int) -> bytes:
-        while len(self.arrived) < size:
-            await _more()
-        return self._take(size)
-
-    async def readline(self) -> bytes:
-        while not (size := self.arrived.find(b"\n") + 1):
-            await _more()
-        return self._take(size)
-
-    def _take(self, size: int) -> bytes:
-        taken = bytes(self.arrived[:size])
-        del self.arrived[:size]
-        return taken
-
-
-@coroutine
-def _more() -> Generator[None]:
-    yield
