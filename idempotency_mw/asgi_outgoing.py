@@ -35,9 +35,9 @@ class Outgoing:
 
     def take(self, message: Message, *, is_settled: bool) -> ToDo:
         """Take a message, and say what to do now."""
-        kind = message["type"]
         if self.is_replaced:
             return "wait"
+        kind = message["type"]
         if kind == "http.response.start":
             self._pending.append(self._started(message))
             return "wait"
