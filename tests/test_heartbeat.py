@@ -451,8 +451,9 @@ def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
 
     async def beaten(each, times):
         each.start()
-        while store.extended.count(each._claim.storage_key) < times:
-            await asyncio.sleep(0.002)
+        async with asyncio.timeout(5):
+            while store.extended.count(each._claim.storage_key) < times:
+                await asyncio.sleep(0.002)
         return weakref.ref(asyncio.get_running_loop())
 
     first = asyncio.new_event_loop()
@@ -466,7 +467,7 @@ def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
     over = asyncio.run(beaten(beating[-1], 2))
     gc.collect()
     assert closed() is None
-    asyncio.run(asyncio.wait_for(beaten(AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse), 1), 5))
+    asyncio.run(beaten(AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse), 1))
     del beating[:]
     gc.collect()
     assert over() is None
@@ -475,10 +476,10 @@ def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
 async def test_a_beat_has_the_context_of_its_request():
     class Seeing(AsyncStore):
         async def extend(self, claim):
-            seen.append(request.get())
+            seen.append(request.get(None))
             return await super().extend(claim)
 
-    seen: list[str] = []
+    seen: list[str | None] = []
     request: ContextVar[str] = ContextVar("request")
     pulse = AsyncPulse(0.01)
     for name in ("first", "second"):

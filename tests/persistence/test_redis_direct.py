@@ -779,3 +779,26 @@ def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_close
 async def used_and_closed(layer):
     async with layer:
         assert await layer.acquire(a_claim()) == Acquired(1)
+
+
+READONLY = b"-READONLY You can't write against a read only replica.\r\n"
+
+
+@pytest.mark.parametrize("is_together", [False, True], ids=["shared", "alone"])
+async def test_a_connection_whose_server_is_a_replica_now_is_closed_and_the_next_who_ask_get_another(
+    any_server, is_together
+):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            if is_together:
+                await client.together([("ECHO", "x")])
+            before = connections(client)
+            proxy.when(b"ECHO", "answer request", reply=READONLY)
+            if is_together:
+                assert [type(each) for each in await client.together([("ECHO", "x")])] == [redis.ReadOnlyError]
+            else:
+                with pytest.raises(redis.ReadOnlyError):
+                    await echo(client, "refused")
+            assert connections(client) == before - 1
+            await echo(client, "after")
