@@ -18,7 +18,7 @@ from typing import Any
 from idempotency_mw.core.record import Claim, Operation, Settled, Status
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer, commands
-from idempotency_mw.persistence.redis.resp import packed
+from idempotency_mw.persistence.redis.resp import packed, pieces
 from tests.servers import RedisServer
 
 __all__ = ["ALIKE", "IN_USE", "measures", "way_taken"]
@@ -46,7 +46,7 @@ def _script(key: str, claim: Claim, result: bytes) -> Sent:
 def _renamed(key: str, claim: Claim, result: bytes) -> Sent:
     temporary = commands.temporary_key(PREFIX, key, claim.token) or ""
     together: Any = next(commands.complete_large(key, claim, result, temporary))
-    return b"".join(map(packed, together)), b"+OK\r\n:1\r\n"
+    return b"".join(pieces(together)), b"+OK\r\n:1\r\n"
 
 
 ALIKE: dict[str, Callable[[str, Claim, bytes], Sent]] = {"SET": _plain, "script": _script, "renamed": _renamed}

@@ -9,17 +9,20 @@ from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import Any, assert_never
 
-from idempotency_mw.asgi_incoming import ClientGoneError, Incoming
-from idempotency_mw.asgi_run import SCOPE_KEY, ASGIApp, Receive, Run, Scope, Send, send_response
-from idempotency_mw.aws import lifetime, viewer_headers
+from idempotency_mw.asgi_incoming import ClientGoneError, Incoming, end, request_of, without_headers
+from idempotency_mw.asgi_outgoing import messages
+from idempotency_mw.asgi_run import SCOPE_KEY, Run
+from idempotency_mw.asgi_types import ASGIApp, Receive, Scope, Send
+from idempotency_mw.aws import lifetime
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
+from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
-from idempotency_mw.http.message import Request, grouped
+from idempotency_mw.http.message import Response
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache
 from idempotency_mw.persistence.threaded import as_async
@@ -64,23 +67,22 @@ class IdempotencyMiddleware:
             scope["type"] != "http"
             or scope["method"] in self._passing
             or self._is_unkeyed(scope["headers"])
-            or isinstance(scope.get(SCOPE_KEY), Execution)  # mounted twice
+            or (SCOPE_KEY in scope and isinstance(scope[SCOPE_KEY], Execution))  # mounted twice
             or (exchange := self._rules.exchange or await self._resolved(scope)) is None
             or not exchange.protects(scope["method"])
         ):
             await self.app(scope, receive, send)
             return
-        left = lifetime(scope["aws.context"]) if "aws.context" in scope else None
-        if left is None:
-            await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
+        if "aws.context" in scope:
+            await self._serve_invocation(lifetime(scope["aws.context"]), exchange, scope, receive, send)
         else:
-            await self._serve_within(left, exchange, scope, receive, send)
+            await _Conversation(self.app, self._handler, exchange, self._ask).serve(scope, receive, send)
 
-    async def _serve_within(
-        self, left: Left, exchange: Exchange, scope: Scope, receive: Receive, send: Send
+    async def _serve_invocation(
+        self, left: Left | None, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Serve a Lambda invocation: it is frozen, or killed, when its time is over."""
-        handler = self._handler.within(left)
+        """Serve a Lambda invocation: it is frozen when it is over, or killed when its time is."""
+        handler = self._handler if left is None else self._handler.within(left)
         try:
             await _Conversation(self.app, handler, exchange, self._ask).serve(scope, receive, send)
         finally:
@@ -89,10 +91,11 @@ class IdempotencyMiddleware:
     def _is_unkeyed(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         # A plain loop, the length first: half the instructions of any(), on each request of the app. Names come in
         # any case: Hypercorn hands them on as they were sent, with h11_pass_raw_headers.
-        if self._sought is None:
+        sought, length = self._sought, self._sought_length
+        if sought is None:
             return False
         for name, _ in headers:  # noqa: SIM110
-            if len(name) == self._sought_length and name.lower() == self._sought:
+            if len(name) == length and name.lower() == sought:
                 return False
         return True
 
@@ -103,7 +106,15 @@ class IdempotencyMiddleware:
 
 
 class _Conversation:
-    """One request that may have a key, from its head to the decision about it."""
+    """One request that may have a key, from its head to the decision about it.
+
+    While it waits for the store, little of it lives: Python's collector looks at all that does, again and again.
+    """
+
+    __slots__ = (
+        *("_app", "_ask", "_exchange", "_handler"),
+        *("_body", "_incoming", "_key", "_request", "_scope", "_send", "_waited"),
+    )
 
     def __init__(
         self, app: ASGIApp, handler: AsyncIdempotencyHandler, exchange: Exchange, ask: Ask | None
@@ -112,6 +123,9 @@ class _Conversation:
         self._handler = handler
         self._exchange = exchange
         self._ask = ask
+        self._key = ""
+        self._body: bytes | None = None
+        self._waited: int | None = None
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or let it pass."""
@@ -119,88 +133,90 @@ class _Conversation:
         self._scope = scope
         self._incoming = Incoming(receive)
         self._send = send
-        self._request = _request(scope, self._exchange.read_headers)
-        wanted = self._exchange.head(self._request)
-        match wanted:
-            case Pass():
-                await self._app(scope, receive, send)
-            case Refuse(refusal):
-                await send_response(self._send, self._exchange.replies.refusal(self._request, refusal))
-            case Wanted():
-                try:
-                    await self._serve_wanted(wanted)
-                except ClientGoneError:
-                    return
-                finally:
-                    await self._incoming.close()
-            case _:
-                assert_never(wanted)
+        self._request = request_of(scope, self._exchange.read_headers)
+        try:
+            operation = await self._operation()
+            if operation is not None:
+                decision = await self._handler.begin(
+                    operation, wait_seconds=self._waited, pause=self._incoming.pause
+                )
+                if isinstance(decision, Execute):
+                    await self._run(decision)
+                else:
+                    await self._follow(decision, operation)
+        except ClientGoneError:
+            return
+        finally:
+            if (unheard := self._incoming.unheard()) is not None:
+                await end(unheard)
 
-    async def _serve_wanted(self, wanted: Wanted) -> None:
-        body = await self._incoming.body(self._exchange.http.max_request_body)
-        if body is None:
-            keyed: Pass | Refuse | Keyed = self._exchange.body_too_large()
-            body = b""
-        else:
-            keyed = self._exchange.keyed(wanted, body)
+    async def _operation(self) -> Operation | None:
+        """Return what is asked for; None once the request was refused, or has passed."""
+        keyed = await self._keyed()
         match keyed:
-            case Pass():
-                await self._pass(body)
-            case Refuse(refusal):
-                await send_response(self._send, self._exchange.replies.refusal(self._request, refusal))
             case Keyed():
-                await self._serve_keyed(keyed, body)
+                hook = self._exchange.http.caller
+                caller = None if hook is None else await self._caller(hook)
+                operation = self._exchange.operation(self._request, keyed, caller)
+                if isinstance(operation, Operation):
+                    self._prepare(keyed.key)
+                    return operation
+                await self._answer(self._exchange.replies.refusal(self._request, operation.refusal))
+            case Pass():
+                await self._pass()
+            case Refuse():
+                await self._answer(self._exchange.replies.refusal(self._request, keyed.refusal))
             case _:
                 assert_never(keyed)
+        return None
 
-    async def _serve_keyed(self, keyed: Keyed, body: bytes) -> None:
-        caller = None if self._exchange.http.caller is None else await self._caller(self._exchange.http.caller)
-        operation = self._exchange.operation(self._request, keyed, caller)
-        if isinstance(operation, Refuse):
-            await send_response(self._send, self._exchange.replies.refusal(self._request, operation.refusal))
-            return
+    async def _keyed(self) -> Pass | Refuse | Keyed:
+        wanted = self._exchange.head(self._request)
+        if not isinstance(wanted, Wanted):
+            return wanted
+        body = await self._incoming.body(self._exchange.http.max_request_body)
+        if body is None:
+            return self._exchange.body_too_large()
+        self._body = body
+        return self._exchange.keyed(wanted, body)
+
+    def _prepare(self, key: str) -> None:
+        self._key = key
         waited = self._exchange.wait(self._request)
-        if waited is not None:
-            waited = int(self._handler.waitable(waited))
-        decision = await self._handler.begin(operation, wait_seconds=waited, pause=self._incoming.pause)
+        self._waited = None if waited is None else int(self._handler.waitable(waited))
+        self._request = without_headers(self._request.method)
+
+    def _run(self, started: Execute) -> Awaitable[None]:
+        storage_key = started.claim.operation.storage_key
+        execution = Execution(key=self._key, storage_key=storage_key, attempt=started.attempt)
+        run = Run(self._handler, self._exchange.replies, self._request, started, execution)
+        return run.serve(self._app, self._scope, self._body or b"", self._incoming, self._send)
+
+    async def _follow(self, decision: Replay | Reject | Unprotected, operation: Operation) -> None:
+        replies = self._exchange.replies
         match decision:
-            case Execute(_, attempt):
-                execution = Execution(key=keyed.key, storage_key=operation.storage_key, attempt=attempt)
-                run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
-                await run.serve(self._app, self._scope, body, self._incoming, self._send)
-            case Unprotected():
-                await self._pass(body)
-            case Replay(record):
-                stored = self._exchange.replies.replay(self._request, operation, record, waited=waited)
-                await send_response(self._send, stored)
+            case Replay():
+                stored = replies.replay(self._request, operation, decision.record, waited=self._waited)
+                await self._answer(stored)
             case Reject():
-                rejection = self._exchange.replies.rejection(self._request, decision, waited=waited)
-                await send_response(self._send, rejection)
+                await self._answer(replies.rejection(self._request, decision, waited=self._waited))
+            case Unprotected():
+                await self._pass()
             case _:
                 assert_never(decision)
 
-    async def _pass(self, body: bytes) -> None:
-        self._incoming.again(body)
+    async def _answer(self, response: Response) -> None:
+        for message in messages(response):
+            await self._send(message)
+
+    async def _pass(self) -> None:
+        if self._body is not None:
+            self._incoming.again(self._body)
         await self._app(self._scope, self._incoming, self._send)
 
     async def _caller(self, hook: Hook) -> object:
         assert self._ask is not None  # noqa: S101 - for the type checker
         return await self._ask(hook, self._scope)
-
-
-def _request(scope: Scope, names: frozenset[bytes]) -> Request:
-    """Return the request with its headers of these names."""
-    path, root = scope["path"], scope.get("root_path", "")
-    headers = ("aws.event" in scope and viewer_headers(scope["aws.event"])) or scope["headers"]
-    # Servers differ: with some the path has the prefix of the mount, with others it does not.
-    if root and path != root and not path.startswith(root.rstrip("/") + "/"):
-        path = root.rstrip("/") + path
-    return Request(
-        method=scope["method"].upper(),
-        path=path,
-        query=scope.get("query_string", b""),
-        lines=grouped(headers, names),
-    )
 
 
 def _layer(

@@ -1,22 +1,43 @@
-"""What the server has for one request: its body, then word of its client.
+"""What the server has for one request: its head, its body, then word of its client.
 
 Nothing that the server says is lost. A `receive` that was begun while a duplicate waited, and was not needed after
 all, is never cancelled while somebody may still ask: it is what the next one who asks awaits.
 """
 
 import asyncio
+from functools import lru_cache
 
-from idempotency_mw.asgi_run import Message, Receive
+from idempotency_mw.asgi_types import Message, Receive, Scope
+from idempotency_mw.aws import viewer_headers
+from idempotency_mw.http.message import Request, grouped
 
-__all__ = ["ClientGoneError", "Incoming"]
+__all__ = ["ClientGoneError", "Incoming", "end", "request_of", "without_headers"]
 
 
 class ClientGoneError(Exception):
     """Nobody is there to answer to."""
 
 
+def request_of(scope: Scope, names: frozenset[bytes]) -> Request:
+    """Return the request with its headers of these names."""
+    path, root = scope["path"], scope.get("root_path", "")
+    headers = ("aws.event" in scope and viewer_headers(scope["aws.event"])) or scope["headers"]
+    # Servers differ: with some the path has the prefix of the mount, with others it does not.
+    if root and path != root and not path.startswith(root.rstrip("/") + "/"):
+        path = root.rstrip("/") + path
+    return Request(scope["method"].upper(), path, scope.get("query_string", b""), grouped(headers, names))
+
+
+@lru_cache
+def without_headers(method: str) -> Request:
+    """Return what is left of a request once it is known what it asks for: answers depend on its method alone."""
+    return Request(method, "", b"", {})
+
+
 class Incoming:
-    """One request's messages: call it as the app calls `receive`. `close` it when the request is over."""
+    """One request's messages: call it as the app calls `receive`. `end` what is unheard when all is over."""
+
+    __slots__ = ("_begun", "_body", "_receive")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -37,17 +58,17 @@ class Incoming:
         """Return the whole body, or None where it exceeds the limit. Raises `ClientGoneError`."""
         chunks: list[bytes] = []
         length = 0
-        more = True
-        while more:
-            message = await self()
+        while True:
+            message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            chunks.append(message.get("body", b""))
-            length += len(chunks[-1])
+            chunk = message.get("body", b"")
+            length += len(chunk)
             if length > limit:
                 return None
-            more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if not message.get("more_body", False):
+                return b"".join([*chunks, chunk]) if chunks else chunk
+            chunks.append(chunk)
 
     def again(self, body: bytes) -> None:
         """Give a body that was read once more, before what the server says next."""
@@ -66,8 +87,12 @@ class Incoming:
         # Not a message to expect here; but it must not make us ask the store without a pause.
         await asyncio.sleep(seconds)
 
-    async def close(self) -> None:
-        """Leave no task behind: on Lambda the loop stands still after the call."""
-        if self._begun is not None:
-            self._begun.cancel()
-            await asyncio.wait([self._begun], timeout=1)
+    def unheard(self) -> asyncio.Future[Message] | None:
+        """Return the `receive` that is under way and that nobody has asked for, if there is one."""
+        return self._begun
+
+
+async def end(receiving: asyncio.Future[Message]) -> None:
+    """Leave no task behind: on Lambda the loop stands still after the call."""
+    receiving.cancel()
+    await asyncio.wait([receiving], timeout=1)

@@ -13,23 +13,18 @@ A client that goes away is not the app's business: it runs to its end, and its a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
-from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed
+from idempotency_mw.asgi_outgoing import Outgoing
+from idempotency_mw.asgi_types import ASGIApp, Message, Receive, Scope, Send
+from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed, Kept
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
-from idempotency_mw.http.message import Request, Response
+from idempotency_mw.http.message import Request
 from idempotency_mw.http.replies import Replies
 from idempotency_mw.shielding import until_done
+from idempotency_mw.turns import Turns
 
-__all__ = ["SCOPE_KEY", "ASGIApp", "Message", "Receive", "Run", "Scope", "Send", "send_response"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+__all__ = ["SCOPE_KEY", "Run"]
 
 SCOPE_KEY = "idempotency"
 HOLD_SECONDS = 0.05
@@ -57,14 +52,12 @@ class Run:
         self._execution = execution
         self._heartbeat = handler.heartbeat(decision.claim)
         self._capture = replies.capture(request)
-        self._pending: list[Message] = []  # to be sent before anything else is
-        self._sending = asyncio.Lock()  # an app may send from several tasks: nothing overtakes the settling
-        self._is_ended = False  # the app has sent what it calls its last message
+        self._outgoing = Outgoing(self._capture, replies)
+        self._turns = Turns()  # an app may send from several tasks: nothing overtakes the settling
         self._is_settled = False
-        self._is_sent = False  # some of the app's own answer is out
-        self._is_replaced = False  # the client got, or gets, another answer than the app's
         self._is_client_gone = False
-        self._is_answered = asyncio.Event()
+        self._is_answered = False
+        self._answered: asyncio.Event | None = None  # for who waits for that
         self._hold: asyncio.TimerHandle | None = None
         self._late: asyncio.Task[None] | None = None
 
@@ -81,13 +74,15 @@ class Run:
             await self._after_exception()
             raise
         else:
-            await self._after_return()
+            if not self._is_over():
+                await self._after_return()
         finally:
             # Cancelled or interrupted, the claim is left as it is: what the app started may still go on.
             self._end_hold()
-            await self._end_late()
+            if self._late is not None:
+                await self._end_late(self._late)
             self._heartbeat.stop()
-            self._is_answered.set()
+            self._note_answered()
 
     def _inner_scope(self, scope: Scope) -> Scope:
         inner = dict(scope)
@@ -106,104 +101,73 @@ class Run:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
-        await self._is_answered.wait()
+        if not self._is_answered:
+            self._answered = self._answered or asyncio.Event()
+            await self._answered.wait()
         return await self._server_receive()
+
+    def _note_answered(self) -> None:
+        self._is_answered = True
+        if self._answered is not None:
+            self._answered.set()
 
     # What the app sends.
 
     async def send(self, message: Message) -> None:
         """Take one message of the app's answer."""
-        async with self._sending:
-            if not self._is_replaced:
-                await self._send(message)
-
-    async def _send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._pending.append(self._started(message))
-        elif message["type"] == "http.response.body" and not self._is_ended:
-            await self._send_body(message)
-        elif self._pending:
-            self._pending.append(message)
-        else:
-            await self._forward(message)
-
-    def _started(self, message: Message) -> Message:
-        if self._capture.is_started:
-            raise RuntimeError("the app has sent http.response.start twice")
-        headers = tuple([(bytes(name), bytes(value)) for name, value in message.get("headers", ())])
-        self._capture.start(message["status"], tuple([(name.lower(), value) for name, value in headers]))
-        return {**message, "headers": list(self._replies.without_marker(headers))}
-
-    async def _send_body(self, message: Message) -> None:
-        if not self._capture.is_started:
-            raise RuntimeError("the app has sent http.response.body before http.response.start")
-        is_last = not message.get("more_body", False)
-        self._capture.add(message.get("body", b""))  # which refuses what is no body: then nothing was taken
-        if is_last:
-            self._is_ended = True
-            self._capture.finish()
-        if self._is_settled:
-            await self._flush(message)
-        elif self._is_known_whole():
-            await self._settle_and_flush(message)
-        elif is_last and not self._capture.has_length:
-            self._pending.append(message)
-            self._begin_hold()
-        elif not self._capture.is_bodiless:  # its head alone is a whole answer, and no client gets this part
-            await self._flush(message)
-
-    def _is_known_whole(self) -> bool:
-        """Tell whether the answer is whole beyond doubt. An only message that is empty may end a broken one."""
-        is_only = not self._is_sent and not self._capture.is_empty
-        return self._capture.is_whole and (self._capture.has_length or is_only)
-
-    async def _flush(self, *messages: Message) -> None:
-        """Send what is pending, and these messages."""
-        pending, self._pending = self._pending, []
-        for message in (*pending, *messages):
-            self._is_sent = True
-            await self._forward(message)
-        if self._is_settled:
-            self._is_answered.set()
-
-    async def _forward(self, message: Message) -> None:
-        if self._is_client_gone:
-            return
+        if not self._turns.take():
+            await self._turns.wait()
         try:
-            await self._server_send(message)
-        except OSError:
-            # ASGI, since 2.4: the client has gone. Not the app's business.
-            self._is_client_gone = True
+            to_do = self._outgoing.take(message, is_settled=self._is_settled)
+            if to_do == "settle":
+                await self._settle(self._verdict())
+                await self._flush()
+            elif to_do == "send":
+                await self._flush()
+            elif to_do == "hold":
+                self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
+        finally:
+            self._turns.end()
+
+    async def _flush(self) -> None:
+        for message in self._outgoing.due():
+            if not self._is_client_gone:
+                try:
+                    await self._server_send(message)
+                except OSError:
+                    # ASGI, since 2.4: the client has gone. Not the app's business.
+                    self._is_client_gone = True
+        if self._is_settled:
+            self._note_answered()
 
     # How it ends.
 
+    def _verdict(self) -> Ending:
+        return self._replies.verdict(self._capture, discarded=self._execution.discarded)
+
+    def _encoded(self, kept: Kept) -> bytes | None:
+        return self._replies.encode(kept, self._capture)
+
     async def _settle(self, ending: Ending) -> None:
-        """Settle once; where the claim was lost and nothing is out yet, answer as the record says now."""
+        """Settle once; where the claim was lost and nothing is out yet, the answer is what the record says now."""
         self._is_settled = True
         self._execution.close()
         # A beat that came after the settling would find no claim, and report it as lost.
         self._heartbeat.stop()
-        reply = await self._handler.settle(
-            self._claim,
-            ending,
-            lambda kept: self._replies.encode(kept, self._capture),
-            sent=self._is_sent,
-        )
+        reply = await self._handler.settle(self._claim, ending, self._encoded, sent=self._outgoing.is_sent)
         response = self._replies.instead(self._request, self._claim.operation, reply)
-        if response is None:
-            return
-        self._is_replaced = True
-        self._pending.clear()
-        await send_response(self._forward, response)
-        self._is_answered.set()
+        if response is not None:
+            self._outgoing.replace(response)
 
-    async def _settle_and_flush(self, *messages: Message) -> None:
-        await self._settle(self._replies.verdict(self._capture, discarded=self._execution.discarded))
-        if not self._is_replaced:
-            await self._flush(*messages)
-
-    def _begin_hold(self) -> None:
-        self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._after_hold)
+    async def _settle_in_turn(self) -> None:
+        if not self._turns.take():
+            await self._turns.wait()
+        try:
+            if not self._is_settled:
+                await self._settle(self._verdict())
+                await self._flush()
+        finally:
+            self._turns.end()
 
     def _end_hold(self) -> None:
         if self._hold is not None:
@@ -215,34 +179,29 @@ class Run:
     async def _settle_late(self) -> None:
         for _ in range(HOLD_TURNS):
             await asyncio.sleep(0)
-        async with self._sending:
-            if not self._is_settled:
-                await self._settle_and_flush()
+        await self._settle_in_turn()
 
-    async def _end_late(self) -> None:
+    async def _end_late(self, late: asyncio.Task[None]) -> None:
         """Cancelled while it settles, see its write done; but not its sending, which may take for ever."""
-        if self._late is not None and not self._late.done():
-            self._late.cancel()
-            await until_done(self._late)
+        if not late.done():
+            late.cancel()
+            await until_done(late)
 
     async def _after_exception(self) -> None:
         self._end_hold()
         if not self._is_settled:
             await self._settle(Discarded() if self._execution.discarded else Failed())
+            if self._outgoing.is_replaced:
+                await self._flush()
         elif self._late is not None:
             await asyncio.wait([self._late])
 
+    def _is_over(self) -> bool:
+        return self._is_settled and self._late is None and not self._turns.is_taken
+
     async def _after_return(self) -> None:
         self._end_hold()
-        if not self._is_settled or self._sending.locked():
-            async with self._sending:
-                if not self._is_settled:
-                    await self._settle_and_flush()
+        if not self._is_settled or self._turns.is_taken:
+            await self._settle_in_turn()
         if self._late is not None and self._late.done():
             self._late.result()
-
-
-async def send_response(send: Send, response: Response) -> None:
-    """Send a whole response."""
-    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
-    await send({"type": "http.response.body", "body": response.body})

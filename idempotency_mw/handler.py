@@ -19,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import cached_property
 from os import urandom
 from typing import Generic, Self, TypeVar, assert_never
 
@@ -44,7 +45,7 @@ from idempotency_mw.core.machine import (
 )
 from idempotency_mw.core.record import Claim, Lost, Operation, Settled
 from idempotency_mw.errors import IdempotencyPersistenceLayerError, IdempotencyRecordError
-from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+from idempotency_mw.heartbeat import AsyncHeartbeat, AsyncPulse, Heartbeat
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.shielding import to_its_end
 from idempotency_mw.waiting import Left, Waiters, pauses, waitable
@@ -213,7 +214,11 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
 
     def heartbeat(self, claim: Claim) -> AsyncHeartbeat:
         """Return what keeps the claim's lease, not started."""
-        return AsyncHeartbeat(self.store, claim, self.config)
+        return AsyncHeartbeat(self.store, claim, self.config, self._pulse)
+
+    @cached_property
+    def _pulse(self) -> AsyncPulse:
+        return AsyncPulse(self.config.lease_seconds / 3)
 
     async def settle(
         self, claim: Claim, ending: Ending, encode: Encode, *, sent: bool = False
@@ -227,9 +232,9 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
         match ended:
             case Complete(kept):
                 result = _result(kept, encode, claim)
-                return await to_its_end(lambda: self._complete(claim, ended, result, sent=sent))
+                return await to_its_end(self._complete, claim, ended, result, sent)
             case Release():
-                return await to_its_end(lambda: self._release(claim, ended))
+                return await to_its_end(self._release, claim, ended)
             case Abandon():
                 return Deliver()
             case _:
@@ -240,6 +245,7 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
 
         For a process that is frozen when its call is over: nothing of ours may go on in the next one.
         """
+        self._pulse.line().rest()
         until_released = getattr(self.store, "until_released", None)
         if until_released is not None:
             await until_released(self.waitable(LONGEST_FINISH))
@@ -252,7 +258,11 @@ class AsyncIdempotencyHandler(_Handler[AsyncPersistenceLayer]):
             return _without_store(claim, self.config, error, waited=waited)
 
     async def _complete(
-        self, claim: Claim, ended: Complete, result: bytes | None, *, sent: bool
+        self,
+        claim: Claim,
+        ended: Complete,
+        result: bytes | None,
+        sent: bool,  # noqa: FBT001 - passed on in order
     ) -> Deliver | Replay | Reject:
         try:
             outcome = await self.store.complete(claim, result)

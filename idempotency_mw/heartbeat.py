@@ -1,8 +1,8 @@
 """Extends leases while apps run, at every third of a lease.
 
-For async code each claim has a timer of its event loop, and a task only for the moment of an extension. For
-blocking code one thread, for all claims of the process, started with the first: the one global of this package,
-because a thread belongs to a process.
+For async code a handler has one timer on each event loop, and a claim has a task only for the moment of an
+extension. For blocking code one thread, for all claims of the process, started with the first: the one global of
+this package, because a thread belongs to a process.
 """
 
 import asyncio
@@ -10,7 +10,9 @@ import heapq
 import itertools
 import os
 import threading
+from collections import OrderedDict
 from contextlib import suppress
+from contextvars import Context, copy_context
 from time import monotonic
 
 from idempotency_mw import report
@@ -18,7 +20,7 @@ from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.record import Claim
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 
-__all__ = ["AsyncHeartbeat", "Heartbeat"]
+__all__ = ["AsyncHeartbeat", "AsyncPulse", "Heartbeat"]
 
 
 class Heartbeat:
@@ -68,28 +70,35 @@ class Heartbeat:
 class AsyncHeartbeat:
     """Keeps one claim's lease for asyncio code, from `start` to `stop`."""
 
-    def __init__(self, store: AsyncPersistenceLayer, claim: Claim, config: IdempotencyConfig) -> None:
+    __slots__ = ("_claim", "_config", "_context", "_ends", "_extending", "_line", "_pulse", "_stopped", "_store")
+
+    def __init__(
+        self, store: AsyncPersistenceLayer, claim: Claim, config: IdempotencyConfig, pulse: "AsyncPulse"
+    ) -> None:
         self._store = store
         self._claim = claim
-        self._enabled = config.heartbeat
-        self._interval = config.lease_seconds / 3
-        self._longest = config.max_execution_seconds
+        self._config = config
+        self._pulse = pulse
         self._ends = 0.0
         self._stopped = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._line: _Line | None = None
+        self._context: Context | None = None
         self._extending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin; nothing is sent before a third of the lease has passed."""
-        self._ends = monotonic() + self._longest
-        if self._enabled:
-            self._again()
+        if self._config.heartbeat:
+            self._ends = monotonic() + self._config.max_execution_seconds
+            self._context = copy_context()  # what a beat reports, it reports of this request
+            self._line = self._pulse.line()
+            self._line.add(self)
 
     def stop(self) -> None:
         """End; may be called at any time, and again. An extension under way goes on, and harms nothing."""
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._line is not None:
+            self._line.leave(self)
+            self._line = None
 
     async def beat(self) -> float | None:
         """Extend the lease once, and return the seconds until the next time, or None for never."""
@@ -100,23 +109,83 @@ class AsyncHeartbeat:
             return None
         try:
             if await self._store.extend(self._claim) or self._stopped:
-                return self._interval
+                return self._pulse.seconds
         except Exception as error:  # noqa: BLE001 - a layer's own error must not end the beats of all claims
             report.lease_not_extended(self._claim.storage_key, error)
-            return self._interval
+            return self._pulse.seconds
         report.lease_lost(self._claim.storage_key)
         return None
 
-    def _again(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._interval, self._wake)
+    def wake(self, line: "_Line") -> None:
+        """Beat, and wait in line again."""
+        # A loop holds its tasks weakly; this reference keeps the task alive.
+        self._extending = line.loop.create_task(self._beat_and_go_on(line), context=self._context)
+
+    async def _beat_and_go_on(self, line: "_Line") -> None:
+        if await self.beat() is not None and not self._stopped:
+            line.add(self)
+
+
+class AsyncPulse:
+    """What wakes the heartbeats of one handler's claims: a timer on each event loop."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._line: _Line | None = None
+
+    def line(self) -> "_Line":
+        """Return the line on the running loop: the one there was, unless another loop has come meanwhile.
+
+        The line of that other loop goes on for as long as somebody waits in it.
+        """
+        loop, line = asyncio.get_running_loop(), self._line
+        if line is None or line.loop is not loop:
+            line = self._line = _Line(loop, self.seconds)
+        return line
+
+
+class _Line:
+    """The heartbeats that wait for their next beat on one loop. All wait equally long: the first is due first.
+
+    Most leave before that. So the timer is not cancelled when they leave, nor set anew for the next: it is set for
+    the first who waits when it is set, and when it has come, for who is first then.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        self.loop = loop
+        self._seconds = seconds
+        self._due: OrderedDict[AsyncHeartbeat, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, heartbeat: AsyncHeartbeat) -> None:
+        """Wake it in time, unless it leaves before."""
+        self._due[heartbeat] = due = self.loop.time() + self._seconds
+        if self._timer is None:
+            self._wake_at(due)
+
+    def leave(self, heartbeat: AsyncHeartbeat) -> None:
+        """Wake it no more."""
+        self._due.pop(heartbeat, None)
+
+    def rest(self) -> None:
+        """Leave nothing on the loop of a process that may be frozen, unless somebody waits."""
+        if self._timer is not None and not self._due:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake_at(self, due: float) -> None:
+        self._timer = self.loop.call_at(due, self._wake, context=Context())
 
     def _wake(self) -> None:
-        # A loop holds its tasks weakly; this reference keeps the task alive.
-        self._extending = asyncio.get_running_loop().create_task(self._beat_and_go_on())
-
-    async def _beat_and_go_on(self) -> None:
-        if await self.beat() is not None and not self._stopped:
-            self._again()
+        self._timer = None
+        now = self.loop.time()
+        while self._due:
+            heartbeat, due = next(iter(self._due.items()))
+            if due > now:
+                self._wake_at(due)
+                return
+            del self._due[heartbeat]
+            heartbeat.wake(self)
 
 
 class _Pulse:

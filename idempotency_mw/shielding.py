@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 __all__ = ["to_its_end", "until_done"]
 
 Answer = TypeVar("Answer")
+Values = TypeVarTuple("Values")
 
 
-async def to_its_end(step: Callable[[], Awaitable[Answer]]) -> Answer:
+async def to_its_end(step: Callable[[*Values], Awaitable[Answer]], *values: *Values) -> Answer:
     """Await a step that settles; cancelled, see it done first, and then let the cancellation go on.
 
     The step that was cancelled may have reached the store or not, and is simply taken again: repeated, it changes
@@ -18,9 +19,9 @@ async def to_its_end(step: Callable[[], Awaitable[Answer]]) -> Answer:
     itself what has to be known.
     """
     try:
-        return await step()
+        return await step(*values)
     except asyncio.CancelledError:
-        await until_done(asyncio.ensure_future(step()))
+        await until_done(asyncio.ensure_future(step(*values)))
         raise
 
 

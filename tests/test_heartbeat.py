@@ -1,10 +1,14 @@
 """Leases that are extended while apps run: by a timer of the loop, and by one thread for all blocking claims."""
 
 import asyncio
+import gc
 import logging
 import os
 import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ import pytest
 from idempotency_mw import IdempotencyConfig, heartbeat
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
+from idempotency_mw.heartbeat import AsyncHeartbeat, AsyncPulse, Heartbeat
 
 CLAIM = Claim(Operation("5" * 64, "f" * 64), "a" * 32, 30, 1000)
 FAST = IdempotencyConfig(lease_seconds=0.03)
@@ -43,6 +47,11 @@ class AsyncStore(Store):
         return super().extend(claim)
 
 
+def asynchronous(store, claim, config):
+    """Return a heartbeat of a handler that has no other claim."""
+    return AsyncHeartbeat(store, claim, config, AsyncPulse(config.lease_seconds / 3))
+
+
 @pytest.fixture
 def pulse(monkeypatch):
     """A pulse of the test's own."""
@@ -68,7 +77,7 @@ async def beat(kind, store, config=FAST, before=None):
 
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "store_kind"), [(Heartbeat, Store), (AsyncHeartbeat, AsyncStore)], ids=["blocking", "async"]
+    ("kind", "store_kind"), [(Heartbeat, Store), (asynchronous, AsyncStore)], ids=["blocking", "async"]
 )
 
 
@@ -317,7 +326,7 @@ async def test_no_task_exists_until_the_timer_fires():
     store = AsyncStore()
     before = asyncio.all_tasks()
     # Slow enough that a busy machine is looked at between two beats.
-    beating = AsyncHeartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=1.5))
+    beating = asynchronous(store, CLAIM, IdempotencyConfig(lease_seconds=1.5))
     beating.start()
     assert asyncio.all_tasks() == before
     while not store.extended:
@@ -328,7 +337,7 @@ async def test_no_task_exists_until_the_timer_fires():
 
 async def test_it_beats_until_it_is_stopped():
     store = AsyncStore(IdempotencyPersistenceConnectionError("once"), True)
-    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating = asynchronous(store, CLAIM, FAST)
     beating.start()
     while len(store.extended) < 3:
         await asyncio.sleep(0.002)
@@ -340,7 +349,7 @@ async def test_it_beats_until_it_is_stopped():
 
 async def test_a_lost_claim_sets_no_further_timer(caplog):
     store = AsyncStore(False)
-    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating = asynchronous(store, CLAIM, FAST)
     beating.start()
     await asyncio.sleep(0.05)
     assert len(store.extended) == 1
@@ -355,7 +364,7 @@ async def test_stopped_while_an_extension_is_under_way_it_ends_with_that_one():
             return True
 
     gate, store = asyncio.Event(), Slow()
-    beating = AsyncHeartbeat(store, CLAIM, FAST)
+    beating = asynchronous(store, CLAIM, FAST)
     beating.start()
     while not store.extended:
         await asyncio.sleep(0.002)
@@ -366,4 +375,117 @@ async def test_stopped_while_an_extension_is_under_way_it_ends_with_that_one():
 
 
 async def test_stopped_before_it_began_it_is_no_trouble():
-    AsyncHeartbeat(AsyncStore(), CLAIM, FAST).stop()
+    asynchronous(AsyncStore(), CLAIM, FAST).stop()
+
+
+def timers():
+    """Return the timers that are armed on this loop."""
+    return [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+
+
+def claim_of(number):
+    return Claim(Operation(f"{number:064}", "f" * 64), "a" * 32, 30, 1000)
+
+
+async def test_one_timer_beats_for_all_claims_of_a_handler():
+    store, pulse = AsyncStore(), AsyncPulse(0.05)
+    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(20)]
+    for each in beating[:10]:
+        each.start()
+    await asyncio.sleep(0.02)
+    for each in beating[10:]:
+        each.start()
+    assert len(timers()) == 1
+    while len(store.extended) < 60:
+        await asyncio.sleep(0.002)
+    assert set(store.extended[:10]).isdisjoint(store.extended[10:20])  # who began later is due later
+    for each in beating:
+        each.stop()
+    extended = len(store.extended)
+    await asyncio.sleep(0.06)
+    assert (len(store.extended), timers()) == (extended, [])
+
+
+async def test_the_timer_of_claims_that_ended_early_is_one_and_goes_by_itself_or_when_told():
+    store, pulse = AsyncStore(), AsyncPulse(0.03)
+    pulse.line().rest()
+    for number in range(5):
+        each = AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse)
+        each.start()
+        pulse.line().rest()
+        assert len(timers()) == 1
+        each.stop()
+        assert len(timers()) == 1
+    await asyncio.sleep(0.05)
+    assert timers() == []
+    each = AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse)
+    each.start()
+    each.stop()
+    pulse.line().rest()
+    assert (timers(), store.extended) == ([], [])
+
+
+async def test_a_store_that_hangs_for_one_claim_does_not_keep_the_others_from_beating():
+    class Hanging(AsyncStore):
+        async def extend(self, claim):
+            if claim is CLAIM:
+                await asyncio.Event().wait()
+            return await super().extend(claim)
+
+    store, pulse = Hanging(), AsyncPulse(0.01)
+    stuck, other = (AsyncHeartbeat(store, each, IdempotencyConfig(), pulse) for each in (CLAIM, claim_of(1)))
+    stuck.start()
+    other.start()
+    while len(store.extended) < 3:
+        await asyncio.sleep(0.002)
+    for each in (stuck, other):
+        each.stop()
+    assert await asyncio.wait([stuck._extending], timeout=0.01) == (set(), {stuck._extending})
+    stuck._extending.cancel()
+    await asyncio.wait([stuck._extending])
+
+
+def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
+    store, pulse = AsyncStore(), AsyncPulse(0.01)
+    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(3)]
+
+    async def beaten(each, times):
+        each.start()
+        async with asyncio.timeout(5):
+            while store.extended.count(each._claim.storage_key) < times:
+                await asyncio.sleep(0.002)
+        return weakref.ref(asyncio.get_running_loop())
+
+    first = asyncio.new_event_loop()
+    first.run_until_complete(beaten(beating[0], 1))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, beaten(beating[1], 2)).result(5)
+    first.run_until_complete(beaten(beating[0], 3))  # not closed: it goes on, though another has come meanwhile
+    first.close()
+    closed = weakref.ref(first)
+    del first, beating[0]
+    over = asyncio.run(beaten(beating[-1], 2))
+    gc.collect()
+    assert closed() is None
+    asyncio.run(beaten(AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse), 1))
+    del beating[:]
+    gc.collect()
+    assert over() is None
+
+
+async def test_a_beat_has_the_context_of_its_request():
+    class Seeing(AsyncStore):
+        async def extend(self, claim):
+            seen.append(request.get(None))
+            return await super().extend(claim)
+
+    seen: list[str | None] = []
+    request: ContextVar[str] = ContextVar("request")
+    pulse = AsyncPulse(0.01)
+    for name in ("first", "second"):
+        request.set(name)
+        AsyncHeartbeat(Seeing(False), CLAIM, IdempotencyConfig(), pulse).start()
+    request.set("another")
+    while len(seen) < 2:
+        await asyncio.sleep(0.002)
+    assert seen == ["first", "second"]

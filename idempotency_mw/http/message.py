@@ -46,11 +46,11 @@ def grouped(headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) ->
     """Return the lines of headers with these names, which are in lower case."""
     lines: dict[bytes, list[bytes]] = {}
     for name, value in headers:
-        lower = name.lower()
-        if lower in lines:
-            lines[lower].append(value)
-        elif lower in names:
-            lines[lower] = [value]
+        if (known := name) in names or (known := name.lower()) in names:
+            if known in lines:
+                lines[known].append(value)
+            else:
+                lines[known] = [value]
     return lines
 
 

@@ -4,7 +4,7 @@ One verb of a layer can send several messages: it asks again, and it releases wh
 not the verbs that are noted but the messages, each of which the server carries out at one moment, at most once.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Self
 
 import redis
@@ -19,6 +19,7 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
 from idempotency_mw.persistence.redis.direct import DirectRedis
 from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.wire import Wire
 from proof.histories.checker import seen
 from proof.histories.operations import History
 
@@ -120,15 +121,25 @@ class DirectRecordingClient(_Recording, DirectRedis):
         super().__init__(usual.connection_pool, patience=seconds)
         self._begin = _beginner(history, claims)
 
-    def at_once(self, command: bytes, ends: float) -> Coroutine[Any, Any, Any] | None:
-        """Note the message, and send it."""
-        asking = super().at_once(command, ends)
-        return None if asking is None else self._noted(asking, _unpacked(command))
+    def wire_for(self, command: bytes) -> Any:
+        """Return the connection, on which each message is noted."""
+        wire = super().wire_for(command)
+        return None if wire is None else _NotingWire(wire, self._begin)
 
-    async def _noted(self, asking: Coroutine[Any, Any, Any], args: tuple[Any, ...]) -> Any:
-        end, read = self._begin(args)
+
+class _NotingWire:
+    """The shared connection, as the layer uses it."""
+
+    def __init__(self, wire: Wire, begin: Callable[..., Any]) -> None:
+        self._wire = wire
+        self._begin = begin
+        self.end_if_deserted = wire.end_if_deserted
+
+    async def ask(self, command: bytes, ends: float) -> Any:
+        """Note the message, and send it."""
+        end, read = self._begin(_unpacked(command))
         try:
-            reply = await asking
+            reply = await self._wire.ask(command, ends)
         except BaseException:
             end(is_open=True)
             raise

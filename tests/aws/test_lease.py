@@ -103,6 +103,12 @@ def test_a_context_that_can_not_tell_its_time_changes_nothing(context):
     assert store.extensions > 0
 
 
+@pytest.mark.row(111)
+@pytest.mark.parametrize("context", [{}, object()], ids=["dict", "object"])
+def test_a_call_whose_context_can_not_tell_its_time_leaves_no_timer_either(context):
+    assert invoke(mangum(Orders(), MemoryPersistenceLayer()), keyed("a"), context).status == 201
+
+
 def test_a_time_that_is_over_counts_as_none():
     assert lifetime(Context(-5))() == 0
     assert lifetime(Context(2_999))() == 2.999

@@ -150,7 +150,7 @@ BUILDS = (
             ),
             (
                 "persistence/redis/asynchronous.py",
-                "                found = await self._run("
+                "                return await self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
                 indent(STALLED_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"), "    "),
             ),

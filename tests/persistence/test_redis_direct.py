@@ -23,7 +23,8 @@ from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct import DirectRedis, can_be_direct
 from idempotency_mw.persistence.redis.resp import packed
-from idempotency_mw.persistence.redis.wire import Wire, _Stream
+from idempotency_mw.persistence.redis.stream import Stream
+from idempotency_mw.persistence.redis.wire import Wire
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -315,7 +316,7 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert isinstance(await waits, TimeoutError)
             assert clock() >= begun + 0.2
             assert (await late, wire.is_open) == (b"late", True)
-            assert (timers(), wire._ends) == ([], {})
+            assert wire._ends == {}
 
 
 async def test_a_deadline_that_is_over_as_the_reply_before_it_comes_leaves_those_of_later_callers(any_server):
@@ -337,7 +338,8 @@ async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(an
         async with direct(proxy.url) as client:
             await echo(client, "connected")
             proxy.when(b"ECHO", "hang reply")
-            asking = client.at_once(packed(("ECHO", "x")), asyncio.get_running_loop().time() + 0.1)
+            command = packed(("ECHO", "x"))
+            asking = client.wire_for(command).ask(command, asyncio.get_running_loop().time() + 0.1)
             assert isinstance(await asking, TimeoutError)
             assert connections(client) == 0
             assert timers() == []
@@ -347,7 +349,46 @@ async def test_a_process_that_is_frozen_while_nobody_asks_has_nothing_on_its_loo
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
         await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)))
         await layer.extend(a_claim())
+        await layer.until_released(1)
         assert timers() == []
+        assert await layer.extend(a_claim()) is False
+
+
+async def test_who_is_to_rest_goes_on_while_somebody_waits(any_server):
+    async with direct(any_server.url) as client:
+        client.rest()  # before it is connected
+        await echo(client, "connected")
+        client.rest()
+        assert timers() == []
+        asking = asyncio.ensure_future(echo(client, "asked"))
+        await asyncio.sleep(0)
+        client.rest()
+        assert len(timers()) == 1
+        await asking
+
+
+async def test_the_timer_of_a_connection_that_rests_is_one_and_is_gone_in_a_moment(any_server):
+    async with direct(any_server.url, timeout=0.2) as client:
+        for number in range(5):
+            await echo(client, f"{number}")
+        assert len(timers()) == 1
+        await asyncio.sleep(0.15)
+        assert timers() == []
+        await echo(client, "after")
+        assert connections(client) == 1
+
+
+@pytest.mark.parametrize("were_many", [False, True])
+async def test_a_rest_that_was_longer_than_the_patience_is_no_silence(any_server, were_many):
+    clock = asyncio.get_running_loop().time
+    async with direct(any_server.url, timeout=0.1) as client:
+        await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
+        wire = client._shared
+        wire._heard -= 60
+        answer = wire.ask(packed(("ECHO", "x")), clock() + 5)
+        wire._look()  # as a timer does that was set before
+        assert len(timers()) == 1
+        assert (await answer, wire.is_open) == (b"x", True)
 
 
 SAID = [
@@ -383,7 +424,7 @@ async def test_replies_are_read_wherever_the_bytes_are_cut(any_server, protocol)
 
 
 def test_a_parser_that_takes_whatever_comes_gets_it():
-    stream = _Stream()
+    stream = Stream()
     reading = stream.read(1 << 16)
     reading.send(None)
     stream.arrived += b"+OK\r\n"
@@ -731,10 +772,33 @@ def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_close
         for _ in range(3):
             asyncio.run(wait_in_line())
         gc.collect()
-        assert len(layer._turns) == 2
-        assert open_yet.get_loop() in layer._turns
+        assert len(layer._queues._queues) == 2
+        assert open_yet.get_loop() in layer._queues._queues
 
 
 async def used_and_closed(layer):
     async with layer:
         assert await layer.acquire(a_claim()) == Acquired(1)
+
+
+READONLY = b"-READONLY You can't write against a read only replica.\r\n"
+
+
+@pytest.mark.parametrize("is_together", [False, True], ids=["shared", "alone"])
+async def test_a_connection_whose_server_is_a_replica_now_is_closed_and_the_next_who_ask_get_another(
+    any_server, is_together
+):
+    with Proxy(any_server.port) as proxy:
+        async with direct(proxy.url) as client:
+            await echo(client, "connected")
+            if is_together:
+                await client.together([("ECHO", "x")])
+            before = connections(client)
+            proxy.when(b"ECHO", "answer request", reply=READONLY)
+            if is_together:
+                assert [type(each) for each in await client.together([("ECHO", "x")])] == [redis.ReadOnlyError]
+            else:
+                with pytest.raises(redis.ReadOnlyError):
+                    await echo(client, "refused")
+            assert connections(client) == before - 1
+            await echo(client, "after")

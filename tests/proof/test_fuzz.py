@@ -93,15 +93,18 @@ def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     from idempotency_mw.asgi_run import Run
     from idempotency_mw.wsgi_run import Run as WSGIRun
 
-    async def settle_and_flush(self: Any, *messages: Any) -> None:
-        await self._flush(*messages)
-        await self._settle(self._exchange.replies.verdict(self._capture, discarded=self._execution.discarded))
+    async def send(self: Any, message: Any) -> None:
+        to_do = self._outgoing.take(message, is_settled=self._is_settled)
+        if to_do != "wait":
+            await self._flush()
+        if to_do == "settle":
+            await self._settle(self._verdict())
 
     def take(self: Any, chunk: bytes) -> bytes:
         self._capture.add(chunk)
         return b"" if self._capture.is_bodiless else chunk
 
-    monkeypatch.setattr(Run, "_settle_and_flush", settle_and_flush)
+    monkeypatch.setattr(Run, "send", send)
     monkeypatch.setattr(WSGIRun, "_take", take)
 
 

@@ -8,19 +8,19 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import async_client, closers, most_at_once
+from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
 from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.direct import DirectRedis
 from idempotency_mw.persistence.redis.dropping import drop
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
+from idempotency_mw.persistence.redis.queues import Queues
 from idempotency_mw.persistence.redis.trips import RAW, Talk
 
 __all__ = ["AsyncRedisPersistenceLayer"]
@@ -59,19 +59,16 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         )
         self._direct = direct
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int, int]] = {}  # process, thread
-        # For what is answered at once, and for claims that wait for replicas: results must not queue behind those.
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
-        self._turns = WeakKeyDictionary()
+        self._queues = Queues(for_replicas=bool(min_replicas))
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
     async def acquire(self, claim: Claim) -> Acquired | Existing:
         """As `PersistenceLayer.acquire`. One round trip."""
         try:
-            if self.min_replicas:
-                found = await self._acquire_acknowledged(claim)
-            else:
-                found = await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            if not self.min_replicas:
+                return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
+            found = await self._acquire_acknowledged(claim)
         except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
             # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
             # release can't overtake it on our side.
@@ -101,6 +98,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         temporary = self._temporary(key, claim, result)
         if result is None or temporary is None:
             return await self._run(commands.complete(key, claim, result), commands.read_complete)
+        return await self._complete_large(key, claim, result, temporary)
+
+    async def _complete_large(self, key: str, claim: Claim, result: bytes, temporary: str) -> Settled | Lost:
         return await self._talk(key, lambda: commands.complete_large(key, claim, result, temporary))
 
     async def release(self, claim: Claim) -> bool:
@@ -134,7 +134,10 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 await close()
 
     async def until_released(self, seconds: float) -> None:
-        """Wait for this loop's releases that are still under way; stop them after so many seconds."""
+        """Wait for this loop's releases that are still under way; stop them after so many seconds.
+
+        After that nothing of this layer is left on the loop, unless somebody asks.
+        """
         loop = asyncio.get_running_loop()
         under_way = [task for task in tuple(self._in_doubt) if task.get_loop() is loop]
         if under_way:
@@ -142,6 +145,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             for task in late:
                 task.cancel()
             await asyncio.wait(under_way)
+        client, *_ = self._own.get(loop, (None,))
+        if isinstance(client, DirectRedis):
+            client.rest()
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,19 +177,31 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     drop(client, loop, process)
 
     async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        """Ask once, without more ado than it takes; all else comes only where that brings no answer."""
-        client, ends = self._client(), asyncio.get_running_loop().time() + self.timeout_seconds
-        asking = client.at_once(call.packed(), ends) if isinstance(client, DirectRedis) else None
-        reply = await asking if asking is not None else None
+        """Ask once, where a connection is ready; only where that brings no answer there is more to do."""
+        client, reply = self._client(), None
+        ends = asyncio.get_running_loop().time() + self.timeout_seconds
+        if isinstance(client, DirectRedis):
+            command = call.packed()
+            if (wire := client.wire_for(command)) is not None:
+                try:
+                    reply = await wire.ask(command, ends)
+                except asyncio.CancelledError:
+                    wire.end_if_deserted()
+                    raise
         if reply is None or isinstance(reply, Exception):
-            ask, failed = (self._ask_by_text, None) if isinstance(reply, NO_SCRIPT) else (self._ask_once, reply)
-            reply = await self._within_deadline(lambda: ask(call), ends, failed)
+            reply = await self._after_first_try(call, ends, reply)
         return read(reply)
+
+    async def _after_first_try(self, call: Call, ends: float, failed: Exception | None) -> Any:
+        """Ask until there is an answer. The first try has failed, or there was none."""
+        if isinstance(failed, NO_SCRIPT):
+            return await self._within_deadline(lambda: self._ask_by_text(call), ends)
+        return await self._within_deadline(lambda: self._ask_once(call), ends, failed)
 
     async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
         async def ask() -> Reply:
             client = self._client()
-            async with self._turn(client, waits=waits):
+            async with self._queues.of(client, waits=waits):
                 return await trips.ask_async(client, key, begin())
 
         return await self._within_deadline(ask, asyncio.get_running_loop().time() + self.timeout_seconds)
@@ -218,29 +236,11 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         client = self._client()
         if isinstance(client, DirectRedis):
             return await _said(client, call)  # single commands share a connection: nobody keeps another from it
-        async with self._turn(client):
+        async with self._queues.of(client):
             return await _said(client, call)
 
     async def _ask_by_text(self, call: Call) -> Any:
         return await self._client().execute_command(*call.by_text, **RAW)
-
-    def _turn(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
-        """Return what lets a few at a time ask the client on this loop: first come, first served."""
-        loop = asyncio.get_running_loop()
-        turns = self._turns.get(loop)
-        if turns is None:
-            self._forget_turns_of_closed_loops()
-            most = most_at_once(client)
-            waiting = most // 2 if self.min_replicas else 0
-            turns = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
-            self._turns[loop] = turns
-        return turns[waits]
-
-    def _forget_turns_of_closed_loops(self) -> None:
-        """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
-        for known in self._turns.keyrefs():
-            if (loop := known()) is not None and loop.is_closed():
-                self._turns.pop(loop, None)
 
     async def _release_in_doubt(self, claim: Claim) -> None:
         call = commands.release(self._key(claim), claim)

@@ -9,7 +9,7 @@ verbs.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from math import inf
 from operator import attrgetter
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import redis.asyncio
 import redis.credentials
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import packed
@@ -31,7 +30,6 @@ _credentials: Any = redis.credentials
 OWN_CONNECTIONS = 16
 _IDLE_SECONDS = 30.0
 _LARGE = 64 << 10
-_DEMOTED = "the server is a replica now; under its name there may be another"
 
 _HEEDED = {
     *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
@@ -88,24 +86,23 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         if len(command) > _LARGE:
             (reply,) = await self.together([args])
         else:
-            wire = self._shared
-            if wire is None or not wire.is_open:
-                wire = await self._connected()
-            reply = await _answered(wire, command)
+            wire = await self._connected()
+            try:
+                reply = await wire.ask(command)
+            except asyncio.CancelledError:
+                wire.end_if_deserted()
+                raise
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def at_once(self, command: bytes, ends: float) -> Coroutine[Any, Any, Any] | None:
-        """Send a small command on the shared connection; what is awaited returns its reply, an error as a value.
+    def wire_for(self, command: bytes) -> Wire | None:
+        """Return the shared connection, unless it is yet to be made, or the command is too large for it.
 
-        None, and nothing is sent, if the command is large or the connection is yet to be made. The coroutine is
-        over at the time given: the reply is a `TimeoutError` then.
+        Who asks on it and is cancelled lets it know: `Wire.end_if_deserted`.
         """
         wire = self._shared
-        if wire is None or not wire.is_open or len(command) > _LARGE:
-            return None
-        return _answered(wire, command, ends)
+        return None if wire is None or not wire.is_open or len(command) > _LARGE else wire
 
     async def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
@@ -113,8 +110,6 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             wire = self._rested() or await self._new_wire()
             try:
                 replies = await wire.ask_alone(commands)
-                if any(isinstance(each, ReadOnlyError) for each in replies):
-                    wire.end(_DEMOTED)
             finally:
                 if wire.is_open:
                     self._idle.append(wire)
@@ -131,6 +126,11 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             if wire.is_open:
                 return wire
         return None
+
+    def rest(self) -> None:
+        """Leave nothing on the loop of a process that may be frozen, unless somebody waits."""
+        if self._shared is not None:
+            self._shared.rest()
 
     async def stop_connecting(self) -> None:
         """Give up the shared connection that is being made, if one is. From now on none comes to stay."""
@@ -189,14 +189,3 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             wire.end("closed while it was made")
             raise RedisConnectionError("Connection lost: closed while it was made")
         return wire
-
-
-async def _answered(wire: Wire, command: bytes, ends: float = inf) -> Any:
-    try:
-        reply = await wire.ask(command, ends)
-    except asyncio.CancelledError:
-        wire.end_if_deserted()
-        raise
-    if isinstance(reply, ReadOnlyError):
-        wire.end(_DEMOTED)
-    return reply

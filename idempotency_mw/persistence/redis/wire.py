@@ -7,6 +7,7 @@ bytes of its own. No task reads: the parser goes on when bytes come in.
 There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
 are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
 nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines.
+It stays for a moment when the connection rests; `rest` takes it from the loop of a process that may be frozen.
 
 This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
@@ -14,18 +15,18 @@ This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` 
 # ruff: noqa: SLF001
 
 import asyncio
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextvars import Context
 from math import inf
-from types import coroutine
 from typing import Any
 
 import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
 
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import pieces, plain
+from idempotency_mw.persistence.redis.stream import Stream
 
 __all__ = ["Wire"]
 
@@ -48,7 +49,7 @@ class Wire(asyncio.Protocol):
         self._connection = connection
         self._transport = connection._writer.transport
         self._loop = asyncio.get_running_loop()
-        self._stream = connection._parser._stream = _Stream()
+        self._stream = connection._parser._stream = Stream()
         self._keeps_bytes = not isinstance(connection._parser, _KEEP_NOTHING)
         self._parsing: Coroutine[Any, Any, Any] | None = None
         self._due: list[asyncio.Future[Any]] = []
@@ -57,6 +58,7 @@ class Wire(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._ends: dict[asyncio.Future[Any], float] = {}  # when those who wait must have been told something
         self._is_busy = False
+        self._is_demoted = False
         self._were_many = False
         self._patience = patience
         self._heard = 0.0
@@ -104,12 +106,13 @@ class Wire(asyncio.Protocol):
         if self.is_open:
             commands, due = self._unsent, self._waiting
             self._unsent, self._waiting = commands[_MANY:], due[_MANY:]
-            self._exchange([b"".join(commands[:_MANY])], due[:_MANY])
+            del commands[_MANY:], due[_MANY:]
+            self._exchange((b"".join(commands),), due)
 
     def _exchange(self, message: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
         self._due = due
         self._heard = self._loop.time()
-        if self._transport.is_closing():  # which is told in a moment; asyncio of Python 3.12 does not bear this
+        if self._transport.is_closing():  # which is told in a moment
             self.end("closed by the server")
             return
         for piece in message:
@@ -118,22 +121,24 @@ class Wire(asyncio.Protocol):
             self._look_at(self._heard + self._patience)
 
     def _look_at(self, when: float) -> None:
-        self._rest()
+        self._end_watch()
         self._looks = when
         self._watch = self._loop.call_at(when, self._look, context=self._context)
 
     def _look(self) -> None:
         """See who has waited long enough, and whether anything comes at all. It is never later than it must be."""
+        self._end_watch()
         now = self._loop.time()
         for answer in [answer for answer, ends in self._ends.items() if ends <= now]:
             del self._ends[answer]
             if not answer.done():
                 answer.set_result(TimeoutError("no reply within the time that there was"))
         self.end_if_deserted()
-        if now >= self._heard + self._patience:
+        silent = self._heard + self._patience if self._due else inf
+        if now >= silent:
             self.end(f"the server has been silent for {self._patience} s")
-        elif self.is_open:
-            self._look_at(min([self._heard + self._patience, *self._ends.values()]))
+        elif self.is_open and (when := min([silent, *self._ends.values()])) < inf:
+            self._look_at(when)
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
@@ -146,7 +151,7 @@ class Wire(asyncio.Protocol):
     def _read_plain(self, data: bytes) -> bytes:
         """Read replies for as long as they are plain, and return what is left."""
         end = 0
-        while found := plain(data, end):
+        while end < len(data) and (found := plain(data, end)):
             reply, end = found
             self._take(reply)
         return data[end:]
@@ -161,6 +166,7 @@ class Wire(asyncio.Protocol):
                 parsing.send(None)
             except StopIteration as parsed:
                 self._parsing = None
+                self._is_demoted = self._is_demoted or isinstance(parsed.value, ReadOnlyError)
                 self._take(parsed.value)
             except Exception as error:  # noqa: BLE001 - whatever it is, the parser can't go on
                 self._fail(error)
@@ -176,20 +182,25 @@ class Wire(asyncio.Protocol):
             self._hand_out()
 
     def _hand_out(self) -> None:
-        for answer, reply in zip(self._due, self._replies, strict=True):
-            self._ends.pop(answer, None)
+        due, replies, ends = self._due, self._replies, self._ends
+        self._due, self._replies = [], []
+        self._were_many = len(due) > 1
+        for answer, reply in zip(due, replies, strict=True):
+            ends.pop(answer, None)
             if not answer.done():
                 answer.set_result(reply)
-        self._were_many = len(self._due) > 1
-        self._due, self._replies = [], []
         self._is_busy = bool(self._waiting)
         if self._is_busy:
             self._loop.call_soon(self._begin)
-        else:
-            self._rest()
+        if self._is_demoted:
+            self.end("the server is a replica now; under its name there may be another")
 
-    def _rest(self) -> None:
-        """Leave nothing on the loop: a process may be frozen now, for as long as nobody asks."""
+    def rest(self) -> None:
+        """Leave nothing on the loop, unless somebody waits."""
+        if not self._is_busy:
+            self._end_watch()
+
+    def _end_watch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -217,7 +228,7 @@ class Wire(asyncio.Protocol):
         """Close the connection at once. Whoever waits gets an error for a reply."""
         if self.is_open:
             self.is_open = False
-            self._rest()
+            self._end_watch()
             self._lent.discard(self._connection)
             for answer in self._due + self._waiting:
                 if not answer.done():
@@ -228,35 +239,3 @@ class Wire(asyncio.Protocol):
         """As `asyncio.Protocol.connection_lost`."""
         self.end(str(exc or "closed by the server"))
         self._usual.connection_lost(exc)  # redis-py may be waiting for it
-
-
-class _Stream:
-    """What has arrived, by those methods of `asyncio.StreamReader` with which redis-py's parsers read."""
-
-    def __init__(self) -> None:
-        self.arrived = bytearray()
-
-    async def read(self, _size: int) -> bytes:
-        while not self.arrived:
-            await _more()
-        return self._take(len(self.arrived))
-
-    async def readexactly(self, size: int) -> bytes:
-        while len(self.arrived) < size:
-            await _more()
-        return self._take(size)
-
-    async def readline(self) -> bytes:
-        while not (size := self.arrived.find(b"\n") + 1):
-            await _more()
-        return self._take(size)
-
-    def _take(self, size: int) -> bytes:
-        taken = bytes(self.arrived[:size])
-        del self.arrived[:size]
-        return taken
-
-
-@coroutine
-def _more() -> Generator[None]:
-    yield

@@ -1,0 +1,82 @@
+"""Turns on an event loop: one at a time, in the order in which they were asked for, whoever is cancelled."""
+
+import asyncio
+
+import pytest
+
+from idempotency_mw.turns import Turns
+
+
+async def turn(turns, name, log, gate=None):
+    """Take a turn, and say when it began; it ends with the gate."""
+    if not turns.take():
+        await turns.wait()
+    try:
+        log.append(name)
+        if gate is not None:
+            await gate.wait()
+    finally:
+        turns.end()
+
+
+async def begun(*coroutines):
+    """Start each in a task, in order, and let all get as far as they can."""
+    tasks = [asyncio.ensure_future(each) for each in coroutines]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_turn_that_nobody_has_is_taken_at_once():
+    turns = Turns()
+    for _ in range(2):
+        assert turns.take()
+        assert turns.is_taken
+        turns.end()
+        assert not turns.is_taken
+
+
+async def test_turns_come_one_by_one_in_the_order_in_which_they_were_asked_for():
+    turns, log, gate = Turns(), [], asyncio.Event()
+    tasks = await begun(turn(turns, 0, log, gate), *(turn(turns, number, log) for number in range(1, 5)))
+    assert log == [0]
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert log == [0, 1, 2, 3, 4]
+    assert not turns.is_taken
+
+
+async def test_who_comes_between_the_end_of_a_turn_and_the_next_one_waits():
+    turns, log = Turns(), []
+    assert turns.take()
+    tasks = await begun(turn(turns, "waits", log))
+    turns.end()
+    assert not turns.take()  # it is the other's, who has not run yet
+    tasks += [asyncio.ensure_future(turn(turns, "late", log))]
+    await asyncio.gather(*tasks)
+    assert log == ["waits", "late"]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_who_is_cancelled_while_it_waits_is_passed_over(cancelled):
+    turns, log = Turns(), []
+    assert turns.take()
+    tasks = await begun(turn(turns, 0, log), turn(turns, 1, log))
+    tasks[cancelled].cancel()
+    await asyncio.sleep(0)
+    turns.end()
+    await asyncio.wait(tasks)
+    assert log == [1 - cancelled]
+    assert not turns.is_taken
+
+
+async def test_who_is_cancelled_as_its_turn_comes_passes_it_on():
+    turns, log = Turns(), []
+    assert turns.take()
+    tasks = await begun(turn(turns, 0, log), turn(turns, 1, log))
+    turns.end()
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    assert tasks[0].cancelled()
+    assert log == [1]
+    assert not turns.is_taken
