@@ -32,7 +32,7 @@ from idempotency_mw.http.message import Request, Response
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.commands import translated
+from idempotency_mw.persistence.redis.errors import translated
 from idempotency_mw.serializers import CustomDictSerializer
 from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
 from idempotency_mw.testing.bench import a_claim

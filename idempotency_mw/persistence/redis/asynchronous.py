@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence.redis import commands, trips
+from idempotency_mw.persistence.redis import commands, errors, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
 from idempotency_mw.persistence.redis.clients import async_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
@@ -119,7 +119,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
-            raise commands.translated(error) from error
+            raise errors.translated(error) from error
 
     async def aclose(self) -> None:
         """Wait for releases that are still under way, and close this loop's client, if this layer built it.
@@ -215,11 +215,11 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
-            raise commands.translated(error) from error
+            raise errors.translated(error) from error
 
     async def _ask(self, ask: Callable[[], Awaitable[Reply]], ends: float, failed: Exception | None) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""
-        pauses = commands.pauses()
+        pauses = errors.pauses()
         while True:
             try:
                 if failed is not None:
@@ -228,7 +228,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             except DRIVER_ERRORS as error:
                 failed = None
                 pause = next(pauses)
-                if not commands.is_passing(error) or ends - asyncio.get_running_loop().time() <= pause:
+                if not errors.is_passing(error) or ends - asyncio.get_running_loop().time() <= pause:
                     raise
                 await asyncio.sleep(pause)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence.redis import commands, trips
+from idempotency_mw.persistence.redis import commands, errors, trips
 from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
 from idempotency_mw.persistence.redis.clients import blocking_client, closers
 from idempotency_mw.persistence.redis.commands import Call, Short
@@ -120,7 +120,7 @@ class RedisPersistenceLayer(RedisLayer):
         except NO_PERMISSION:
             return  # an ACL may well forbid INFO and CONFIG; what answers is there
         except DRIVER_ERRORS as error:
-            raise commands.translated(error) from error
+            raise errors.translated(error) from error
 
     def close(self) -> None:
         """Wait for releases that are still under way, and close the client, if this layer built it."""
@@ -183,7 +183,7 @@ class RedisPersistenceLayer(RedisLayer):
     def _within_deadline(self, ask: Callable[[], Reply], ends: float, failed: Exception | None = None) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""
         self._deadline.ends = ends
-        pauses = commands.pauses()
+        pauses = errors.pauses()
         while True:
             try:
                 if failed is not None:
@@ -192,8 +192,8 @@ class RedisPersistenceLayer(RedisLayer):
             except DRIVER_ERRORS as error:
                 failed = None
                 pause = next(pauses)
-                if not commands.is_passing(error) or ends - monotonic() <= pause:
-                    raise commands.translated(error) from error
+                if not errors.is_passing(error) or ends - monotonic() <= pause:
+                    raise errors.translated(error) from error
             time.sleep(pause)
 
     def _ask_once(self, call: Call) -> Any:

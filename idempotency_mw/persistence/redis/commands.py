@@ -4,23 +4,17 @@ One script a verb, and a second one to complete with a large result; each file i
 keys, arguments and replies.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from random import uniform
 from typing import Any
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
-from idempotency_mw.errors import (
-    IdempotencyPersistenceConnectionError,
-    IdempotencyPersistenceLayerError,
-    IdempotencyRecordError,
-)
+from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
 from idempotency_mw.persistence.frame import read_record
-from idempotency_mw.persistence.redis.errors import LASTING, NO_SCRIPT, PASSING
+from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_passing
 from idempotency_mw.persistence.redis.resp import bulk, packed
 from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
 
@@ -34,14 +28,11 @@ __all__ = [
     "complete",
     "complete_large",
     "extend",
-    "is_passing",
-    "pauses",
     "read_acquire",
     "read_complete",
     "read_flag",
     "release",
     "temporary_key",
-    "translated",
     "unless_short",
 ]
 
@@ -266,38 +257,3 @@ def _record(reply: list[Any]) -> Record:
         return read_record(data, remaining_ms)
     except (TypeError, ValueError):
         raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
-
-
-# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it
-# can't read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in
-# full.
-_QUOTED = re.compile(
-    r"\ACommand # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*|(?<=Protocol Error): .*",
-    re.DOTALL,
-)
-
-
-def is_passing(error: Exception) -> bool:
-    """Tell whether asking again within the deadline can help: a restart, a failover, slots on the move."""
-    if isinstance(error, LASTING):
-        return False
-    # A master that becomes a replica ends its clients' WAIT so.
-    return isinstance(error, PASSING) or str(error).startswith("UNBLOCKED")
-
-
-def translated(error: Exception) -> IdempotencyPersistenceLayerError:
-    """Return the error of ours that the driver's error stands for."""
-    said = _QUOTED.sub("", str(error))
-    if is_passing(error):
-        return IdempotencyPersistenceConnectionError(f"Redis can't be reached: {said}")
-    if said.startswith(("WRONGTYPE", "UNREADABLE")):
-        return IdempotencyRecordError("the store holds something that is not a record of this version")
-    return IdempotencyPersistenceLayerError(f"Redis refused: {said}")
-
-
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each further try: doubling, jittered, a quarter of a second at most."""
-    longest = 0.02
-    while True:
-        yield uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
-        longest = min(longest * 2, 0.25)
