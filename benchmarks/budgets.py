@@ -26,8 +26,6 @@ class Budget:
     is_counted: bool = False
     at_least: bool = False
     unit: str = " ×"
-    reached: float | None = None
-    """What is reached where the limit is not, and 3 % more. A check holds that, so that it gets no worse."""
 
     def value(self, results: Results) -> float | None:
         """Return what was measured; None where it was not, as without valgrind or without a peer."""
@@ -39,10 +37,6 @@ class Budget:
     def holds(self, value: float) -> bool:
         """Tell whether the value is within the budget."""
         return value >= self.limit if self.at_least else value <= self.limit
-
-    def is_worse(self, value: float) -> bool:
-        """Tell whether the value is not within the budget, nor what is known to be reached in its place."""
-        return not self.holds(value) and (self.reached is None or value > self.reached)
 
 
 def added(results: Results, contestant: str, kind: str) -> float:
@@ -127,7 +121,6 @@ BUDGETS = (
         1.3,
         _over_floor("ours-wsgi", "calls-blocking", "replay"),
         is_counted=True,
-        reached=1.66,
     ),
     Budget(
         "function over the redis-py floor, instructions: first",
