@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig
-from idempotency_mw.asgi_run import HOLD_SECONDS
+from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, SlowLayer

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, asgi_run
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
-from idempotency_mw.asgi_run import HOLD_SECONDS, HOLD_TURNS
+from idempotency_mw.asgi import run as asgi_run
+from idempotency_mw.asgi.run import HOLD_SECONDS, HOLD_TURNS
 from tests.asgi.driver import (
     ASGISurface,
     Conversation,

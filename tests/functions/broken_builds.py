@@ -191,17 +191,17 @@ BUILDS = (
         "the layer holds the function's name",
         (
             (
-                "guard.py",
+                "functions/guard.py",
                 "        self._name = key_prefix or _name(function)\n",
                 "        self._name = key_prefix or _name(function)\n        self._layer = persistence_store\n"
                 "        NAMES[id(persistence_store)] = self._name\n",
             ),
             (
-                "guard.py",
+                "functions/guard.py",
                 "operation_of(self._namespace,",
                 "operation_of(namespace_of(self._config, NAMES[id(self._layer)]),",
             ),
-            ("guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
+            ("functions/guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
         ),
         tests="nested",
     ),
@@ -210,11 +210,11 @@ BUILDS = (
         "a layer's first configuration holds for all",
         (
             (
-                "guard.py",
+                "functions/guard.py",
                 "        self._config = IdempotencyConfig() if config is None else config\n",
                 "        self._config = FIRST.setdefault(id(persistence_store), config)\n",
             ),
-            ("guard.py", "class Guard:", "FIRST = {}\n\n\nclass Guard:"),
+            ("functions/guard.py", "class Guard:", "FIRST = {}\n\n\nclass Guard:"),
         ),
     ),
     Build(
@@ -222,7 +222,7 @@ BUILDS = (
         "the invocation's context is kept on the function",
         (
             (
-                "guard.py",
+                "functions/guard.py",
                 "        return operation, key, lifetime(context) or _left.get()\n",
                 "        self._shared = getattr(self, '_shared', None) or lifetime(context)\n"
                 "        return operation, key, self._shared\n",
@@ -360,14 +360,14 @@ BUILDS = (
     Build(
         23,
         "a plain function takes an async layer",
-        (("guard.py", "    if is_async_layer(store):", "    if False:"),),
+        (("functions/guard.py", "    if is_async_layer(store):", "    if False:"),),
         tests="an_async_layer",
     ),
     Build(
         23,
         "an async function is taken for a plain one",
         (
-            ("guard.py", "        self._is_async = _runs_async(function)\n", "        self._is_async = False\n"),
+            ("functions/guard.py", "        self._is_async = _runs_async(function)\n", "        self._is_async = False\n"),
             ("calls.py", "    if runs_async(function):\n", "    if False:\n"),
             ("calls.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
         ),
@@ -378,7 +378,7 @@ BUILDS = (
         "a connection that fails is an error like any other",
         (
             (
-                "persistence/redis/commands.py",
+                "persistence/redis/errors.py",
                 "    if is_passing(error):\n        return Idem",
                 "    if False:\n        return Idem",
             ),

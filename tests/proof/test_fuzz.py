@@ -90,8 +90,8 @@ def keep_what_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    from idempotency_mw.asgi_run import Run
-    from idempotency_mw.wsgi_run import Run as WSGIRun
+    from idempotency_mw.asgi.run import Run
+    from idempotency_mw.wsgi.run import Run as WSGIRun
 
     async def send(self: Any, message: Any) -> None:
         to_do = self._outgoing.take(message, is_settled=self._is_settled)

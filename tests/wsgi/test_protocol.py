@@ -16,11 +16,12 @@ from wsgiref.validate import validator
 import pytest
 from werkzeug.middleware.lint import LintMiddleware
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution, wsgi_run
+from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.testing import FailingPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from idempotency_mw.wsgi import run as wsgi_run
 from tests import canaries
 from tests.wsgi.driver import TEXT, Body, Noting, ProtocolError, Service, environ_of, serve
 

@@ -26,7 +26,7 @@ from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.message import Request, Response
 from idempotency_mw.http.replies import Replies
-from idempotency_mw.wsgi_values import (
+from idempotency_mw.wsgi.values import (
     Environ,
     ExcInfo,
     HeaderList,

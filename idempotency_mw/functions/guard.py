@@ -19,9 +19,9 @@ from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.plain import is_missing, plain_payload
 from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
+from idempotency_mw.functions.payloads import Arguments
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.operations import namespace_of, operation_of
-from idempotency_mw.payloads import Arguments
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer, verbs_of
 from idempotency_mw.persistence.base import is_async as is_async_layer
 from idempotency_mw.persistence.local_cache import AsyncLocalCache, LocalCache

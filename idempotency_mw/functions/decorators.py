@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.errors import IdempotencyConfigurationError
-from idempotency_mw.guard import Guard
-from idempotency_mw.payloads import Arguments
+from idempotency_mw.functions.guard import Guard
+from idempotency_mw.functions.payloads import Arguments
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.serializers import OutputSerializer, serializer_for
 

@@ -14,15 +14,15 @@ A client that goes away is not the app's business: it runs to its end, and its a
 
 import asyncio
 
-from idempotency_mw.asgi_outgoing import Outgoing
-from idempotency_mw.asgi_types import ASGIApp, Message, Receive, Scope, Send
+from idempotency_mw.asgi.outgoing import Outgoing
+from idempotency_mw.asgi.turns import Turns
+from idempotency_mw.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from idempotency_mw.core.machine import Discarded, Ending, Execute, Failed, Kept
 from idempotency_mw.execution import Executing, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler
 from idempotency_mw.http.message import Request
 from idempotency_mw.http.replies import Replies
 from idempotency_mw.shielding import until_done
-from idempotency_mw.turns import Turns
 
 __all__ = ["SCOPE_KEY", "Run"]
 

@@ -22,8 +22,8 @@ from idempotency_mw.http.problem import Refusal
 from idempotency_mw.persistence.base import PersistenceLayer, is_async
 from idempotency_mw.persistence.local_cache import LocalCache
 from idempotency_mw.surface import Hook, Rules, check_layer
-from idempotency_mw.wsgi_run import ENVIRON_KEY, Run
-from idempotency_mw.wsgi_values import Environ, StartResponse, WSGIApp, giving, request_of, respond
+from idempotency_mw.wsgi.run import ENVIRON_KEY, Run
+from idempotency_mw.wsgi.values import Environ, StartResponse, WSGIApp, giving, request_of, respond
 
 __all__ = ["IdempotencyMiddleware"]
 

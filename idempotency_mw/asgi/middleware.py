@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import Any, assert_never
 
-from idempotency_mw.asgi_incoming import ClientGoneError, Incoming, end, request_of, without_headers
-from idempotency_mw.asgi_outgoing import messages
-from idempotency_mw.asgi_run import SCOPE_KEY, Run
-from idempotency_mw.asgi_types import ASGIApp, Receive, Scope, Send
+from idempotency_mw.asgi.incoming import ClientGoneError, Incoming, end, request_of, without_headers
+from idempotency_mw.asgi.outgoing import messages
+from idempotency_mw.asgi.run import SCOPE_KEY, Run
+from idempotency_mw.asgi.types import ASGIApp, Receive, Scope, Send
 from idempotency_mw.aws import lifetime
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected

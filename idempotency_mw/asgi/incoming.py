@@ -7,7 +7,7 @@ all, is never cancelled while somebody may still ask: it is what the next one wh
 import asyncio
 from functools import lru_cache
 
-from idempotency_mw.asgi_types import Message, Receive, Scope
+from idempotency_mw.asgi.types import Message, Receive, Scope
 from idempotency_mw.aws import viewer_headers
 from idempotency_mw.http.message import Request, grouped
 

@@ -8,7 +8,7 @@ any other                                                                       
 
 from typing import Literal
 
-from idempotency_mw.asgi_types import Message
+from idempotency_mw.asgi.types import Message
 from idempotency_mw.http.capture import Capture
 from idempotency_mw.http.message import Response
 from idempotency_mw.http.replies import Replies

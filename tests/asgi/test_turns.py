@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from idempotency_mw.turns import Turns
+from idempotency_mw.asgi.turns import Turns
 
 
 async def turn(turns, name, log, gate=None):
