@@ -126,4 +126,4 @@ class TakesATombstoneForAnEmptyResult(Wrong):
 @pytest.mark.parametrize("wrong", Wrong.__subclasses__())
 def test_a_layer_with_a_fault_is_found_out(grounds, wrong):
     with pytest.raises(AssertionError):
-        tried(["memory"], grounds, 100, around=wrong, shrinks=False)
+        tried(["memory"], grounds, 500, around=wrong, shrinks=False)  # ends with the first that shows it
