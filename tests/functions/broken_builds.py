@@ -367,7 +367,11 @@ BUILDS = (
         23,
         "an async function is taken for a plain one",
         (
-            ("functions/guard.py", "        self._is_async = _runs_async(function)\n", "        self._is_async = False\n"),
+            (
+                "functions/guard.py",
+                "        self._is_async = _runs_async(function)\n",
+                "        self._is_async = False\n",
+            ),
             ("calls.py", "    if runs_async(function):\n", "    if False:\n"),
             ("calls.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
         ),
