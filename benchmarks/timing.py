@@ -201,23 +201,23 @@ def _fewer(size: int) -> int:
 
 def on_the_server(
     servers: Mapping[str, Any], sizes: Sequence[int], rounds: int, part: Part
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the CPU of each server to complete, over that to SET as much, by size: as it is used, and sent alike.
-
-    Of each the least of all rounds: the server does the same each time, and what else runs only adds.
-    """
+) -> dict[str, dict[str, Ratios]]:
+    """Return each server's CPU to complete, over that to SET as much, by size: as it is used, and sent alike."""
     return {
         name: _completing(binary, sizes, rounds, lambda done, at=at: part((at + done) / len(servers)))
         for at, (name, binary) in enumerate(servers.items())
     }
 
 
-def _completing(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> dict[str, dict[str, float]]:
+def _completing(binary: Any, sizes: Sequence[int], rounds: int, part: Part) -> dict[str, Ratios]:
     with measures(binary, sizes, lambda size: (*IN_USE, "SET", way_taken(size))) as cases:
         seen = interleaved(cases, rounds, part)
-    least = {case: min(took[case] for took in seen) for case in cases}
     floor, ours = IN_USE
+
+    def ratio(way: str, over: str, size: int) -> float | None:
+        return median_ratio(seen, lambda took: took[way, size] / took[over, size])
+
     return {
-        "in use": {str(size): round(least[ours, size] / least[floor, size], 4) for size in sizes},
-        "alike": {str(size): round(least[way_taken(size), size] / least["SET", size], 4) for size in sizes},
+        "in use": {str(size): ratio(ours, floor, size) for size in sizes},
+        "alike": {str(size): ratio(way_taken(size), "SET", size) for size in sizes},
     }
