@@ -3,7 +3,7 @@
 "script" is complete.lua, which gets the result as an argument; "renamed" is a SET under a temporary key and
 complete_large.lua in one trip. `*` marks the way that the layer takes for the size. The CPU is that of the
 server's process, user and system: with what it takes to read the bytes and to answer, one message a trip, all sent
-alike (completing.py says how). The ways take turns; ratios are taken within a round, and the median of the rounds is
+alike (completing.py says how). The ways take turns; ratios are taken within a round, and their median is
 shown. What a service sees, with the clients in use, is in docs/performance.md.
 
 Exits 0 where the layer takes, for each size, the way that is cheaper on the server where it is dearest, or one
