@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -489,3 +490,45 @@ async def test_a_beat_has_the_context_of_its_request():
     while len(seen) < 2:
         await asyncio.sleep(0.002)
     assert seen == ["first", "second"]
+
+
+@contextmanager
+def tasks_made_by(factory):
+    """Have the tasks of this loop made so."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_a_factory_of_tasks_that_takes_no_context_makes_those_of_beats():
+    store = AsyncStore()
+    beating = asynchronous(store, CLAIM, FAST)
+    with tasks_made_by(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop)):
+        beating.start()
+        await asyncio.sleep(0.05)
+    beating.stop()
+    assert len(store.extended) > 1
+
+
+async def test_claims_whose_beats_run_at_once_when_they_are_woken_have_one_timer():
+    def eager(
+        loop, coroutine, **_
+    ):  # as asyncio's, which came with Python 3.12, where nothing has to be waited for
+        with suppress(StopIteration):
+            coroutine.send(None)
+        return loop.create_future()
+
+    store, pulse = AsyncStore(), AsyncPulse(0.01)
+    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(2)]
+    with tasks_made_by(eager):
+        for each in beating:
+            each.start()
+        await asyncio.sleep(0.1)
+        armed = len(timers())
+    for each in beating:
+        each.stop()
+    assert len(store.extended) > 4
+    assert armed == 1
