@@ -118,7 +118,7 @@ class AsyncHeartbeat:
 
     def wake(self, line: "_Line") -> None:
         """Beat, and wait in line again."""
-        # A loop holds its tasks weakly; this reference keeps the task alive. Not every task factory takes a context.
+        # A loop holds its tasks weakly; this reference keeps the task alive. Not every factory takes a context.
         self._extending = self._context.run(line.loop.create_task, self._beat_and_go_on(line))
 
     async def _beat_and_go_on(self, line: "_Line") -> None:
@@ -126,20 +126,22 @@ class AsyncHeartbeat:
             line.add(self)
 
 
-class AsyncPulse:
-    """What wakes the heartbeats of one handler's claims: a timer on each event loop."""
+class AsyncPulse(threading.local):
+    """What wakes the heartbeats of one handler's claims: in each thread a timer on its event loop."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._line: _Line | None = None
 
     def line(self) -> "_Line":
-        """Return the line on the running loop: the one there was, unless another loop has come meanwhile.
+        """Return the line on the running loop: the one there was, unless the thread's loop is another now.
 
-        The line of that other loop goes on for as long as somebody waits in it.
+        The line of the loop before goes on for as long as somebody waits in it.
         """
         loop, line = asyncio.get_running_loop(), self._line
         if line is None or line.loop is not loop:
+            if line is not None:
+                line.rest()
             line = self._line = _Line(loop, self.seconds)
         return line
 

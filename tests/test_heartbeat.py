@@ -474,6 +474,27 @@ def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
     assert over() is None
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loops_that_take_turns_have_one_timer_each(threads):
+    pulse = AsyncPulse(1000)
+
+    async def armed_by_one_that_comes_and_goes():
+        each = AsyncHeartbeat(AsyncStore(), CLAIM, IdempotencyConfig(), pulse)
+        each.start()
+        each.stop()
+        return len(timers())
+
+    armed, loops = [], [asyncio.new_event_loop() for _ in range(2)]
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for _ in range(3):
+            for loop, thread in zip(loops, (first, second if threads == 2 else first), strict=True):
+                coming = thread.submit(loop.run_until_complete, armed_by_one_that_comes_and_goes())
+                armed.append(coming.result(5))
+    for loop in loops:
+        loop.close()
+    assert armed == [1] * 6
+
+
 async def test_a_beat_has_the_context_of_its_request():
     class Seeing(AsyncStore):
         async def extend(self, claim):
