@@ -82,7 +82,7 @@ class AsyncHeartbeat:
         self._ends = 0.0
         self._stopped = False
         self._line: _Line | None = None
-        self._context: Context | None = None
+        self._context: Context
         self._extending: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -118,28 +118,30 @@ class AsyncHeartbeat:
 
     def wake(self, line: "_Line") -> None:
         """Beat, and wait in line again."""
-        # A loop holds its tasks weakly; this reference keeps the task alive.
-        self._extending = line.loop.create_task(self._beat_and_go_on(line), context=self._context)
+        # A loop holds its tasks weakly; this reference keeps the task alive. Not every factory takes a context.
+        self._extending = self._context.run(line.loop.create_task, self._beat_and_go_on(line))
 
     async def _beat_and_go_on(self, line: "_Line") -> None:
         if await self.beat() is not None and not self._stopped:
             line.add(self)
 
 
-class AsyncPulse:
-    """What wakes the heartbeats of one handler's claims: a timer on each event loop."""
+class AsyncPulse(threading.local):
+    """What wakes the heartbeats of one handler's claims: in each thread a timer on its event loop."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._line: _Line | None = None
 
     def line(self) -> "_Line":
-        """Return the line on the running loop: the one there was, unless another loop has come meanwhile.
+        """Return the line on the running loop: the one there was, unless the thread's loop is another now.
 
-        The line of that other loop goes on for as long as somebody waits in it.
+        The line of the loop before goes on for as long as somebody waits in it.
         """
         loop, line = asyncio.get_running_loop(), self._line
         if line is None or line.loop is not loop:
+            if line is not None:
+                line.rest()
             line = self._line = _Line(loop, self.seconds)
         return line
 
@@ -178,14 +180,21 @@ class _Line:
 
     def _wake(self) -> None:
         self._timer = None
-        now = self.loop.time()
-        while self._due:
-            heartbeat, due = next(iter(self._due.items()))
-            if due > now:
-                self._wake_at(due)
-                return
-            del self._due[heartbeat]
-            heartbeat.wake(self)
+        woken = self._taken()
+        if self._due:
+            self._wake_at(self._first())
+        for each in woken:  # whose tasks may run at once, and join the line again
+            each.wake(self)
+
+    def _taken(self) -> list[AsyncHeartbeat]:
+        """Take those out of the line whose time has come."""
+        now, taken = self.loop.time(), list[AsyncHeartbeat]()
+        while self._due and self._first() <= now:
+            taken.append(self._due.popitem(last=False)[0])
+        return taken
+
+    def _first(self) -> float:
+        return next(iter(self._due.values()))
 
 
 class _Pulse:

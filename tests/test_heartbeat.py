@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -473,6 +474,27 @@ def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
     assert over() is None
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_loops_that_take_turns_have_one_timer_each(threads):
+    pulse = AsyncPulse(1000)
+
+    async def armed_by_one_that_comes_and_goes():
+        each = AsyncHeartbeat(AsyncStore(), CLAIM, IdempotencyConfig(), pulse)
+        each.start()
+        each.stop()
+        return len(timers())
+
+    armed, loops = [], [asyncio.new_event_loop() for _ in range(2)]
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for _ in range(3):
+            for loop, thread in zip(loops, (first, second if threads == 2 else first), strict=True):
+                coming = thread.submit(loop.run_until_complete, armed_by_one_that_comes_and_goes())
+                armed.append(coming.result(5))
+    for loop in loops:
+        loop.close()
+    assert armed == [1] * 6
+
+
 async def test_a_beat_has_the_context_of_its_request():
     class Seeing(AsyncStore):
         async def extend(self, claim):
@@ -489,3 +511,45 @@ async def test_a_beat_has_the_context_of_its_request():
     while len(seen) < 2:
         await asyncio.sleep(0.002)
     assert seen == ["first", "second"]
+
+
+@contextmanager
+def tasks_made_by(factory):
+    """Have the tasks of this loop made so."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_a_factory_of_tasks_that_takes_no_context_makes_those_of_beats():
+    store = AsyncStore()
+    beating = asynchronous(store, CLAIM, FAST)
+    with tasks_made_by(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop)):
+        beating.start()
+        await asyncio.sleep(0.05)
+    beating.stop()
+    assert len(store.extended) > 1
+
+
+async def test_claims_whose_beats_run_at_once_when_they_are_woken_have_one_timer():
+    def eager(
+        loop, coroutine, **_
+    ):  # as asyncio's, which came with Python 3.12, where nothing has to be waited for
+        with suppress(StopIteration):
+            coroutine.send(None)
+        return loop.create_future()
+
+    store, pulse = AsyncStore(), AsyncPulse(0.01)
+    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(2)]
+    with tasks_made_by(eager):
+        for each in beating:
+            each.start()
+        await asyncio.sleep(0.1)
+        armed = len(timers())
+    for each in beating:
+        each.stop()
+    assert len(store.extended) > 4
+    assert armed == 1

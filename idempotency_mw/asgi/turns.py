@@ -31,8 +31,8 @@ class Turns:
         self._waiting.append(turn)
         try:
             await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it has come in the same moment
+        except BaseException:
+            if not turn.cancel() and not turn.cancelled():  # it has come in the same moment
                 self.end()
             raise
 

@@ -1,6 +1,7 @@
 """Turns on an event loop: one at a time, in the order in which they were asked for, whoever is cancelled."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -79,4 +80,26 @@ async def test_who_is_cancelled_as_its_turn_comes_passes_it_on():
     await asyncio.wait(tasks)
     assert tasks[0].cancelled()
     assert log == [1]
+    assert not turns.is_taken
+
+
+@pytest.mark.parametrize("has_come", [False, True])
+@pytest.mark.parametrize("stop", [lambda each: each.close(), lambda each: each.throw(asyncio.CancelledError)])
+async def test_a_coroutine_that_is_ended_without_a_task_takes_no_turn_and_ends_none_of_another(stop, has_come):
+    turns = Turns()
+    assert turns.take()
+    waiting, next_one = turns.wait(), turns.wait()
+    turn, next_turn = waiting.send(None), next_one.send(None)
+    if has_come:
+        turns.end()
+    with suppress(asyncio.CancelledError):
+        stop(waiting)
+    assert turn.done()
+    assert next_turn.done() == has_come
+    if not has_come:
+        turns.end()
+        assert next_turn.done()
+    with suppress(StopIteration):
+        next_one.send(None)
+    turns.end()
     assert not turns.is_taken

@@ -36,7 +36,7 @@ _HEEDED = {
     *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
     *("socket_keepalive", "socket_keepalive_options", "socket_type"),
 }
-_names_of = attrgetter("_reader", "_writer", "_parser._stream", "encoder.decode_responses", "pack_commands")
+_names_of = attrgetter("_reader", "_writer", "_parser._stream", "encoder.decode_responses")
 
 
 def can_be_direct(client: Any, options: dict[str, Any]) -> bool:

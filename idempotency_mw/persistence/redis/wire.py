@@ -4,10 +4,11 @@ redis-py made it (TLS, authentication, database, name). Left out are asyncio's s
 around an exchange. Plain replies are read here, the others by redis-py's parser, and all by hiredis, which keeps
 bytes of its own. No task reads: the parser goes on when bytes come in.
 
-There is one exchange at a time: commands in one write, and as many replies. Nobody gets a reply before all of them
-are there, and a connection whose exchange does not end is closed. So a reply that is lost on the way, or that
-nobody waits for any more, never makes the next one pass for it. One timer sees to silence, and to all deadlines.
-It stays for a moment when the connection rests; `rest` takes it from the loop of a process that may be frozen.
+There is one exchange at a time: commands in one write (what is large in pieces), and as many replies. Nobody gets
+a reply before all of them are there, and a connection whose exchange does not end is closed. So a reply that is
+lost on the way, or that nobody waits for any more, never makes the next one pass for it. One timer sees to
+silence, and to all deadlines. It stays for a moment when the connection rests; `rest` takes it from the loop of a
+process that may be frozen.
 
 This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
 """
