@@ -31,9 +31,9 @@ from idempotency_mw.persistence.redis.deadline import Deadline
 from idempotency_mw.persistence.redis.direct_blocking import (
     DirectBlockingRedis,
     _rested,
-    _Wire,
     can_be_direct_blocking,
 )
+from idempotency_mw.persistence.redis.wire_blocking import BlockingWire
 from tests.clusters import until
 from tests.persistence.driven import a_claim
 from tests.persistence.test_redis_direct import relay
@@ -286,7 +286,7 @@ def a_wire():
     connection = redis.Connection()
     connection._sock = ours
     with closing(theirs), closing(ours):
-        yield _Wire(connection), theirs
+        yield BlockingWire(connection), theirs
 
 
 def exchange(wire, count=1, within=5.0):

@@ -13,8 +13,10 @@ One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2,
     connection     where a server is
     clients        clients that keep to a deadline
     deadline       when a blocking verb must be over
-    direct, wire   a shorter way to one server than redis-py's async client
-    direct_blocking   the same for blocking code
+    direct, wire   a shorter way to one server than redis-py's async client, and one connection of it
+    direct_blocking, wire_blocking   the same for blocking code
+    stream         what has arrived on a connection, as redis-py's parsers read
+    queues         who may ask an async client at a time
     resp           what of the protocol is written here
     checks         what can be told before the first request
     dropping       clients whose event loop is over

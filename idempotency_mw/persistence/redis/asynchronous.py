@@ -1,4 +1,4 @@
-"""The four verbs in Redis or Valkey, for asyncio code: line for line as `redis/blocking.py`, but for the loops."""
+"""The four verbs in Redis or Valkey, for asyncio code: as `redis/blocking.py`, and for any number of event loops."""
 
 import asyncio
 import os

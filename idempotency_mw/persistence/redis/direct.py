@@ -15,27 +15,21 @@ from operator import attrgetter
 from typing import Any
 
 import redis.asyncio
-import redis.credentials
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from idempotency_mw.persistence.redis.checks import are_heeded
 from idempotency_mw.persistence.redis.dropping import drop_connection
 from idempotency_mw.persistence.redis.resp import packed
 from idempotency_mw.persistence.redis.wire import Wire
 
-__all__ = ["OWN_CONNECTIONS", "DirectRedis", "are_heeded", "can_be_direct"]
+__all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
 
 _Redis: Any = redis.asyncio.Redis
-_credentials: Any = redis.credentials
 
 OWN_CONNECTIONS = 16
 _IDLE_SECONDS = 30.0
 _LARGE = 64 << 10
 
-_HEEDED = {
-    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
-    *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
-    *("socket_keepalive", "socket_keepalive_options", "socket_type"),
-}
 _names_of = attrgetter("_reader", "_writer", "_parser._stream", "encoder.decode_responses")
 
 
@@ -47,14 +41,6 @@ def can_be_direct(client: Any, options: dict[str, Any]) -> bool:
     except AttributeError:
         return False
     return are_heeded(options)
-
-
-def are_heeded(options: dict[str, Any]) -> bool:
-    """Tell whether none of these options would be overlooked on a direct path."""
-    # Credentials that change speak up, and only the usual client listens.
-    changing = getattr(_credentials, "StreamingCredentialProvider", ())
-    is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
-    return is_heeded and not isinstance(options.get("credential_provider"), changing)
 
 
 class DirectRedis(_Redis):  # type: ignore[misc]
