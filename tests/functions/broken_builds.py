@@ -378,7 +378,7 @@ BUILDS = (
         "a connection that fails is an error like any other",
         (
             (
-                "persistence/redis/commands.py",
+                "persistence/redis/errors.py",
                 "    if is_passing(error):\n        return Idem",
                 "    if False:\n        return Idem",
             ),
