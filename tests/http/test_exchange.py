@@ -511,6 +511,18 @@ def test_two_callers_have_two_records() -> None:
     assert len({FIRST.storage_key, *map(of, callers)}) == len(callers) + 1
 
 
+def test_a_caller_is_its_text_and_not_what_it_shows_of_itself() -> None:
+    class Masked(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "***"
+
+    keys = [operation(CALLERS, BASE, caller=kind(name)).storage_key for kind in (str, Masked) for name in "ab"]
+    assert keys[:2] == keys[2:]
+    assert keys[0] != keys[1]
+
+
 @pytest.mark.row(56)
 def test_with_callers_credentials_may_rotate() -> None:
     asked = [

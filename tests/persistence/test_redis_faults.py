@@ -136,14 +136,48 @@ def test_a_reply_that_can_not_be_read_is_not_quoted(kind, proxy, reply):
         assert "1111" not in "".join(traceback.format_exception(raised.value))
 
 
+NO_REPLY_OF_OURS = [b"+OK\r\n", b":-1\r\n", b"$0\r\n\r\n", b"*0\r\n", b"*3\r\n:0\r\n:1\r\n:2\r\n"]
+
+
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("reply", [b"+OK\r\n", b"*1\r\n:0\r\n", b"*3\r\n:0\r\n:1\r\n:2\r\n"])
+@pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b"*1\r\n:0\r\n"])
 def test_a_reply_that_no_script_says_is_an_error_of_ours(kind, proxy, reply):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
         with pytest.raises(IdempotencyRecordError):
             layer.acquire(a_claim())
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b":2\r\n"])
+def test_no_claim_is_settled_by_a_reply_that_no_script_says(kind, proxy, reply):
+    with driven(kind.from_url(proxy.url, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply)
+        with pytest.raises(IdempotencyRecordError):
+            layer.complete(a_claim(), b"result")
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("verb", ["extend", "release"])
+@pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":2\r\n"])
+def test_no_claim_is_lost_by_a_reply_that_no_script_says(kind, proxy, reply, verb):
+    with driven(kind.from_url(proxy.url, direct=True)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=reply)
+        with pytest.raises(IdempotencyRecordError):
+            getattr(layer, verb)(a_claim())
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_null_settles_nothing_and_is_an_error_of_ours(kind, proxy, direct):
+    with driven(kind.from_url(proxy.url, timeout_seconds=0.3, direct=direct)) as layer:
+        layer.extend(a_claim())
+        proxy.when(b"EVALSHA", "answer request", reply=b"_\r\n", times=None)
+        with pytest.raises(IdempotencyPersistenceLayerError):
+            layer.complete(a_claim(), b"result")
 
 
 @pytest.mark.fault(2)

@@ -1,5 +1,7 @@
 """Large results: laid under a temporary key and renamed in one trip, without passing through Lua."""
 
+from dataclasses import replace
+
 import pytest
 import redis
 import redis.asyncio
@@ -113,6 +115,15 @@ def test_a_stranger_changes_nothing_and_leaves_nothing(layer, claim, store):
     assert answer.record.attempt == 1
     assert store.get(key_of(claim)) == standing
     assert_nothing_temporary(store)
+
+
+@pytest.mark.parametrize("result", [b"small", RESULT], ids=["small", "large"])
+def test_a_stranger_learns_how_long_the_claim_stands_and_then_how_long_the_record_lives(layer, claim, result):
+    mine = replace(claim, lease_ms=20_000, retention_ms=80_000)
+    assert layer.extend(mine) is True
+    assert 10_000 < layer.complete(rival(claim), result).record.remaining_ms <= 20_000
+    assert layer.complete(mine, result) == Settled()
+    assert 70_000 < layer.complete(rival(claim), result).record.remaining_ms <= 80_000
 
 
 def test_a_completed_record_is_final(layer, claim, store):

@@ -234,26 +234,32 @@ def _unless_error(reply: Any) -> Any:
 
 def read_acquire(reply: int | list[Any]) -> Acquired | Existing:
     """Read what the acquire script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if isinstance(reply, int):
+    if isinstance(reply, int) and reply > 0:
         return Acquired(reply)
     return Existing(_record(reply))
 
 
 def read_complete(reply: int | list[Any]) -> Settled | Lost:
     """Read what the complete script replied; raises `IdempotencyRecordError` for a foreign record."""
-    if isinstance(reply, int):
+    if reply == 1:
         return Settled()
-    return Lost(_record(reply) if len(reply) > 1 else None)
+    return Lost(None if reply == [0] else _record(reply))
 
 
 def read_flag(reply: int) -> bool:
     """Read what the extend and release scripts replied."""
+    if reply not in (0, 1):
+        raise _unsaid()
     return reply == 1
 
 
-def _record(reply: list[Any]) -> Record:
+def _record(reply: Any) -> Record:
     try:
         _, remaining_ms, data = reply
         return read_record(data, remaining_ms)
     except (TypeError, ValueError):
-        raise IdempotencyRecordError("the store replied with something that no script of ours says") from None
+        raise _unsaid() from None
+
+
+def _unsaid() -> IdempotencyRecordError:
+    return IdempotencyRecordError("the store replied with something that no script of ours says")

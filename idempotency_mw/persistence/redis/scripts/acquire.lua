@@ -8,8 +8,9 @@
 -- ARGV[5]  "1" where a lapsed claim may be taken over, else "0"
 -- reply    the attempt: acquired  |  {0, remaining milliseconds, the record's bytes} existing, untouched
 --
--- The bytes are those of frame.py. Remaining is, of a claim, until its lease lapses, 0 once it has; of all else until the
--- key expires, 0 if it never does: it is not ours then. What this script can't read, it hands back for the layer to refuse.
+-- The bytes are those of frame.py. Remaining is, of a claim, until its lease lapses; of all else until the key expires.
+-- Below 0 nothing remains: it has lapsed, or never expires, and is not ours then. What this script can't read, it hands
+-- back for the layer to refuse.
 --
 -- There is no shebang, on purpose: a full Redis then still reads and answers duplicates here, and refuses
 -- only the write of a new claim, before any effect.
@@ -19,18 +20,18 @@ local attempts = record and #record == 119 and string.find(record, '^1P[0-9a-f]+
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
   and tonumber(string.sub(record, 35, 40))
 if record and (not attempts or attempts == 0) then
-  return {0, math.max(redis.call('PTTL', KEYS[1]), 0), record}
+  return {0, redis.call('PTTL', KEYS[1]), record}
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local attempt = 1
 if record then
-  local remaining = math.max(string.sub(record, 41, 55) - now, 0)
+  local remaining = string.sub(record, 41, 55) - now
   if string.sub(record, 3, 34) == ARGV[1] then
     -- A reply was lost on the way, and the client library asked again: the owner is the owner.
     attempt = attempts
-  elseif ARGV[5] == '1' and remaining == 0 and string.sub(record, 56) == ARGV[2] then
+  elseif ARGV[5] == '1' and remaining <= 0 and string.sub(record, 56) == ARGV[2] then
     attempt = math.min(attempts + 1, 999999)
   else
     return {0, remaining, record}

@@ -45,4 +45,4 @@ if lapses then
 else
   remaining = redis.call('PTTL', KEYS[1])
 end
-return {0, math.max(remaining, 0), record}
+return {0, remaining, record}
