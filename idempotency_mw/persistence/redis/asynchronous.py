@@ -1,4 +1,4 @@
-"""The four verbs in Redis or Valkey, for asyncio code: as `redis/blocking.py`, and for any number of event loops."""
+"""The four verbs in Redis or Valkey, for asyncio code: as `redis/blocking.py`, and for several event loops."""
 
 import asyncio
 import os

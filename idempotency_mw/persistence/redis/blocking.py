@@ -1,12 +1,11 @@
 """The four verbs in Redis or Valkey, for blocking code."""
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
@@ -194,7 +193,7 @@ class RedisPersistenceLayer(RedisLayer):
                 pause = next(pauses)
                 if not errors.is_passing(error) or ends - monotonic() <= pause:
                     raise errors.translated(error) from error
-            time.sleep(pause)
+            sleep(pause)
 
     def _ask_once(self, call: Call) -> Any:
         try:

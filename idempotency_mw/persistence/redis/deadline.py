@@ -14,7 +14,7 @@ class Deadline(local):
     ends = float("inf")
 
     def start(self, seconds: float) -> None:
-        """Begin a verb that may take so long."""
+        """Begin what may take so long."""
         self.ends = monotonic() + seconds
 
     def left(self) -> float:

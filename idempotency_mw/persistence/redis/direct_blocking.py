@@ -1,7 +1,7 @@
 """A standalone server by a shorter way, for blocking code: a thread takes a connection, asks, and gives it back.
 
 redis-py makes each connection (TLS, authentication, database, name). Left out are its pool, locks, retries and
-metrics; an exchange is that of `redis/wire_blocking.py`. Where redis-py lacks a name that is needed, or is given an
+metrics; an exchange is that of `redis/wire_blocking.py`. Where redis-py lacks a name that is needed, or has an
 option that is not heeded here, its usual client is used. Knows nothing of scripts or verbs.
 """
 
