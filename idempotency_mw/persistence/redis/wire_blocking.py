@@ -57,7 +57,7 @@ class BlockingWire:
         """Send the pieces of a message, and return so many replies; raise what says that the server can't be used.
 
         A connection that was idle may be dead and not say so: silence on it leaves half of the time to ask on
-        another. Not with several commands, among which a WAIT may be, nor with one in pieces, which takes its time.
+        another. Not with several commands, a WAIT may be among them, nor with one in pieces, which takes its time.
         """
         sock = self._sock
         self._asked = now
