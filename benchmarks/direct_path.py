@@ -134,9 +134,9 @@ def a_claim() -> Claim:
 async def said(client: Any, call: Call) -> Any:
     """Say it as the layer does: the first try of the direct path, else redis-py's way."""
     if isinstance(client, DirectRedis):
-        asking = client.at_once(call.packed(), asyncio.get_running_loop().time() + 2.0)
-        if asking is not None:
-            return await asking
+        command = call.packed()
+        if (wire := client.wire_for(command)) is not None:
+            return await wire.ask(command, asyncio.get_running_loop().time() + 2.0)
     return await client.execute_command(*call.by_digest, **RAW)
 
 
