@@ -188,7 +188,8 @@ class _Line:
 
     def _taken(self) -> list[AsyncHeartbeat]:
         """Take those out of the line whose time has come."""
-        now, taken = self.loop.time(), list[AsyncHeartbeat]()
+        now = self.loop.time()
+        taken: list[AsyncHeartbeat] = []
         while self._due and self._first() <= now:
             taken.append(self._due.popitem(last=False)[0])
         return taken

@@ -11,7 +11,7 @@ from idempotency_mw.asgi.types import Message, Receive, Scope
 from idempotency_mw.aws import viewer_headers
 from idempotency_mw.http.message import Request, grouped
 
-__all__ = ["ClientGoneError", "Incoming", "end", "request_of", "without_headers"]
+__all__ = ["ClientGoneError", "Incoming", "request_of", "without_headers"]
 
 
 class ClientGoneError(Exception):
@@ -35,7 +35,7 @@ def without_headers(method: str) -> Request:
 
 
 class Incoming:
-    """One request's messages: call it as the app calls `receive`. `end` what is unheard when all is over."""
+    """One request's messages: call it as the app calls `receive`. `close` it when all is over."""
 
     __slots__ = ("_begun", "_body", "_receive")
 
@@ -87,12 +87,13 @@ class Incoming:
         # Not a message to expect here; but it must not make us ask the store without a pause.
         await asyncio.sleep(seconds)
 
-    def unheard(self) -> asyncio.Future[Message] | None:
-        """Return the `receive` that is under way and that nobody has asked for, if there is one."""
-        return self._begun
+    @property
+    def is_listening(self) -> bool:
+        """Whether a `receive` is under way that nobody has asked for: only then there is something to close."""
+        return self._begun is not None
 
-
-async def end(receiving: asyncio.Future[Message]) -> None:
-    """Leave no task behind: on Lambda the loop stands still after the call."""
-    receiving.cancel()
-    await asyncio.wait([receiving], timeout=1)
+    async def close(self) -> None:
+        """Leave no task behind: on Lambda the loop stands still after the call."""
+        if self._begun is not None:
+            self._begun.cancel()
+            await asyncio.wait([self._begun], timeout=1)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import Any, assert_never
 
-from idempotency_mw.asgi.incoming import ClientGoneError, Incoming, end, request_of, without_headers
+from idempotency_mw.asgi.incoming import ClientGoneError, Incoming, request_of, without_headers
 from idempotency_mw.asgi.outgoing import messages
 from idempotency_mw.asgi.run import SCOPE_KEY, Run
 from idempotency_mw.asgi.types import ASGIApp, Receive, Scope, Send
@@ -147,8 +147,8 @@ class _Conversation:
         except ClientGoneError:
             return
         finally:
-            if (unheard := self._incoming.unheard()) is not None:
-                await end(unheard)
+            if self._incoming.is_listening:
+                await self._incoming.close()
 
     async def _operation(self) -> Operation | None:
         """Return what is asked for; None once the request was refused, or has passed."""
@@ -186,10 +186,10 @@ class _Conversation:
         self._waited = None if waited is None else int(self._handler.waitable(waited))
         self._request = without_headers(self._request.method)
 
-    def _run(self, started: Execute) -> Awaitable[None]:
-        storage_key = started.claim.operation.storage_key
-        execution = Execution(key=self._key, storage_key=storage_key, attempt=started.attempt)
-        run = Run(self._handler, self._exchange.replies, self._request, started, execution)
+    def _run(self, decision: Execute) -> Awaitable[None]:
+        storage_key = decision.claim.operation.storage_key
+        execution = Execution(key=self._key, storage_key=storage_key, attempt=decision.attempt)
+        run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
         return run.serve(self._app, self._scope, self._body or b"", self._incoming, self._send)
 
     async def _follow(self, decision: Replay | Reject | Unprotected, operation: Operation) -> None:

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig
+from idempotency_mw.asgi.incoming import Incoming
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer
@@ -383,3 +384,12 @@ async def test_a_refused_head_has_no_body(surface, memory):
         assert answer.body == b"", slug
         assert int(answer.one("content-length")) > 0
         assert answer.one("content-type") == "application/problem+json"
+
+
+async def test_closing_what_listens_to_nobody_does_nothing():
+    async def receive():
+        raise AssertionError("nobody has asked")
+
+    incoming = Incoming(receive)
+    assert not incoming.is_listening
+    await incoming.close()
