@@ -357,6 +357,15 @@ async def test_a_cancelled_task_leaves_its_claim_to_the_lease(store):
     await closed(layer)
 
 
+@pytest.fixture
+def interruptible():
+    """Have SIGINT raise KeyboardInterrupt: who starts the tests in the background has it ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_call_interrupted_by_a_signal_leaves_its_claim_to_the_lease(store):
     layer = store.open("plain")
     surface = Surface("plain", layer, store)
