@@ -6,7 +6,6 @@ ever written here.
 
 import logging
 
-from idempotency_mw.core.machine import Complete, Release
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 
 __all__ = [
@@ -38,9 +37,9 @@ def store_passed_by(storage_key: str, error: IdempotencyPersistenceLayerError) -
     _warn(storage_key, "the app runs unprotected: the store failed", error)
 
 
-def claim_not_settled(storage_key: str, ended: Complete | Release, error: Exception) -> None:
+def claim_not_settled(storage_key: str, verb: str, error: Exception) -> None:
     """The store failed at the end of a run: the record stays in progress until its lease lapses."""
-    _warn(storage_key, f"{type(ended).__name__.lower()} failed; the lease has to lapse", error)
+    _warn(storage_key, f"{verb} failed; the lease has to lapse", error)
 
 
 def completion_lost(storage_key: str) -> None:

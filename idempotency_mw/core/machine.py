@@ -13,6 +13,7 @@ Each union is closed with `assert_never` where it is taken apart, so that a type
 that somebody forgot to handle.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, assert_never
@@ -81,6 +82,11 @@ class Reject:
     retry_after_ms: int | None = None
     cause: Exception | None = field(default=None, compare=False)
     """The store's own error, for surfaces that raise."""
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """`retry_after_ms` in whole seconds, rounded up, at least 1: `Retry-After` has no smaller unit."""
+        return None if self.retry_after_ms is None else max(1, math.ceil(self.retry_after_ms / 1000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from idempotency_mw.core.members import DuplicateMemberError, distinct
+
 __all__ = [
     "Document",
-    "DuplicateMemberError",
     "NotJSONError",
     "declared_length",
     "document_in",
@@ -28,10 +29,6 @@ MAX_SEGMENTS = 10_000
 
 class NotJSONError(ValueError):
     """The body does not parse."""
-
-
-class DuplicateMemberError(ValueError):
-    """A member stands twice in one object: two readers may take it for two different values."""
 
 
 def media_type(content_type: bytes) -> bytes:
@@ -77,19 +74,12 @@ def parse_json(body: bytes) -> Any:
     Raises `NotJSONError`, or `DuplicateMemberError`.
     """
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        return json.loads(body.decode("utf-8"), object_pairs_hook=distinct, parse_constant=_refuse)
     except DuplicateMemberError:
         raise
     except (ValueError, RecursionError) as error:
         # Its message would quote the body; so would a chain to it.
         raise NotJSONError(type(error).__name__) from None
-
-
-def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(members)
-    if len(data) != len(members):
-        raise DuplicateMemberError("a member stands twice in one object")
-    return data
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -1,7 +1,6 @@
 """Refusals as RFC 9457 problems. A detail tells what to do, and never repeats what was sent."""
 
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -77,9 +76,7 @@ def refusal_of(reject: Reject, *, bound_headers: bool) -> Refusal:
     problem, detail = _REFUSED[reject.reason]
     if reject.reason is Reason.REUSED and bound_headers:
         detail += " (Where credentials rotate, the service should configure `caller`.)"
-    if reject.retry_after_ms is None:
-        return Refusal(problem, detail)
-    return Refusal(problem, detail, retry_after_seconds=max(1, math.ceil(reject.retry_after_ms / 1000)))
+    return Refusal(problem, detail, reject.retry_after_seconds)
 
 
 def problem_response(refusal: Refusal, *, bodiless: bool = False, extra: Headers = ()) -> Response:

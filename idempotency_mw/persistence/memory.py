@@ -9,7 +9,7 @@ from typing import Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.persistence import verbs
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 
 __all__ = ["MemoryPersistenceLayer"]
 
@@ -30,7 +30,7 @@ class MemoryPersistenceLayer:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._records: dict[str, Held] = {}
+        self._records: dict[str, StoredFrame] = {}
         self._expiries: list[tuple[int, str]] = []
 
     def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -89,11 +89,11 @@ class MemoryPersistenceLayer:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _standing(self, claim: Claim, now_ms: int) -> Held | None:
+    def _standing(self, claim: Claim, now_ms: int) -> StoredFrame | None:
         held = self._records.get(claim.storage_key)
         return held if held is not None and held.expires_ms > now_ms else None
 
-    def _put(self, claim: Claim, write: Held | None) -> None:
+    def _put(self, claim: Claim, write: StoredFrame | None) -> None:
         if write is not None:
             self._records[claim.storage_key] = write
             heapq.heappush(self._expiries, (write.expires_ms, claim.storage_key))

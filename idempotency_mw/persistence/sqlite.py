@@ -23,7 +23,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 
 __all__ = ["SQLitePersistenceLayer"]
 
@@ -205,17 +205,17 @@ class _Process:
             connection.close()
 
 
-def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Held | None:
+def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> StoredFrame | None:
     row = connection.execute(_FIND, (claim.storage_key, now_ms)).fetchone()
     if row is None:
         return None
     record, expires_ms = row
     if not isinstance(record, bytes) or not isinstance(expires_ms, int):
         raise IdempotencyRecordError("the store holds something that is not a record of this version")
-    return Held(Frame.decode(record), expires_ms)
+    return StoredFrame(Frame.decode(record), expires_ms)
 
 
-def _put(connection: sqlite3.Connection, claim: Claim, write: Held) -> None:
+def _put(connection: sqlite3.Connection, claim: Claim, write: StoredFrame) -> None:
     connection.execute(_WRITE, (claim.storage_key, write.frame.encode(), write.expires_ms))
 
 

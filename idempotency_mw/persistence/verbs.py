@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
 from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame
 
-__all__ = ["Held", "acquire", "complete", "extend", "release"]
+__all__ = ["StoredFrame", "acquire", "complete", "extend", "release"]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredFrame:
     """What stands for a key, or is to stand there: a frame, and when it expires on the store's clock."""
 
     frame: Frame
@@ -26,7 +26,9 @@ class Held:
         return self.frame.record(until_ms - now_ms)
 
 
-def acquire(standing: Held | None, claim: Claim, now_ms: int) -> tuple[Acquired | Existing, Held | None]:
+def acquire(
+    standing: StoredFrame | None, claim: Claim, now_ms: int
+) -> tuple[Acquired | Existing, StoredFrame | None]:
     """Own the key if it is free, already this claim's, or lapsed and may be taken over."""
     if standing is None:
         attempt = 1
@@ -39,7 +41,7 @@ def acquire(standing: Held | None, claim: Claim, now_ms: int) -> tuple[Acquired 
     return Acquired(attempt), _in_progress(claim, attempt, now_ms)
 
 
-def extend(standing: Held | None, claim: Claim, now_ms: int) -> Held | None:
+def extend(standing: StoredFrame | None, claim: Claim, now_ms: int) -> StoredFrame | None:
     """Renew the lease of a claim that stands."""
     if standing is None or not _owns(claim, standing):
         return None
@@ -47,8 +49,8 @@ def extend(standing: Held | None, claim: Claim, now_ms: int) -> Held | None:
 
 
 def complete(
-    standing: Held | None, claim: Claim, result: bytes | None, now_ms: int
-) -> tuple[Settled | Lost, Held | None]:
+    standing: StoredFrame | None, claim: Claim, result: bytes | None, now_ms: int
+) -> tuple[Settled | Lost, StoredFrame | None]:
     """Put the result in place of a claim that stands; repeated, it changes nothing."""
     if standing is None:
         return Lost(None), None
@@ -58,19 +60,19 @@ def complete(
         return Settled(), None
     status = Status.NOT_KEPT if result is None else Status.COMPLETED
     completed = replace(standing.frame, status=status, result=result or b"")
-    return Settled(), Held(completed, expires_ms=now_ms + claim.retention_ms)
+    return Settled(), StoredFrame(completed, expires_ms=now_ms + claim.retention_ms)
 
 
-def release(standing: Held | None, claim: Claim) -> bool:
+def release(standing: StoredFrame | None, claim: Claim) -> bool:
     """Tell whether the key is this claim's to free."""
     return standing is not None and _owns(claim, standing)
 
 
-def _owns(claim: Claim, standing: Held) -> bool:
+def _owns(claim: Claim, standing: StoredFrame) -> bool:
     return standing.frame.status is Status.IN_PROGRESS and standing.frame.token == claim.token
 
 
-def _may_take_over(claim: Claim, standing: Held, now_ms: int) -> bool:
+def _may_take_over(claim: Claim, standing: StoredFrame, now_ms: int) -> bool:
     return (
         claim.may_take_over
         and standing.frame.status is Status.IN_PROGRESS
@@ -79,7 +81,7 @@ def _may_take_over(claim: Claim, standing: Held, now_ms: int) -> bool:
     )
 
 
-def _in_progress(claim: Claim, attempt: int, now_ms: int) -> Held:
+def _in_progress(claim: Claim, attempt: int, now_ms: int) -> StoredFrame:
     # The record outlives its lease: what is left of a dead owner tells the next one that there was one.
     frame = Frame(
         status=Status.IN_PROGRESS,
@@ -88,4 +90,4 @@ def _in_progress(claim: Claim, attempt: int, now_ms: int) -> Held:
         lease_until_ms=now_ms + claim.lease_ms,
         fingerprint=claim.fingerprint,
     )
-    return Held(frame, expires_ms=now_ms + max(claim.retention_ms, claim.lease_ms))
+    return StoredFrame(frame, expires_ms=now_ms + max(claim.retention_ms, claim.lease_ms))

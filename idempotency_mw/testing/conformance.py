@@ -15,7 +15,7 @@ from secrets import token_hex
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.testing.bench import LONG_MS, PersistenceBench, a_claim, rival
+from idempotency_mw.testing.harness import LONG_MS, PersistenceHarness, a_claim, rival
 
 __all__ = ["PersistenceConformance"]
 
@@ -26,7 +26,7 @@ SLACK_MS = 150
 """Two calls in a row take less than this, or a test that reads a lease may fail for slowness alone."""
 
 
-class PersistenceConformance(PersistenceBench):
+class PersistenceConformance(PersistenceHarness):
     """Every promise of `PersistenceLayer`, for each state that a key can be in."""
 
     def test_a_free_key_is_acquired_as_attempt_one(self) -> None:

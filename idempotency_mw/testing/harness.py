@@ -15,7 +15,7 @@ from unittest import SkipTest
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Record, Settled
 from idempotency_mw.persistence.base import is_async
 
-__all__ = ["LONG_MS", "PersistenceBench", "a_claim", "rival"]
+__all__ = ["LONG_MS", "PersistenceHarness", "a_claim", "rival"]
 
 # ruff: noqa: S101 - the assertions are the purpose
 
@@ -23,7 +23,7 @@ LONG_MS = 60_000
 """A duration that no test run sees the end of."""
 
 
-class PersistenceBench:
+class PersistenceHarness:
     """What the tests stand on, and what a subclass says about its layer."""
 
     contenders = 32
