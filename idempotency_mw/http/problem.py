@@ -1,4 +1,4 @@
-"""Refusals as RFC 9457 problems. A detail tells what to do, and never repeats what was sent."""
+"""Refusals as RFC 9457 problems. A detail says what to do, and never repeats what the client sent."""
 
 import json
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A problem with what this request's sender should know about it."""
+    """A problem, with the detail for this request's sender."""
 
     problem: Problem
     detail: str
@@ -72,7 +72,7 @@ _REFUSED = {
 
 
 def refusal_of(reject: Reject, *, bound_headers: bool) -> Refusal:
-    """Return what the machine's refusal is in HTTP. `bound_headers`: credentials are part of the fingerprint."""
+    """Return the machine's refusal in HTTP. `bound_headers` says that credentials are part of the fingerprint."""
     problem, detail = _REFUSED[reject.reason]
     if reject.reason is Reason.REUSED and bound_headers:
         detail += " (Where credentials rotate, the service should configure `caller`.)"
@@ -80,7 +80,7 @@ def refusal_of(reject: Reject, *, bound_headers: bool) -> Refusal:
 
 
 def problem_response(refusal: Refusal, *, bodiless: bool = False, extra: Headers = ()) -> Response:
-    """Return the refusal as a response. `bodiless`: it answers a HEAD."""
+    """Return the refusal as a response. `bodiless` says that it answers a HEAD."""
     problem = refusal.problem
     document = {
         "type": TYPE_PREFIX + problem.slug,

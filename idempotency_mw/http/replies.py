@@ -127,5 +127,5 @@ def _hooked(hook: Callable[[Any, Record], Any], stored: codec.Parts, record: Rec
 
 
 def _length_is_no_body(capture: Capture) -> bool:
-    """Tell whether `Content-Length` says what a GET would have had (RFC 9110, section 8.6)."""
+    """Tell whether `Content-Length` is that of the answer to a GET (RFC 9110, section 8.6)."""
     return capture.is_bodiless and capture.status not in (204, 205)

@@ -1,7 +1,8 @@
-"""The four verbs as pure functions: what stands there and a claim in, what is to stand there and the answer out.
+"""The four verbs as pure functions of what stands for a key and a claim. They return the answer and what to write.
 
-For layers that read, decide and write in one transaction of their own. `redis/scripts/` says the same in Lua,
-and one suite holds both to it. What is handed in has not expired; None is nothing there.
+For layers that read, decide and write in one transaction of their own. `redis/scripts/` holds the same rules in
+Lua, and one test suite holds both to them. A frame that is passed in has not expired; `None` means the key is
+free.
 """
 
 from dataclasses import dataclass, replace
@@ -14,13 +15,13 @@ __all__ = ["StoredFrame", "acquire", "complete", "extend", "release"]
 
 @dataclass(frozen=True, slots=True)
 class StoredFrame:
-    """What stands for a key, or is to stand there: a frame, and when it expires on the store's clock."""
+    """What stands for a key: a frame, and when it expires, in milliseconds on the store's clock."""
 
     frame: Frame
     expires_ms: int
 
     def record(self, now_ms: int) -> Record:
-        """Return what anyone may see of it."""
+        """Return it without the token."""
         is_running = self.frame.status is Status.IN_PROGRESS
         until_ms = self.frame.lease_until_ms if is_running else self.expires_ms
         return self.frame.record(until_ms - now_ms)
@@ -29,7 +30,7 @@ class StoredFrame:
 def acquire(
     standing: StoredFrame | None, claim: Claim, now_ms: int
 ) -> tuple[Acquired | Existing, StoredFrame | None]:
-    """Own the key if it is free, already this claim's, or lapsed and may be taken over."""
+    """Own the key if it is free, already this claim's, or lapsed and open to a takeover."""
     if standing is None:
         attempt = 1
     elif _owns(claim, standing):
@@ -82,7 +83,7 @@ def _may_take_over(claim: Claim, standing: StoredFrame, now_ms: int) -> bool:
 
 
 def _in_progress(claim: Claim, attempt: int, now_ms: int) -> StoredFrame:
-    # The record outlives its lease: what is left of a dead owner tells the next one that there was one.
+    # The record outlives its lease, so that the next owner learns that there was one before: attempt 2.
     frame = Frame(
         status=Status.IN_PROGRESS,
         token=claim.token,
