@@ -3,8 +3,7 @@
 Where HTTP has a status, a caller gets a value or an error. Nothing here runs a function or asks a store.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
@@ -26,8 +25,7 @@ from idempotency_mw.functions.serializers import StoredFailure, StoredValue, dec
 __all__ = ["Winners", "answer", "given", "late_owner_reply"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A record with its result, decoded."""
 
     record: Record

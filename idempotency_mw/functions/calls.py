@@ -1,7 +1,7 @@
 """One call of a function under a key: which digests a store knows it by, and what its run is given."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.digests import canonical, digest, joined, text
@@ -37,14 +37,16 @@ class Call:
         return self.keyed(config).operation
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedCall:
+class KeyedCall(NamedTuple):
     """What the run of one call is given."""
 
     operation: Operation
-    key: Any = field(repr=False)
+    key: Any
     """As plain data; the function can ask for it while it runs."""
     serializer: OutputSerializer | None
+
+    def __repr__(self) -> str:
+        return f"KeyedCall({self.operation!r})"
 
     @property
     def shown_key(self) -> str:

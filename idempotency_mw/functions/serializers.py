@@ -15,9 +15,8 @@ nothing is ever unpickled.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Any, Protocol, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Protocol, Union, cast, get_args, get_origin, get_type_hints
 
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyRecordError
 from idempotency_mw.functions.rebuilding import checked_dataclass, data_of, rebuilt
@@ -148,15 +147,16 @@ def _returned_model(function: Callable[..., Any]) -> Any:
     return hint
 
 
-@dataclass(frozen=True, slots=True)
-class StoredValue:
+class StoredValue(NamedTuple):
     """What the first call returned."""
 
-    value: Any = field(repr=False)
+    value: Any
+
+    def __repr__(self) -> str:
+        return "StoredValue()"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFailure:
+class StoredFailure(NamedTuple):
     """What the first call failed with, under `on_error="store"`: the name of the exception's class."""
 
     class_name: str

@@ -11,7 +11,7 @@ __all__ = ["canonical_query", "fingerprint", "payload_of"]
 
 def fingerprint(query: bytes, media: bytes, payload: list[bytes], sender: list[bytes]) -> str:
     """Return the digest that a retry must have too."""
-    return digest([canonical_query(query), media, *sender, *payload])
+    return digest([canonical_query(query) if query else b"", media, *sender, *payload])
 
 
 def payload_of(
@@ -30,8 +30,6 @@ def payload_of(
 
 def canonical_query(query: bytes) -> bytes:
     """Return the same bytes for queries with the same members: decoded, sorted by name, values in their order."""
-    if not query:
-        return b""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
     pairs.sort(key=lambda pair: pair[0])
     return joined([text(each) for pair in pairs for each in pair])

@@ -38,10 +38,11 @@ class Sender:
         """
         if self.has_caller:
             return []
-        bound: list[bytes] = []
+        parts = [b""]  # the count, once it is known
         for name in self.bound:
             if name in lines:
                 for value in lines[name]:
-                    bound.append(name)
-                    bound.append(value)
-        return [b"%d" % (len(bound) // 2), *bound]
+                    parts.append(name)
+                    parts.append(value)
+        parts[0] = b"%d" % (len(parts) // 2)
+        return parts
