@@ -1,7 +1,8 @@
 """The rows of the conformance table, read from `docs/conformance.md`: what each is about, by its number.
 
 A test names its row with `@pytest.mark.row(35)`. With `--conformance`, the run ends with a table of rows and
-tests, and fails if a row has no test. `tests/test_conformance_rows.py` checks in every run that file and tests agree.
+tests, and fails if a row has no test. `tests/test_conformance_rows.py` checks in every run that the file and the
+tests agree.
 """
 
 import re
