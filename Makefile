@@ -1,10 +1,14 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture clean
 .NOTPARALLEL:
 
-VENV := .venv
+# Other versions of what is tested with, in an environment of their own: make test WITH="redis==5.0.0 starlette==0.40.0"
+WITH ?=
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+VENV := .venv$(if $(WITH),-with-$(subst *,x,$(subst ==,-,$(subst $(SPACE),-,$(strip $(WITH))))))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -45,7 +49,7 @@ run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async
 	@$(BIN)/python examples/plain_function.py
 	@$(BIN)/python examples/async_function.py
 
-test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
+test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay" SERVERS=valkey WITH="redis==5.0.0")
 	$(PYTEST) $(ARGS)
 
 check: lint ## Lint, check types and imports, and run the tests with branch coverage
@@ -86,20 +90,23 @@ bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a ke
 bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (counts instructions where valgrind is)
 	@$(BIN)/python -m benchmarks.direct_path
 
+architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code
+	@$(BIN)/python tools/architecture.py
+
 clean: ## Remove whatever the other targets made
-	rm -rf $(VENV) .venv-bench build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-with-* build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f *.sqlite3 *.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands for an installed dependency group: made anew when pyproject.toml changes.
 $(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
-	$(PIP) --editable . --group $*
+	$(PIP) --editable . --group $* $(foreach pin,$(WITH),'$(pin)')
 	@touch $@
 
 # Dependency groups need pip 25.1.
 $(BIN)/python:
 	@python=; \
-	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	for candidate in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3); do \
 		if $$candidate -c '$(SUITABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
