@@ -6,6 +6,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from importlib.metadata import version
 from itertools import groupby
@@ -269,3 +270,21 @@ def test_a_wheel_has_the_scripts_and_the_mark_of_types_and_nothing_else(tmp_path
     }
     assert packed == sources | scripts | {"idempotency_mw/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_an_sdist_has_all_that_its_tests_need(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as opened:
+        packed = {Path(*Path(name).parts[1:]) for name in opened.getnames()}
+    folders = ("idempotency_mw", "benchmarks", "docs", "examples", "proof", "tests", "tools")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    wanted = [*files, *ROOT.glob("*.md"), *(ROOT / name for name in ("LICENSE", "Makefile", "pyproject.toml"))]
+    missing = {path.relative_to(ROOT) for path in wanted} - packed
+    assert {path.as_posix() for path in missing if not _is_left_by_a_run(path)} == set()
+
+
+def _is_left_by_a_run(path: Path) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in path.parts) or ".sqlite3" in path.name
