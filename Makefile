@@ -1,7 +1,7 @@
 # Everything that is done with this repository. Each target makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture dist clean
 .NOTPARALLEL:
 
 # Other versions of what is tested with, in an environment of their own: make test WITH="redis==5.0.0 starlette==0.40.0"
@@ -93,13 +93,18 @@ bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (count
 architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code
 	@$(BIN)/python tools/architecture.py
 
+dist: $(VENV)/.release ## Build the sdist and the wheel into dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m twine check --strict dist/*
+
 clean: ## Remove whatever the other targets made
 	rm -rf $(VENV) .venv-bench .venv-with-* build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f *.sqlite3 *.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands for an installed dependency group: made anew when pyproject.toml changes.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint $(VENV)/.release: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) --editable . --group $* $(foreach pin,$(WITH),'$(pin)')
 	@touch $@
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -229,17 +228,11 @@ def test_a_key_in_progress_says_when_to_ask_again() -> None:
 # How it is built.
 
 
-def test_the_version_is_the_projects() -> None:
-    assert idempotency_mw.__version__ == PROJECT["version"]
-    if (installed := _installed_version()) is not None:
-        assert installed == PROJECT["version"]
-
-
-def _installed_version() -> str | None:
-    try:
-        return version("idempotency_mw")
-    except ModuleNotFoundError:  # PackageNotFoundError is one
-        return None
+def test_the_changelog_begins_with_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    newest = re.search(r"(?m)^## (\S+)", changelog)
+    assert newest is not None
+    assert newest[1] == idempotency_mw.__version__
 
 
 def test_imports_run_only_downward() -> None:
@@ -277,6 +270,7 @@ def test_an_sdist_has_all_that_its_tests_need(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (sdist,) = tmp_path.glob("*.tar.gz")
+    assert sdist.name == f"idempotency_mw-{idempotency_mw.__version__}.tar.gz"
     with tarfile.open(sdist) as opened:
         packed = {Path(*Path(name).parts[1:]) for name in opened.getnames()}
     folders = ("idempotency_mw", "benchmarks", "docs", "examples", "proof", "tests", "tools")
