@@ -60,7 +60,7 @@ class Room:
 
     @property
     def floor(self) -> int:
-        """The floor, counted from the top; doors stand above all."""
+        """The floor, counted from the top; doors stand above all if the contract does not name them."""
         return self.place[0]
 
     @property
@@ -161,9 +161,9 @@ def _described(
 ) -> Room:
     inside = [name for name, its in room_of.items() if its == room]
     if room == DOORS:
-        return Room(
-            room, (-1, 0), "What users import; nothing imports them.", _names_within(inside, package, package)
-        )
+        names = _names_within(inside, package, package)
+        place = min((places[name] for name in names if name in places), default=(-1, 0))
+        return Room(room, place, "What users import; nothing imports them.", names)
     home = f"{package}.{room}"
     about = (ast.get_docstring(ast.parse(sources[home].read_text("utf-8"))) or "").partition("\n\n")[0]
     return Room(room, places[room.partition(".")[0]], " ".join(about.split()), _names_within(inside, home, ""))
@@ -314,9 +314,11 @@ def _box(room: Room, top: int) -> Iterator[str]:
 def _cut(text: str, characters: int) -> str:
     """Return the first sentence, or what comes before its colon or semicolon, or as many words as fit."""
     sentence = re.split(r"(?<=[.])\s", text)[0].rstrip(".")
-    for end in (sentence, re.split("[;:]", sentence)[0]):
-        if len(end) <= characters:
-            return end
+    if len(sentence) <= characters:
+        return sentence
+    beginning = re.split("[;:]", sentence)[0]
+    if len(beginning) <= characters and beginning.count(" ") > 1:
+        return beginning
     return sentence[:characters].rpartition(" ")[0].rstrip(" ,:;") + " …"
 
 
