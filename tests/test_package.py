@@ -282,3 +282,26 @@ def test_an_sdist_has_all_that_its_tests_need(tmp_path: Path) -> None:
 
 def _is_left_by_a_run(path: Path) -> bool:
     return any(part.startswith((".", "__pycache__")) for part in path.parts) or ".sqlite3" in path.name
+
+
+WORKFLOW = ROOT / ".github/workflows/ci.yml"
+needs_the_workflow = pytest.mark.skipif(not WORKFLOW.is_file(), reason="an sdist has no workflows")
+
+
+@needs_the_workflow
+def test_the_workflow_tests_every_python_that_the_project_names() -> None:
+    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    (tested,) = re.findall(r"python: \[(.*)\]", WORKFLOW.read_text("utf-8"))
+    assert [version.strip('" ') for version in tested.split(",")] == named
+    assert PROJECT["requires-python"] == f">={named[0]}"
+
+
+@needs_the_workflow
+def test_the_workflow_tests_the_oldest_version_of_every_package_that_the_project_needs() -> None:
+    needed = [
+        *PROJECT["dependencies"],
+        *(each for extra in PROJECT["optional-dependencies"].values() for each in extra),
+    ]
+    floors = {name: f"{floor}.0" for name, _, floor in (each.partition(">=") for each in needed)}
+    (pinned,) = re.findall(r'WITH="([^"]*starlette[^"]*)"', WORKFLOW.read_text("utf-8"))
+    assert dict(each.split("==") for each in pinned.split()) == floors
