@@ -93,10 +93,12 @@ bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (count
 architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code
 	@$(BIN)/python tools/architecture.py
 
-dist: $(VENV)/.test ## Build the sdist and the wheel into dist/, and check them
-	rm -rf dist
+dist: $(VENV)/.test ## Build the sdist and the wheel into dist/, and import what the wheel installs
+	rm -rf build dist
 	$(BIN)/python -m hatchling build -d dist
-	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	build/venv/bin/python -c 'import idempotency_mw.asgi, idempotency_mw.wsgi, idempotency_mw.persistence.redis'
 
 clean: ## Remove whatever the other targets made
 	rm -rf $(VENV) .venv-bench .venv-with-* build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
