@@ -63,10 +63,7 @@ class Record:
     attempt: int
     fingerprint: str
     remaining_ms: int
-    """In progress:
-
-    the time until the lease lapses, 0 once it has. Completed: the time until the record expires.
-    """
+    """In progress: until the lease lapses, 0 once it has. Completed: until the record expires."""
     result: bytes | None = field(default=None, repr=False)
 
 
