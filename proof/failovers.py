@@ -21,13 +21,13 @@ from typing import Any
 
 import redis
 
-from proof.chaos.asking import Answer
-from proof.chaos.clients import Clients
-from proof.chaos.fleet import ROOT
-from proof.chaos.judging import different_answers, live_beside, lost_completions, run_again
-from proof.chaos.scene import Scene, folder
-from proof.chaos.slots import SLOTS, slot_of
-from proof.chaos.stores import RedisLook
+from proof.stage.asking import Answer
+from proof.stage.clients import Clients
+from proof.stage.fleet import ROOT
+from proof.stage.judging import different_answers, live_beside, lost_completions, run_again
+from proof.stage.scene import Scene, folder
+from proof.stage.slots import SLOTS, slot_of
+from proof.stage.stores import RedisLook
 from proof.figures import Figure, Progress, Size
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
 from tests.proxy import Proxy
@@ -307,7 +307,7 @@ async def _moved(where: Path, cluster: RedisCluster, amount: Amount) -> list[Fig
 
 async def _move_slots(scene: Scene, cluster: RedisCluster, count: int) -> dict[str, int]:
     ports = [str(master.port) for master in cluster.masters]
-    arguments = ("-m", "proof.chaos.slots", str(scene.reader.path), str(count), "1", *ports)
+    arguments = ("-m", "proof.stage.slots", str(scene.reader.path), str(count), "1", *ports)
     mover = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=PIPE)
     try:
         said, _ = await mover.communicate()

@@ -20,11 +20,11 @@ from typing import Any, Self
 
 import redis
 
-from proof.chaos.app import Setting
-from proof.chaos.fleet import ROOT
-from proof.chaos.herds import Herd
-from proof.chaos.journal import Reader
-from proof.chaos.scene import Scene, folder
+from proof.stage.app import Setting
+from proof.stage.fleet import ROOT
+from proof.stage.herds import Herd
+from proof.stage.journal import Reader
+from proof.stage.scene import Scene, folder
 from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 
@@ -172,7 +172,7 @@ async def _crowded(where: Path, url: str, keys: int, duplicates: int, waiters: i
 
 
 def _stampede(form: Form, setting: Setting, client: Any, seen: _Seen, longest: float) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", "proof.chaos.herds", *form.herd.arguments()]
+    command = [sys.executable, "-m", "proof.stage.herds", *form.herd.arguments()]
     environment = {"PYTHONPATH": str(ROOT), **setting.environment()}
     with _Counting(client) as counting, subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True

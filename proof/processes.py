@@ -2,7 +2,7 @@
 
 Clients send a steady load, each with its key until it has an answer. Meanwhile workers are killed from outside,
 kill themselves at moments that nobody could hit from outside, and are stopped until others took their runs over.
-Shows I1 to I4; `proof.chaos.app` says how the app itself watches over I1.
+Shows I1 to I4; `proof.stage.app` says how the app itself watches over I1.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proof.chaos.app import MOMENTS, Setting
-from proof.chaos.asking import asking_over_http
-from proof.chaos.clients import Clients
-from proof.chaos.fleet import Fleet
-from proof.chaos.journal import Execution, Reader
-from proof.chaos.judging import cut_off, different_answers, live_beside, lost_completions, run_again
-from proof.chaos.stores import Look, RedisLook, SQLiteLook
+from proof.stage.app import MOMENTS, Setting
+from proof.stage.asking import asking_over_http
+from proof.stage.clients import Clients
+from proof.stage.fleet import Fleet
+from proof.stage.journal import Execution, Reader
+from proof.stage.judging import cut_off, different_answers, live_beside, lost_completions, run_again
+from proof.stage.stores import Look, RedisLook, SQLiteLook
 from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 

@@ -24,11 +24,11 @@ from typing import Any
 
 import redis
 
-from proof.chaos.asking import Answer
-from proof.chaos.fleet import ROOT
-from proof.chaos.judging import different_answers, live_beside, lost_completions, run_again
-from proof.chaos.scene import Scene, folder
-from proof.chaos.stores import PREFIX, RedisLook, SQLiteLook
+from proof.stage.asking import Answer
+from proof.stage.fleet import ROOT
+from proof.stage.judging import different_answers, live_beside, lost_completions, run_again
+from proof.stage.scene import Scene, folder
+from proof.stage.stores import PREFIX, RedisLook, SQLiteLook
 from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 
@@ -158,7 +158,7 @@ def _sqlite(amount: Amount) -> Iterator[Figure]:
 
 def _written(path: Path, durability: str, kills: int) -> list[tuple[str, str]]:
     """Have three processes write, kill one after the other, and return what was acknowledged."""
-    command = [sys.executable, "-m", "proof.chaos.writers", str(path), "3", durability]
+    command = [sys.executable, "-m", "proof.stage.writers", str(path), "3", durability]
     acknowledged: list[tuple[str, str]] = []
     writers = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
     assert writers.stdout is not None

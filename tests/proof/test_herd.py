@@ -2,7 +2,7 @@
 
 import pytest
 
-from proof.chaos.herds import Herd
+from proof.stage.herds import Herd
 from proof.herd import Form, bounded, made
 from tests.proof.showing import needs_servers, shown
 

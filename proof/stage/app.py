@@ -28,7 +28,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.wsgi import IdempotencyMiddleware as WSGIIdempotencyMiddleware
-from proof.chaos.journal import Journal
+from proof.stage.journal import Journal
 
 __all__ = ["MOMENTS", "Setting", "Stage", "asgi_app", "wsgi_app"]
 

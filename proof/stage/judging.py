@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
-from proof.chaos.asking import Answer
-from proof.chaos.fleet import Fate
-from proof.chaos.journal import Execution, Reader
-from proof.chaos.stores import Look
+from proof.stage.asking import Answer
+from proof.stage.fleet import Fate
+from proof.stage.journal import Execution, Reader
+from proof.stage.stores import Look
 
 __all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "lost_completions", "run_again"]
 

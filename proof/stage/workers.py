@@ -1,8 +1,8 @@
-"""Real uvicorn workers on one socket, as a program: `python -m proof.chaos.workers PORT COUNT`.
+"""Real uvicorn workers on one socket, as a program: `python -m proof.stage.workers PORT COUNT`.
 
 Forked from one process that has imported everything, so that a worker that was killed is replaced within some
 milliseconds, and thirty of them cost no thirty starts of Python. The app and its store are made before the fork.
-gunicorn, which forks by itself, finds its app here too: `proof.chaos.workers:application`.
+gunicorn, which forks by itself, finds its app here too: `proof.stage.workers:application`.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 
-from proof.chaos.app import Setting, asgi_app, wsgi_app
+from proof.stage.app import Setting, asgi_app, wsgi_app
 
 __all__ = ["end_with_parent", "main"]
 

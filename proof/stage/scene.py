@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from idempotency_mw.persistence.threaded import as_async
-from proof.chaos.app import Setting, Stage, asgi_app
-from proof.chaos.asking import Ask, asking
-from proof.chaos.clients import Clients
-from proof.chaos.journal import Reader
+from proof.stage.app import Setting, Stage, asgi_app
+from proof.stage.asking import Ask, asking
+from proof.stage.clients import Clients
+from proof.stage.journal import Reader
 
 __all__ = ["Scene", "folder"]
 

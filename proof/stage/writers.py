@@ -1,4 +1,4 @@
-"""Processes that do nothing but complete, as a program: `python -m proof.chaos.writers PATH COUNT DURABILITY`.
+"""Processes that do nothing but complete, as a program: `python -m proof.stage.writers PATH COUNT DURABILITY`.
 
 Each says on its standard output what the store has acknowledged: its process, the key, and a digest of the result.
 One that is killed is replaced at once.
@@ -12,7 +12,7 @@ from typing import Any
 
 from idempotency_mw.core.record import Acquired, Claim, Operation, Settled
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from proof.chaos.workers import end_with_parent
+from proof.stage.workers import end_with_parent
 
 __all__ = ["main"]
 

@@ -1,4 +1,4 @@
-"""Moves slots from master to master, as a program: `python -m proof.chaos.slots JOURNAL COUNT SEED PORTS`.
+"""Moves slots from master to master, as a program: `python -m proof.stage.slots JOURNAL COUNT SEED PORTS`.
 
 As redis-cli does it, with time between the steps, and slots in which a run is under way where there are any: the
 journal tells. A process of its own, so that it never waits for the clients that it disturbs. Says as JSON what it
@@ -20,9 +20,9 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from proof.chaos.journal import Reader
-from proof.chaos.stores import PREFIX
-from proof.chaos.workers import end_with_parent
+from proof.stage.journal import Reader
+from proof.stage.stores import PREFIX
+from proof.stage.workers import end_with_parent
 
 __all__ = ["slot_of"]
 

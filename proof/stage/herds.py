@@ -1,4 +1,4 @@
-"""Herds of duplicates from several processes at once, as a program: `python -m proof.chaos.herds`, then a `Herd`.
+"""Herds of duplicates from several processes at once, as a program: `python -m proof.stage.herds`, then a `Herd`.
 
 The duplicates of each key come from all processes at once, and so do those of some keys at a time. Each process
 has a middleware and a layer of its own and asks them itself: a server in between would only slow the herd down.
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from proof.chaos.app import Setting, asgi_app
-from proof.chaos.asking import Answer, Ask, asking
-from proof.chaos.workers import end_with_parent
+from proof.stage.app import Setting, asgi_app
+from proof.stage.asking import Answer, Ask, asking
+from proof.stage.workers import end_with_parent
 
 __all__ = ["Herd", "main"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from proof.chaos.asking import Answer, Ask, NoAnswerError
+from proof.stage.asking import Answer, Ask, NoAnswerError
 
 __all__ = ["Clients", "until_answered"]
 

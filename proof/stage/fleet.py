@@ -13,16 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from proof.chaos.app import Setting
-from proof.chaos.workers import end_with_parent
+from proof.stage.app import Setting
+from proof.stage.workers import end_with_parent
 from tests.servers import free_port
 
 __all__ = ["COMMANDS", "Fate", "Fleet"]
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
-    "uvicorn": "proof.chaos.workers {port} {workers}",
-    "gunicorn": "gunicorn proof.chaos.workers:application --bind 127.0.0.1:{port} --workers {workers} --preload "
+    "uvicorn": "proof.stage.workers {port} {workers}",
+    "gunicorn": "gunicorn proof.stage.workers:application --bind 127.0.0.1:{port} --workers {workers} --preload "
     "--worker-class gthread --threads 32 --graceful-timeout 1 --log-level warning",
 }
 
