@@ -21,6 +21,7 @@ from typing import Any
 
 import redis
 
+from proof.figures import Figure, Progress, Size
 from proof.stage.asking import Answer
 from proof.stage.clients import Clients
 from proof.stage.fleet import ROOT
@@ -28,7 +29,6 @@ from proof.stage.judging import different_answers, live_beside, lost_completions
 from proof.stage.scene import Scene, folder
 from proof.stage.slots import SLOTS, slot_of
 from proof.stage.stores import RedisLook
-from proof.figures import Figure, Progress, Size
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
 from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries

@@ -20,12 +20,12 @@ from typing import Any, Self
 
 import redis
 
+from proof.figures import Figure, Progress, Size
 from proof.stage.app import Setting
 from proof.stage.fleet import ROOT
 from proof.stage.herds import Herd
 from proof.stage.journal import Reader
 from proof.stage.scene import Scene, folder
-from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 
 __all__ = ["Form", "made", "run"]

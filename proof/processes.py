@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from proof.figures import Figure, Progress, Size
 from proof.stage.app import MOMENTS, Setting
 from proof.stage.asking import asking_over_http
 from proof.stage.clients import Clients
@@ -23,7 +24,6 @@ from proof.stage.fleet import Fleet
 from proof.stage.journal import Execution, Reader
 from proof.stage.judging import cut_off, different_answers, live_beside, lost_completions, run_again
 from proof.stage.stores import Look, RedisLook, SQLiteLook
-from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 
 __all__ = ["Part", "made", "run"]
@@ -156,7 +156,7 @@ class _Round:
         self._orphans: list[_Orphan] = []
         self._watches: list[asyncio.Task[None]] = []
         self._dead: set[int] = set()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="processes-")))
         store, self._look = _store(part.store, folder, stack)
         config = {"lease_seconds": LEASE, "expires_after_seconds": RETENTION}
         self._fleet = Fleet(part.kind, Setting(str(folder), store, config), part.workers)

@@ -24,12 +24,12 @@ from typing import Any
 
 import redis
 
+from proof.figures import Figure, Progress, Size
 from proof.stage.asking import Answer
 from proof.stage.fleet import ROOT
 from proof.stage.judging import different_answers, live_beside, lost_completions, run_again
 from proof.stage.scene import Scene, folder
 from proof.stage.stores import PREFIX, RedisLook, SQLiteLook
-from proof.figures import Figure, Progress, Size
 from tests.servers import RedisServer, binaries
 
 __all__ = ["Amount", "made", "run"]

@@ -1,15 +1,15 @@
-"""What the runs share that kill processes and servers.
+"""The stage of the runs that kill processes and servers: an app under load, and what judges it.
 
-journal     what the app's executions write down themselves, over processes and their deaths
-app         the app that is protected, for ASGI and WSGI, and the layers that note what they settled
-workers     real uvicorn workers on one socket, and what starts each anew that dies
-fleet       such workers, or gunicorn's, as the run sees them: to be killed, stopped and continued
-herds       processes that ask with the same keys at once
-slots       a process that moves slots in which runs are under way
-scene       the app in the run's own process, over an async and a blocking layer: where servers are killed
-asking      one request, over HTTP or straight to an ASGI app, and its answer as a value
-clients     clients under way, each asking with its key until it has an answer
-writers     processes that do nothing but complete, and say what was acknowledged
-stores      the run's own look into a store
-judging     what the journal and the answers say about the invariants
+app         the protected app, for ASGI and WSGI, on layers that note each completion
+asking      one request, over HTTP or by a direct call of an ASGI app, and its answer as a value
+clients     a steady load of clients; each asks with its key until it has a final answer
+journal     the file in which the app's executions write down what happens, over all processes and their deaths
+stores      reads records from a store, past the layers
+judging     compares journal and answers with the invariants
+workers     uvicorn workers on one socket, forked again when they die
+fleet       such workers, or gunicorn's, seen from the run: kill, stop, continue
+scene       the app in the run's own process, for runs that kill servers
+herds       processes that send duplicates of the same keys at once
+slots       a process that moves cluster slots while requests run in them
+writers     processes that only complete claims, and print what was acknowledged
 """

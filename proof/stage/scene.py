@@ -22,7 +22,7 @@ __all__ = ["Scene", "folder"]
 @contextmanager
 def folder() -> Iterator[Path]:
     """Make a folder, and remove it."""
-    with TemporaryDirectory(prefix="chaos-") as path:
+    with TemporaryDirectory(prefix="stage-") as path:
         yield Path(path)
 
 
