@@ -1,9 +1,3 @@
-"""Herds: hundreds of duplicates of each key, from several processes at once, on one store.
-
-In one form a duplicate is told 409 and comes again; in the other it waits inside (`wait_seconds`). Either way each
-key has one run, and all its duplicates get that run's answer. What that costs is shown too: memory of a process,
-and connections to the server.
-"""
 
 import asyncio
 import contextlib

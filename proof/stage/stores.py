@@ -1,4 +1,4 @@
-"""The run's own look into a store: one record, and whether any would stay for ever."""
+"""Reads records from a store, past the layers: one record, and how many would never expire."""
 
 import sqlite3
 import time
@@ -17,16 +17,16 @@ class Look(Protocol):
     """What a run asks a store itself."""
 
     def frame(self, storage_key: str) -> Frame | None:
-        """Return the record of a key."""
+        """Return the record of a key, or None."""
         ...
 
     def unexpiring(self) -> tuple[int, int]:
-        """Return how many records have no end, and how many there are."""
+        """Return how many records have no expiry, and how many records there are."""
         ...
 
 
 class SQLiteLook:
-    """Into a file."""
+    """A SQLite file."""
 
     def __init__(self, path: Path, longest_seconds: float) -> None:
         self._path = path
@@ -38,7 +38,7 @@ class SQLiteLook:
         return Frame.decode(rows[0][0]) if rows else None
 
     def unexpiring(self) -> tuple[int, int]:
-        """As in `Look`: a record whose end is further away than any may be counts too."""
+        """As in `Look`. A record that expires later than any may is counted as one without expiry."""
         last = int((time.time() + self._longest) * 1000)
         query = "SELECT coalesce(sum(expires_ms > ?), 0), count(*) FROM idempotency_records"
         bad, count = self._rows(query, last)[0]
@@ -50,7 +50,7 @@ class SQLiteLook:
 
 
 class RedisLook:
-    """Into servers, each of which is asked for what it has itself."""
+    """One or more servers, each asked for its own records."""
 
     def __init__(self, *clients: Any) -> None:
         self._clients = clients
