@@ -1,10 +1,10 @@
-"""Masters that die and slots that move under load: behind a Sentinel, and in a cluster.
+"""Masters are killed under load, behind a Sentinel and in a cluster; and slots are moved under load.
 
-without loss    the master is killed; its replica has all that was acknowledged
-with loss       the replica is cut off, a run begins, and the master is killed: the claim is lost with it. A second
-                run is then what the promise allows ("while the store keeps the writes that it acknowledged"),
-                and the first owner's completion is refused
-slots           slots in which runs are under way go from master to master
+without loss    the master is killed after its replica has received every acknowledged write
+with loss       the replica is cut off, executions begin, and the master is killed, so their claims are lost. A
+                second execution is allowed then (the promise holds "while the store keeps the writes that it
+                acknowledged"), and the first owner's completion is refused
+slots           slots in which executions are under way move from master to master
 """
 
 import asyncio
@@ -36,18 +36,20 @@ from tests.servers import RedisServer, binaries
 __all__ = ["Amount", "made", "run"]
 
 WITHIN = 5.0
-"""Seconds after the death of a master by which writing goes on."""
+"""Seconds after a master's death until completions are acknowledged again."""
 LONGEST = 60.0
+"""Seconds for one failover, with starting its servers, on a busy machine."""
 LEASE = 5
 HELD = 20
+"""How many executions wait at the gate while the master dies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is done."""
+    """How much work is done."""
 
     failovers: int
-    """Of each kind: behind a Sentinel and in a cluster, without loss and with."""
+    """For each kind (Sentinel, cluster) that many without loss, and as many with loss."""
     slots: int
     clients: int = 24
 
@@ -56,12 +58,12 @@ AMOUNTS = {Size.CI: Amount(failovers=1, slots=1200), Size.LONG: Amount(failovers
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Do it all, and yield what was seen."""
+    """Make all failovers and moves; yield the figures."""
     return made(AMOUNTS[size], progress)
 
 
 def made(amount: Amount, progress: Progress, kinds: tuple[str, ...] = ("Sentinel", "cluster")) -> Iterator[Figure]:
-    """Yield what so much of it shows."""
+    """Yield the figures of that much work."""
     binary = next(iter(binaries().values()))
     for number, kind in enumerate(kinds):
         enter = partial(_sentinel if kind == "Sentinel" else _cluster, binary)
@@ -109,19 +111,19 @@ def _first(found: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A master that is to die, what follows it, and where clients find them."""
+    """A master that will be killed, its replica, and where clients find them."""
 
     store: dict[str, Any]
     master: RedisServer
     replica: RedisServer
     cut: Callable[[], None]
-    """From now on nothing that the master writes gets to its replica."""
+    """After this call nothing that the master writes reaches its replica."""
     servers: tuple[RedisServer, ...]
-    """All that may hold records when the master is dead."""
+    """All servers that may hold records after the master's death."""
     slots: range
 
     def has(self, storage_key: str) -> bool:
-        """Tell whether the record is one of the dying master's."""
+        """Tell whether the record is in one of the dying master's slots."""
         return slot_of(storage_key) in self.slots
 
 
@@ -142,8 +144,8 @@ def _cluster(binary: Path, stack: ExitStack) -> _Stage:
     until(lambda: replica.client().info("replication")["master_link_status"] == "up")
 
     def cut() -> None:
-        # The master's clients must find it at its own port, so no relay can stand before it. A replica that can't
-        # log in is cut off as well.
+        # Clients of a cluster connect to the port that its nodes announce, so a proxy in front of the master does
+        # not help. A replica with wrong credentials can't replicate either.
         with replica.client() as its, master.client() as masters:
             its.config_set("masteruser", "nobody")
             its.config_set("masterauth", "nothing")
@@ -186,7 +188,10 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
 
 
 async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
-    """Claims that the new master never heard of: the first owner changes nothing, and gets the second's answer."""
+    """A failover that loses claims.
+
+    The first owner's completion changes nothing, and its client gets the second owner's answer.
+    """
     async with scene.clients(name, amount.clients, longest=0.2) as clients:
         await clients.have_answered(amount.clients)
         stage.cut()
@@ -210,7 +215,7 @@ async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount
 
 
 async def _run_again(scene: Scene, clients: Clients, keys: list[str]) -> dict[str, "asyncio.Task[Answer]"]:
-    """Have each key run a second time; return while some of these runs are over, and some are under way."""
+    """Run each key a second time; return while some of these executions are over and some still run."""
     seconds = {key: asyncio.create_task(clients.ask_until_answered(key, LONGEST)) for key in keys}
     while not all(len(scene.reader.of_key[key]) == 2 for key in keys):
         await asyncio.sleep(0.01)
@@ -219,7 +224,7 @@ async def _run_again(scene: Scene, clients: Clients, keys: list[str]) -> dict[st
 
 
 async def _held(scene: Scene, clients: Clients) -> dict[str, "asyncio.Task[Answer]"]:
-    """Begin runs that wait at a gate; some of them are the dying master's, wherever their digests put them."""
+    """Begin executions that wait at a gate. Among so many keys some are in the dying master's slots."""
     keys = [clients.new_key() for _ in range(HELD)]
     clients.wishes.update(dict.fromkeys(keys[::2], b'{"gate": "gate"}'))
     clients.wishes.update(dict.fromkeys(keys[1::2], b'{"gate": "gate", "seconds_again": 1.5}'))
@@ -231,20 +236,20 @@ async def _held(scene: Scene, clients: Clients) -> dict[str, "asyncio.Task[Answe
 
 
 async def _killed(stage: _Stage, scene: Scene) -> float:
-    """Kill the master; return the seconds until a completion was acknowledged by what follows it."""
+    """Kill the master; return the seconds until its successor acknowledged a completion."""
     stage.master.kill()
     began = time.time()
     while True:
         await asyncio.sleep(0.02)
         scene.reader.read()
         for line in scene.reader.of("settled"):
-            # What the master had said before it died has been read after so long.
+            # A reply that the master sent before its death may still be read now; after 0.3 s it has been.
             if line.at > began + 0.3 and stage.has(line.more["storage_key"]):
                 return line.at - began
 
 
 class _Everywhere:
-    """A look into whichever server has the record."""
+    """Finds a record on whichever server holds it."""
 
     def __init__(self, servers: tuple[RedisServer, ...]) -> None:
         self._clients = [server.client() for server in servers]
@@ -254,7 +259,7 @@ class _Everywhere:
         for client in self._clients:
             try:
                 return RedisLook(client).frame(storage_key)
-            except redis.ResponseError:  # MOVED: another one's
+            except redis.ResponseError:  # MOVED: it belongs to another server
                 continue
         return None
 
@@ -263,7 +268,7 @@ class _Everywhere:
         return RedisLook(*self._clients).unexpiring()
 
 
-# Slots.
+# Slots
 
 
 def _slots(binary: Path, amount: Amount) -> Iterator[Figure]:
@@ -320,7 +325,7 @@ async def _move_slots(scene: Scene, cluster: RedisCluster, count: int) -> dict[s
 
 
 def _redirected(cluster: RedisCluster) -> dict[str, int]:
-    """Return how often the servers sent their clients elsewhere."""
+    """Return how often the servers redirected their clients."""
     names = ("MOVED", "ASK", "TRYAGAIN")
     found = dict.fromkeys(names, 0)
     for master in cluster.masters:

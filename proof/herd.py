@@ -1,3 +1,9 @@
+"""Herds: hundreds of duplicates of each key, sent by several processes at once, on one store.
+
+In one form a duplicate is refused with 409 and asks again; in the other it waits in the middleware
+(`wait_seconds`). In both forms each key runs once, and all its duplicates get that execution's answer. The cost is
+shown too: the memory of a process, and the connections to the server.
+"""
 
 import asyncio
 import contextlib
@@ -26,12 +32,12 @@ __all__ = ["Form", "made", "run"]
 
 LEASE = 10
 MOST_KIB_A_DUPLICATE = 160
-"""Of peak memory: a request with its task, and at worst a connection to the server, with both its buffers."""
+"""Limit on the growth of peak memory: a request, its task, and in the worst case a connection with two buffers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How duplicates wait, and how many there are."""
+    """One way for duplicates to wait, and the size of the herd."""
 
     name: str
     config: dict[str, Any]
@@ -47,11 +53,11 @@ def _forms(keys: int, duplicates: int, at_once: int) -> tuple[Form, ...]:
 
 FORMS = {Size.CI: _forms(100, 500, 5), Size.LONG: _forms(1000, 1000, 5)}
 LONGEST = {Size.CI: 200, Size.LONG: 3600}
-"""Seconds for one herd, on a busy machine."""
+"""Seconds that one herd may take on a busy machine. The usual time on two cores is a fifth of that."""
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Let the herds loose, and yield what was seen."""
+    """Send the herds; yield the figures."""
     yield from made(FORMS[size], progress, LONGEST[size])
     yield bounded(keys=5, duplicates=100, waiters=10)
 
@@ -98,7 +104,7 @@ class _Seen:
     connections: int = 0
 
     def add(self, told: dict[str, Any]) -> None:
-        """Take in what one process saw in one round."""
+        """Add what one process saw in one round."""
         self.grown_kib = max(self.grown_kib, told["grown_kib"])
         for name, seen in told["seen"].items():
             key = self.keys.setdefault(name, _Key())
@@ -109,7 +115,7 @@ class _Seen:
             self.statuses.update(seen["statuses"])
 
     def figures(self, reader: Reader) -> Iterator[Figure]:
-        """Yield what this shows."""
+        """Yield the figures."""
         reader.read()
         herd, name = self.form.herd, self.form.name
         of = f"{herd.keys} keys x {herd.duplicates}, {herd.processes} processes"
@@ -133,7 +139,7 @@ class _Seen:
 
 
 def bounded(keys: int, duplicates: int, waiters: int) -> Figure:
-    """Return what `max_waiters` shows: who waits is counted, and the others are told 409 at once."""
+    """Return what `max_waiters` shows: that many duplicates of a key wait; the others get 409 at once."""
     what = f"herd: max_waiters={waiters}, {keys} keys x {duplicates} in one process"
     turned_away = keys * (duplicates - 1 - waiters)
     wanted = f"{turned_away} told 409 at once"
@@ -182,11 +188,11 @@ def _stampede(form: Form, setting: Setting, client: Any, seen: _Seen, longest: f
             watch.cancel()
             process.kill()
         if process.wait() not in (0, -9):
-            raise RuntimeError(f"the herd ended with {process.returncode}")
+            raise RuntimeError(f"the processes ended with exit status {process.returncode}")
 
 
 class _Counting:
-    """Looks all the time how many connections the server has, its own not counted."""
+    """Watches how many connections the server has, in a thread. The watching connection is not counted."""
 
     def __init__(self, client: Any) -> None:
         self.most = 0

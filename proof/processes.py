@@ -1,8 +1,8 @@
-"""Workers killed and stopped under load: uvicorn over Redis and over SQLite, gunicorn over Valkey.
+"""Workers are killed and stopped under load: uvicorn over Redis and over SQLite, gunicorn over Valkey.
 
-Clients send a steady load, each with its key until it has an answer. Meanwhile workers are killed from outside,
-kill themselves at moments that nobody could hit from outside, and are stopped until others took their runs over.
-Shows I1 to I4; `proof.stage.app` says how the app itself watches over I1.
+Clients send a steady load; each asks with its key until it has an answer. Meanwhile workers are killed from
+outside, kill themselves at moments too short to be hit from outside, and are stopped until other workers have
+taken their executions over. Shows I1 to I4; `proof.stage.app` says how the app itself checks I1.
 """
 
 import asyncio
@@ -29,11 +29,13 @@ from tests.servers import RedisServer, binaries
 __all__ = ["Part", "made", "run"]
 
 LEASE = 0.8
+"""Seconds: short, so that a run sees many leases end; long enough for a heartbeat on a busy machine."""
 FREE_WITHIN = 0.25
-"""What a key may take beyond its dead owner's lease."""
+"""Seconds until a key is free after the end of its dead owner's lease: a client has to ask, and a worker to
+answer."""
 RETENTION = 3600
 START, A_DEED = 20.0, 5.0
-"""Seconds for a round to begin and to end, and for each deed in it, on a busy machine."""
+"""Seconds for a round to begin and end, and for each kill or stop in it, on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Part:
     store: str
     kills: int
     deaths: int
-    """By their own hand, at each of `MOMENTS` in turn."""
+    """How many workers kill themselves, at each of `MOMENTS` in turn."""
     stops: int
     workers: int = 3
     clients: int = 10
@@ -59,13 +61,13 @@ ROUNDS = {Size.CI: 1, Size.LONG: 12}
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Kill, stop, and yield what was seen."""
+    """Kill and stop workers; yield the figures."""
     parts = CI * ROUNDS[size]
     return made(parts, progress)
 
 
 def made(parts: tuple[Part, ...], progress: Progress, seed: int = 1) -> Iterator[Figure]:
-    """Yield what these parts show."""
+    """Yield the figures of these parts."""
     seen = _Seen()
     of = sum(part.kills + part.deaths + part.stops for part in parts)
 
@@ -83,7 +85,7 @@ def made(parts: tuple[Part, ...], progress: Progress, seed: int = 1) -> Iterator
 
 @dataclass(slots=True)
 class _Seen:
-    """What all parts saw, together."""
+    """What all parts saw, added up."""
 
     killed: int = 0
     stopped: int = 0
@@ -94,9 +96,9 @@ class _Seen:
     answers: int = 0
     records: int = 0
     last_refused: float = -LEASE
-    """Seconds after a dead owner's lease at which the last was sent that was refused for it."""
+    """The latest refusal because of a dead owner, in seconds after that owner's lease."""
     longest_free: float = 0.0
-    """Seconds after it at which it was taken over; that takes a client that asks, and a worker that listens."""
+    """The longest time from the end of a dead owner's lease to the takeover, in seconds."""
     beside: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -135,19 +137,19 @@ def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
 
 @dataclass(slots=True)
 class _Orphan:
-    """A claim whose owner died, as the store had it then."""
+    """A claim whose owner died, as the store held it then."""
 
     execution: Execution
     token: str
     lease_until: float
     held_until: float = 0.0
-    """When it was last seen to stand, whether its lease was over or not."""
+    """When it was last seen in the store, with or without a valid lease."""
     freed: float = 0.0
-    """When another was seen in its place, or nothing."""
+    """When it was first seen replaced by another claim, or gone."""
 
 
 class _Round:
-    """One part, made once."""
+    """One part, carried out once."""
 
     def __init__(self, part: Part, stack: ExitStack, seen: _Seen, seed: str) -> None:
         self._part = part
@@ -168,7 +170,7 @@ class _Round:
         )  # fmt: skip
 
     def make(self, tell: Any) -> None:
-        """Do it all, and add to what was seen."""
+        """Carry it out, and add to what was seen."""
         with self._fleet:
             asyncio.run(self._made_in_time(tell))
         if "Traceback" in self._fleet.log:
@@ -202,7 +204,7 @@ class _Round:
         self._random.shuffle(deeds)
         return deeds
 
-    # The deeds.
+    # What is done to workers
 
     async def _kill(self) -> None:
         victim = await self._one_alive()
@@ -221,10 +223,10 @@ class _Round:
         await asked
 
     async def _stop(self, *, early: bool) -> None:
-        """Stop a worker past its lease, have it go on, and see that it changes nothing.
+        """Stop a worker past its lease, continue it, and check that it changes nothing.
 
-        Early: while the run that was taken over is under way elsewhere, so that the first owner ends in the middle
-        of it. Else: when that one is over too.
+        `early`: continue it while the takeover's execution runs, so that the first owner ends in the middle of it.
+        Otherwise continue it when that execution is over.
         """
         key = self._clients.new_key()
         self._clients.wishes[key] = b'{"seconds": %.1f}' % (2 * LEASE)
@@ -247,7 +249,7 @@ class _Round:
             self._compare(storage_key, frame, self._look.frame(storage_key))
 
     async def _run_of(self, key: str, number: int) -> Execution:
-        """Return once the key's run of this number is under way."""
+        """Return the key's execution of this number once it has begun."""
         while len(self._reader.of_key.get(key, ())) < number:
             await self._read_soon()
         return self._reader.of_key[key][number - 1]
@@ -262,7 +264,7 @@ class _Round:
             self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
 
     async def _one_alive(self) -> Execution:
-        """Return a run that is under way, of a worker that lives."""
+        """Return an execution that is under way in a live worker."""
         while True:
             await self._read_soon()
             some = [each for each in self._reader.live() if each.pid not in self._dead]
@@ -274,9 +276,9 @@ class _Round:
         self._reader.read()
 
     async def _bury(self, *pids: int) -> None:
-        """Note which claims the dead leave, and until when the store holds them."""
+        """Note which claims the dead workers leave, and watch how long the store holds them."""
         self._dead.update(pids)
-        await asyncio.sleep(0.05)  # what they had sent has arrived
+        await asyncio.sleep(0.05)  # the store has processed what they had sent
         self._reader.read()
         for pid in pids:
             for execution in cut_off(self._reader, pid):
@@ -287,7 +289,7 @@ class _Round:
                     self._watches.append(asyncio.create_task(self._watch(orphan)))
 
     async def _watch(self, orphan: _Orphan) -> None:
-        """Look at the record until it is somebody else's: some client asks for it all the time."""
+        """Watch the record until another claim replaces it. Some client asks for that key all the time."""
         while not orphan.freed:
             now = time.time()
             frame = self._look.frame(orphan.execution.storage_key)
@@ -297,7 +299,7 @@ class _Round:
                 orphan.freed = time.time()
             await asyncio.sleep(0.02)
 
-    # What it shows.
+    # What it shows
 
     def _judge(self) -> None:
         seen, reader, answers = self._seen, self._reader, self._clients.answers
@@ -316,7 +318,7 @@ class _Round:
         seen.records += count
 
     def _judge_orphan(self, orphan: _Orphan) -> None:
-        """I4: nobody who asks after the lease and a quarter of a second is told that the dead one runs."""
+        """I4: 0.25 s after the lease's end, no request is refused because the dead owner "runs"."""
         refused = [
             answer.sent - orphan.lease_until
             for answer in self._clients.answers.get(orphan.execution.key, [])

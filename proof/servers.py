@@ -1,10 +1,10 @@
-"""Servers killed, filled, flushed and evicting, under load.
+"""Servers under load are killed, filled, flushed, and made to evict.
 
-killed      kill -9 with an append-only file, started again at once in its folder: nothing acknowledged is lost
-SQLite      its writers killed in the middle of writing: nothing acknowledged is lost
-full        no memory left, nothing evicted: no new run, no lost result
-flushed     its scripts thrown away every few milliseconds: nobody notices
-evicting    a record that is gone is a new key, and a late completion creates nothing
+killed      SIGKILL to a server with an append-only file, restarted at once: no acknowledged completion is lost
+SQLite      processes that write into the file are killed while they write: no acknowledged completion is lost
+full        no memory left and nothing evicted: no new execution begins, and no result is lost
+flushed     the script cache is flushed every few milliseconds: no client sees an error
+evicting    an evicted record is like a new key, and a late completion creates no record
 """
 
 import asyncio
@@ -35,12 +35,13 @@ from tests.servers import RedisServer, binaries
 __all__ = ["Amount", "made", "run"]
 
 LONGEST = 60.0
+"""Seconds for one part of the run on a busy machine."""
 LEAST_FLUSHES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is done."""
+    """How much work is done."""
 
     kills: int
     writers_killed: int
@@ -58,12 +59,12 @@ AMOUNTS = {
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Do it all, and yield what was seen."""
+    """Do all of it; yield the figures."""
     return made(AMOUNTS[size], progress)
 
 
 def made(amount: Amount, progress: Progress) -> Iterator[Figure]:
-    """Yield what so much of it shows."""
+    """Yield the figures of that much work."""
     scenes: tuple[Callable[[Amount], Iterator[Figure]], ...] = (_killed, _sqlite, _full, _flushed, _evicting)
     for number, scene in enumerate(scenes):
         progress(number, len(scenes))
@@ -77,11 +78,11 @@ def _first(found: list[str]) -> str:
     return f"{len(found)}: {found[0]}" if found else ""
 
 
-# Killed.
+# Killed
 
 
 def _killed(amount: Amount) -> Iterator[Figure]:
-    """I5: kill -9 of the server under load, its append-only file synced each second, or with each write."""
+    """I5: SIGKILL to the server under load; its append-only file is synced every second, or with each write."""
     seen: dict[str, Any] = {"kills": 0, "settled": 0, "away": 0.0, "refused": 0, "lost": [], "wrong": []}
     seen |= {"records": 0, "unexpiring": 0}
     names = sorted(binaries())
@@ -133,11 +134,11 @@ def _wrong(scene: Scene, clients: Any) -> list[str]:
     ]
 
 
-# SQLite.
+# SQLite
 
 
 def _sqlite(amount: Amount) -> Iterator[Figure]:
-    """I5: writers of a SQLite file killed in the middle of writing."""
+    """I5: processes that write into a SQLite file are killed while they write."""
     lost: list[str] = []
     settled = killed = 0
     for durability, kills in (("full", amount.writers_killed // 2), ("normal", -(-amount.writers_killed // 2))):
@@ -157,7 +158,7 @@ def _sqlite(amount: Amount) -> Iterator[Figure]:
 
 
 def _written(path: Path, durability: str, kills: int) -> list[tuple[str, str]]:
-    """Have three processes write, kill one after the other, and return what was acknowledged."""
+    """Let three processes write; kill one after another; return what was acknowledged."""
     command = [sys.executable, "-m", "proof.stage.writers", str(path), "3", durability]
     acknowledged: list[tuple[str, str]] = []
     writers = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
@@ -176,11 +177,11 @@ def _written(path: Path, durability: str, kills: int) -> list[tuple[str, str]]:
     return acknowledged + [(line[1], line[2]) for line in rest]
 
 
-# Full.
+# Full
 
 
 def _full(amount: Amount) -> Iterator[Figure]:
-    """Rows 5 and 16: no new run, and no lost result."""
+    """Rows 5 and 16: no new execution begins, and no result is lost."""
     for name, binary in sorted(binaries().items())[:2]:
         with folder() as where, RedisServer(binary) as server, server.client() as client:
             yield from asyncio.run(_fill(name, where, client, server.url, amount))
@@ -222,13 +223,13 @@ async def _fill(name: str, where: Path, client: Any, url: str, amount: Amount) -
 
 
 async def _problems(clients: Any, keys: list[str]) -> list[str | None]:
-    """Ask once with each key, on each layer; return why it was refused, None where it was answered."""
+    """Ask once with each key; return the problem of each answer, None for a result."""
     answers = await asyncio.gather(*(clients.ask_once(key, 10) for key in keys))
     return [answer.problem for answer in answers if isinstance(answer, Answer)]
 
 
 def _fill_up(client: Any) -> None:
-    """Leave the server no room at all."""
+    """Fill the server until it accepts no write."""
     client.config_set("maxmemory", client.info("memory")["used_memory"] + (2 << 20))
     client.config_set("maxmemory-policy", "noeviction")
     for size in (1 << 16, 1 << 10, 16):
@@ -237,7 +238,7 @@ def _fill_up(client: Any) -> None:
                 client.set(f"filler-{size}-{number}", b"x" * size)
         except redis.OutOfMemoryError:
             continue
-    # The buffers of connections count too, and come and go.
+    # Connection buffers count as used memory, and their size changes; half of it leaves no room in any case.
     client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
 
 
@@ -247,11 +248,11 @@ def _empty(client: Any) -> None:
         client.delete(key)
 
 
-# Flushed.
+# Flushed
 
 
 def _flushed(amount: Amount) -> Iterator[Figure]:
-    """Row 6: scripts thrown away every few milliseconds."""
+    """Row 6: the script cache is flushed every few milliseconds."""
     binary = next(iter(binaries().values()))
     with folder() as where, RedisServer(binary) as server, server.client() as client:
         yield asyncio.run(_flush(where, client, server.url, amount))
@@ -277,11 +278,11 @@ async def _flush(where: Path, client: Any, url: str, amount: Amount) -> Figure:
     return Figure("I1 #6", "errors and second runs while scripts are flushed", "0", shown, shown == text)
 
 
-# Evicting.
+# Evicting
 
 
 def _evicting(_: Amount) -> Iterator[Figure]:
-    """Row 20: what is gone is as a new key, and a late completion creates nothing."""
+    """Row 20: an evicted record is like a new key, and a late completion creates no record."""
     binary = next(iter(binaries().values()))
     options = ("--maxmemory-policy", "allkeys-lru")
     with folder() as where, RedisServer(binary, *options) as server, server.client() as client:
@@ -333,7 +334,7 @@ def _names(scene: Scene, key: str) -> list[str]:
 
 
 def _evict_all(client: Any) -> None:
-    """Press on the server's memory until none of our records is left."""
+    """Fill the server's memory until it has evicted all of our records."""
     client.config_set("maxmemory", client.info("memory")["used_memory"] + (1 << 20))
     with closing(client):
         for number in range(20_000):
