@@ -123,7 +123,7 @@ def _make(run: Made, size: Size) -> None:
     run.state = "done"
     if process.returncode != 0:
         seen = f"exit status {process.returncode} after {run.seconds:.0f} s"
-        run.figures.append(Figure("", f"{run.name}: the run comes to its end", "exit status 0", seen, holds=False))
+        run.figures.append(Figure("", f"{run.name}: the run finishes", "exit status 0", seen, holds=False))
 
 
 def _end(run: Made) -> None:
@@ -167,7 +167,7 @@ def _print_table(runs: list[Made], seconds: float) -> int:
     slowest = ", ".join(
         f"{run.name} {run.seconds:.0f} s" for run in sorted(runs, key=lambda run: -run.seconds)[:3]
     )
-    print(f"\n{len(figures)} figures, {broken} that do not hold, {seconds:.0f} s ({slowest})")
+    print(f"\n{len(figures)} figures, {broken} do not hold; {seconds:.0f} s; slowest: {slowest}")
     return 1 if broken or not figures else 0
 
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import redis
 
-from proof.figures import Figure, Progress, Size
+from proof.figures import Figure, Progress, Size, in_short
 from proof.stage.asking import Answer
 from proof.stage.clients import Clients
 from proof.stage.fleet import ROOT
-from proof.stage.judging import different_answers, live_beside, lost_completions, run_again
+from proof.stage.judging import contradictions, lost_completions
 from proof.stage.scene import Scene, folder
 from proof.stage.slots import SLOTS, slot_of
 from proof.stage.stores import RedisLook
@@ -92,21 +92,19 @@ class _Seen:
     broken: list[str] = field(default_factory=list)
 
     def figures(self, kind: str, failovers: int) -> Iterator[Figure]:
-        away = f"{', '.join(f'{each:.1f}' for each in self.away[-4:])} s ({self.refused} told 503)"
+        away = f"{', '.join(f'{each:.1f}' for each in self.away[-4:])} s ({self.refused} refused with 503)"
         is_held = len(self.away) == 2 * failovers and max(self.away) <= WITHIN and not self.broken
-        what = f"{kind} failovers: writable again after kill -9"
-        yield Figure("#18 #19", what, f"{2 * failovers} within {WITHIN:g} s", _first(self.broken) or away, is_held)
+        what = f"{kind} failovers: writable again after SIGKILL"
+        yield Figure(
+            "#18 #19", what, f"{2 * failovers} within {WITHIN:g} s", in_short(self.broken) or away, is_held
+        )
         what = f"{kind} failover without loss: lost, changed or run twice"
         text = f"0 of {self.settled:,} acknowledged"
-        yield Figure("I1 I2 #18", what, "0", _first(self.wrong) or text, not self.wrong and self.settled > 0)
-        what = f"{kind} failover that loses claims: what follows"
-        text = _first(self.unlike) or f"so for {self.lost_claims} lost claims"
+        yield Figure("I1 I2 #18", what, "0", in_short(self.wrong) or text, not self.wrong and self.settled > 0)
+        what = f"{kind} failover that loses claims: the second run wins"
+        text = in_short(self.unlike) or f"so for all {self.lost_claims} lost claims"
         is_held = not self.unlike and self.lossy == failovers
         yield Figure("I3 #19", what, "2 runs, 1st refused, 1 answer", text, is_held)
-
-
-def _first(found: list[str]) -> str:
-    return f"{len(found)}: {found[0]}" if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +179,7 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
     scene.reader.read()
     seen.settled += len(scene.reader.of("settled"))
     seen.refused += clients.trouble["store-unavailable"]
-    seen.wrong += (
-        live_beside(scene.reader, ()) + different_answers(scene.reader, clients.answers) + run_again(scene.reader)
-    )
+    seen.wrong += contradictions(scene.reader, clients.answers)
     seen.wrong += lost_completions(scene.reader, _Everywhere(stage.servers))
 
 
@@ -288,24 +284,22 @@ async def _moved(where: Path, cluster: RedisCluster, amount: Amount) -> list[Fig
         redirected = _redirected(cluster)
         await clients.ask_all_again()
         scene.reader.read()
-        wrong = (
-            live_beside(scene.reader, ())
-            + different_answers(scene.reader, clients.answers)
-            + run_again(scene.reader)
-        )
+        wrong = contradictions(scene.reader, clients.answers)
         wrong += lost_completions(scene.reader, _Everywhere(tuple(cluster.masters)))
         again = [each for some in scene.reader.of_key.values() for each in some[1:]]
         bad, count = _Everywhere(tuple(cluster.masters)).unexpiring()
     trouble = {name: seen for name, seen in clients.trouble.items() if name != "in-progress"}
     text = f"{moved['moved']:,} moved, {moved['records']:,} records with them"
     is_moved = moved["moved"] == amount.slots and moved["records"] > 0
-    what = "second wins while slots move under their runs"
-    won = _first(wrong) or f"{len(again)} of {len(scene.reader.executions):,} runs"
+    what = "second runs while slots move"
+    won = in_short(wrong) or f"{len(again)} of {len(scene.reader.executions):,} runs"
     told = str(trouble or "") or f"0 ({', '.join(f'{name} {seen:,}' for name, seen in redirected.items())})"
     return [
         Figure("#21", "slots moved under load", f"{amount.slots:,}", text, is_moved),
         Figure("I1 I2 #21", what, "0", won, not wrong and not again),
-        Figure("#21", "errors that a client saw meanwhile", "0", told, not trouble and redirected["MOVED"] > 0),
+        Figure(
+            "#21", "errors that clients saw while slots moved", "0", told, not trouble and redirected["MOVED"] > 0
+        ),
         Figure("I4", "records without expiry, after all moves", "0", f"{bad} of {count:,}", bad == 0 < count),
     ]
 

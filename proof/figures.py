@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Figure", "Progress", "Size"]
+__all__ = ["Figure", "Progress", "Size", "in_short"]
 
 Progress = Callable[[int, int], None]
 """Called with how many units of work are done, and how many there are."""
@@ -28,3 +28,8 @@ class Figure:
     wanted: str
     seen: str
     holds: bool
+
+
+def in_short(violations: list[str]) -> str:
+    """Return the number of violations and the first one; "" if there is none."""
+    return f"{len(violations)}: {violations[0]}" if violations else ""

@@ -46,7 +46,7 @@ class Form:
 
 def _forms(keys: int, duplicates: int, at_once: int) -> tuple[Form, ...]:
     return (
-        Form("told 409", {}, Herd("told", keys, duplicates, 4, at_once)),
+        Form("asking again", {}, Herd("asking", keys, duplicates, 4, at_once)),
         Form("waiting", {"wait_seconds": 30}, Herd("waiting", keys, duplicates, 4, at_once)),
     )
 
@@ -80,7 +80,7 @@ def made(forms: tuple[Form, ...], progress: Progress, longest: float = 3600) -> 
                 done += form.herd.keys
                 yield from seen.figures(Reader(where / "journal"))
         except Exception as error:
-            yield Figure("", f"herd {form.name}", "its end", repr(error), holds=False)
+            yield Figure("", f"herd {form.name}", "it finishes", repr(error), holds=False)
 
 
 @dataclass(slots=True)
@@ -123,10 +123,10 @@ class _Seen:
         good = [key for key in self.keys.values() if len(key.bodies) == key.runs == 1]
         whole = sum(key.answers == herd.duplicates // herd.processes * herd.processes for key in good)
         is_one = runs == {1: herd.keys} and whole == herd.keys == len(self.keys) and set(self.statuses) == {"201"}
-        text = f"{whole} keys so, {sum(self.statuses.values()):,} answers"
+        text = f"{whole} keys, {sum(self.statuses.values()):,} answers"
         yield Figure("I1 I2 #24", f"herd {name}: {of}", "1 run and 1 body each", text, is_one)
         other = {problem: count for problem, count in self.refused.items() if problem != "in-progress"}
-        text = str(other or f"0; {self.refused['in-progress']:,} times told 409")
+        text = str(other or f"0; {self.refused['in-progress']:,} times 409")
         yield Figure("#24", f"herd {name}: refused for any other reason", "0", text, not other)
         at_once = herd.at_once * herd.duplicates
         yield Figure("", f"herd {name}: connections to the server", f"at most {at_once:,}, one each",
@@ -142,14 +142,14 @@ def bounded(keys: int, duplicates: int, waiters: int) -> Figure:
     """Return what `max_waiters` shows: that many duplicates of a key wait; the others get 409 at once."""
     what = f"herd: max_waiters={waiters}, {keys} keys x {duplicates} in one process"
     turned_away = keys * (duplicates - 1 - waiters)
-    wanted = f"{turned_away} told 409 at once"
+    wanted = f"{turned_away} refused at once"
     try:
         with folder() as where, RedisServer(next(iter(binaries().values()))) as server:
             seen, answers = asyncio.run(_crowded(where, server.url, keys, duplicates, waiters))
     except Exception as error:
         return Figure("#24", what, wanted, repr(error), holds=False)
     is_held = seen == turned_away and answers == keys * (1 + waiters)
-    return Figure("#24", what, wanted, f"{seen} so, {answers} answered at the end", is_held)
+    return Figure("#24", what, wanted, f"{seen} refused, {answers} answered at the end", is_held)
 
 
 async def _crowded(where: Path, url: str, keys: int, duplicates: int, waiters: int) -> tuple[int, int]:

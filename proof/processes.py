@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proof.figures import Figure, Progress, Size
+from proof.figures import Figure, Progress, Size, in_short
 from proof.stage.app import MOMENTS, Setting
 from proof.stage.asking import asking_over_http
 from proof.stage.clients import Clients
@@ -111,9 +111,9 @@ class _Seen:
         tried = f"{kills} SIGKILLs, {stops} SIGSTOPs"
         done = f"{self.killed} SIGKILLs, {self.stopped} SIGSTOPs"
         is_done = (self.killed, self.stopped) == (kills, stops) and not self.broken
-        yield Figure("", "workers killed and stopped under load", tried, _first(self.broken) or done, is_done)
+        yield Figure("", "workers killed and stopped under load", tried, in_short(self.broken) or done, is_done)
         held = f"0 of {self.executions:,} runs, {self.cut_off} of them cut off"
-        yield _none("I1", "runs of one key live at once, leases honoured", self.beside, held)
+        yield _none("I1", "two live runs of one key, leases honoured", self.beside, held)
         held = f"0 of {self.answers:,} answers, {self.taken_over} from takeovers"
         yield _none("I2", "answers unlike the first, or runs after a completion", self.different, held)
         held = f"0, {self.late} late completions refused"
@@ -122,17 +122,13 @@ class _Seen:
         free = f"{refused}, taken over {self.longest_free * 1000:+.0f} ms"
         wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
         what = "a dead owner's key is free again"
-        yield Figure("I4", what, wanted, _first(self.not_free) or free, not self.not_free and self.cut_off > 0)
+        yield Figure("I4", what, wanted, in_short(self.not_free) or free, not self.not_free and self.cut_off > 0)
         text = f"{self.unexpiring} of {self.records:,}"
         yield Figure("I4", "records without expiry", "0", text, self.unexpiring == 0 < self.records)
 
 
-def _first(found: list[str]) -> str:
-    return f"{len(found)}: {found[0]}" if found else ""
-
-
 def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
-    return Figure(shows, what, "0", _first(found) or held, not found)
+    return Figure(shows, what, "0", in_short(found) or held, not found)
 
 
 @dataclass(slots=True)

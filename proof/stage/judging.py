@@ -8,10 +8,23 @@ from proof.stage.fleet import Fate
 from proof.stage.journal import Execution, Reader
 from proof.stage.stores import Look
 
-__all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "lost_completions", "run_again"]
+__all__ = [
+    "all_fates",
+    "contradictions",
+    "cut_off",
+    "different_answers",
+    "live_beside",
+    "lost_completions",
+    "run_again",
+]
 
 LATEST = 2.0
 """Seconds that a continued process may need on a busy machine to run the code that it was stopped in."""
+
+
+def contradictions(reader: Reader, answers: Mapping[str, list[Answer]]) -> list[str]:
+    """I1 and I2: return all contradictions, where no process died or was stopped."""
+    return live_beside(reader, ()) + different_answers(reader, answers) + run_again(reader)
 
 
 def all_fates(reader: Reader, fates: Iterable[Fate]) -> list[Fate]:

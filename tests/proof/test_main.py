@@ -103,7 +103,7 @@ def left_behind(folder):
 def test_figures_that_all_hold_are_one_table_and_a_good_end(folder):
     result = made(folder, "herd", "fuzz", "--size", "long")
     assert (table(result), result.returncode) == ({"what holds": True, "what does not": True}, 0)
-    assert "2 figures, 0 that do not hold" in result.stdout
+    assert "2 figures, 0 do not hold" in result.stdout
     assert "said in passing" in result.stderr
 
 
@@ -119,14 +119,14 @@ def test_a_figure_that_does_not_hold_is_a_bad_end(folder):
 
 def test_a_run_that_dies_is_a_figure_that_does_not_hold(folder):
     result = made(folder, "matrix")
-    assert table(result) == {"what was seen before": True, "matrix: the run comes to its end": False}
+    assert table(result) == {"what was seen before": True, "matrix: the run finishes": False}
     assert result.returncode == 1
     assert "the run broke" in result.stderr
 
 
 async def test_a_run_that_hangs_is_killed_at_its_limit_with_all_that_it_started(folder):
     result = made(folder, "servers", how=("-c", SHORT))
-    assert table(result) == {"what was seen in time": True, "servers: the run comes to its end": False}
+    assert table(result) == {"what was seen in time": True, "servers: the run finishes": False}
     assert "exit status -9" in result.stdout
     assert result.returncode == 1
     await until(lambda: not left_behind(folder))
