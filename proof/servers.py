@@ -198,13 +198,14 @@ async def _fill(name: str, where: Path, client: Any, url: str, amount: Amount) -
         await asyncio.gather(*(clients.ask_until_answered(key, 10) for key in new))
         scene.reader.read()
         wrong = contradictions(scene.reader, clients.answers) + lost_completions(scene.reader, RedisLook(client))
-    refusals = f"{refused.count('store-unavailable')} of {len(new)} refused with 503, {begun - len(done) - len(held)} runs"
-    is_held = refused == ["store-unavailable"] * len(new) and begun == len(done) + len(held)
+    runs = begun - len(done) - len(held)
+    refusals = f"{refused.count('store-unavailable')} of {len(new)} refused with 503, {runs} runs"
+    is_held = refused == ["store-unavailable"] * len(new) and runs == 0
     yielded = [
         Figure("I7 #5", f"new keys on a full server ({name})", "all refused with 503, 0 runs", refusals, is_held)
     ]
     kept = len(late) + len(replays) - sum(answer.status != 201 for answer in late)
-    text = f"{sum(problem is None for problem in replays)} replays, {len(duplicates)} refused with 409; {kept} answers in all"
+    text = f"{replays.count(None)} replays, {len(duplicates)} refused with 409; {kept} answers in all"
     is_held = not wrong and set(replays) == {None} and set(duplicates) == {"in-progress"}
     what = f"results and duplicates on a full server ({name})"
     return [*yielded, Figure("I2 #16", what, "all kept, all answered", in_short(wrong) or text, is_held)]

@@ -1,4 +1,4 @@
-"""What a worker can do in each phase: it does what the machine says, and its client gets what that says."""
+"""What a worker can do in each phase. It follows the machine's decisions, and its client gets what they say."""
 
 from collections.abc import Callable, Iterator
 
@@ -35,7 +35,7 @@ ENDINGS: tuple[tuple[str, Ending, str], ...] = (
 )
 
 
-# To a claim
+# Up to a claim
 
 
 def _acquires(world: World, state: State, number: int) -> Iterator[Step]:
@@ -68,7 +68,7 @@ def _gives_up_acquiring(world: World, state: State, number: int) -> Step:
     decision = world.system.on_store_failure(unreadable=False, policy=policy, waited=worker.has_waited)
     if isinstance(decision, Execute):
         return _starts(world, state, number, "no reply: runs")
-    # Its best-effort release is under way from now on: it arrives at any time, or never.
+    # Its best-effort release is under way from now on: it may arrive at any time, or never.
     state = put(state, number, with_late(worker, "release"))
     if isinstance(decision, Unprotected):
         wrong = "I7: runs without a claim" if worker.has_waited or policy == "refuse" else ""
@@ -83,9 +83,9 @@ def _runs(world: World, state: State, number: int) -> Iterator[Step]:
     asked, after = put_to(world.ask, state, number, "extend")
     if asked.has_changed:
         yield Step(number, "extends", after, asked.wrong)
-    if state.losses:  # one that is lost for good changes nothing
+    if state.losses:  # a lost request would change nothing
         late = with_late(state.workers[number], "extend")
-        yield Step(number, "extends: request held up", put(state._replace(losses=state.losses - 1), number, late))
+        yield Step(number, "extends: request delayed", put(state._replace(losses=state.losses - 1), number, late))
     has_large = world.setting.has_large
     for how in ENDINGS:
         if has_large or how[2] != "nothing":
@@ -102,7 +102,7 @@ def _ends(world: World, state: State, number: int, how: tuple[str, Ending, str])
             kept = "nothing" if what is Kept.NOTHING else kept
             worker = worker._replace(phase=Phase.COMPLETES, kept=kept)
         case Release() if isinstance(ending, Stopped):
-            # What it started goes on, and the release that should not be is under way already.
+            # The release, which should not exist, is already under way while the cancelled work goes on.
             worker = with_late(worker, "release")._replace(phase=Phase.LINGERS)
         case Release():
             worker = worker._replace(phase=Phase.RELEASES)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from proof.stage.herds import Herd
 from proof.herd import Form, bounded, made
+from proof.stage.herds import Herd
 from tests.proof.showing import needs_servers, shown
 
 pytestmark = [needs_servers, pytest.mark.timeout(180)]
