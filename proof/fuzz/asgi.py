@@ -1,12 +1,12 @@
-"""Any order of events by an app inside the ASGI middleware: legal and illegal, well formed and not.
+"""Apps that send any ASGI events in any order behind the middleware: legal and illegal, well formed and malformed.
 
-A program is drawn from a seed: what the app does, from one task or several, when the client goes, when the task
-is cancelled, which verbs of the store fail. It runs on a loop whose time is nobody's: it leaps to the next timer,
-and a loop in which nobody will ever wake is found at once.
+A program is drawn from a seed: the app's steps, in one task or several; when the client goes; when the task is
+cancelled; which verbs of the store fail. It runs on a loop with virtual time, which jumps to the next timer, so
+that a program that would wait for ever is found at once.
 
-What must hold: only declared outcomes (see `programs`); only whole answers are stored; nobody sees a whole answer
-before its record is settled; no task of ours is left; a duplicate gets the stored bytes; and the key is free, or
-answered, one lease after the call is over.
+What must hold: every outcome is declared (see `programs`); only whole answers are stored; a client sees a whole
+answer only after its record was settled; the middleware leaves no task behind; a duplicate gets the stored bytes;
+and one lease after the call the key is answered or free.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ __all__ = ["LeapingLoop", "Program", "run_program"]
 
 
 def run_program(loop: LeapingLoop, program: Program) -> None:
-    """Run one program; raises `Surprise`, or whatever was not declared."""
+    """Run one program; raise `Surprise` if a rule is broken."""
     loop.run_until_complete(_run(loop, program))
 
 
@@ -59,7 +59,7 @@ async def _run(loop: LeapingLoop, program: Program) -> None:
         left = asyncio.all_tasks() - others - set(app.tasks)
         if left:
             raise Surprise(f"left behind: {left}")
-    # A task that the app left behind may end the answer after the call: it is looked at one lease later.
+    # A task that outlives the call may still end the answer, so the record is checked one lease later.
     await asyncio.sleep(LEASE_SECONDS + SLACK_SECONDS)
     stored = check_record(store, app.whole, stores_errors=program.on_error == "store")
     await _check_duplicate(loop, program, store, app, middleware, stored, server)
@@ -79,7 +79,7 @@ def _scope(program: Program) -> Message:
 
 @asynccontextmanager
 async def _ended(tasks: list[asyncio.Task[None]]) -> AsyncIterator[None]:
-    """Stop the app's own tasks at the end; what they raised must be declared too."""
+    """Cancel the app's own tasks at the end; they may only raise declared errors, too."""
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Any order of calls by an app inside the WSGI middleware, and by the server around it: legal and illegal.
+"""Apps and servers that call each other in any order around the WSGI middleware: legally and illegally.
 
-A program is drawn from a seed: what the app does while it is called, what its iterable does at each step, how the
-server iterates and closes, which verbs of the store fail. What must hold is what holds for ASGI.
+A program is drawn from a seed: the app's steps while it is called; the steps of its iterable; how the server
+iterates and closes; which verbs of the store fail. The same must hold as for ASGI (see `asgi`).
 """
 
 import io
@@ -34,7 +34,7 @@ __all__ = ["Program", "run_program"]
 
 
 def run_program(program: Program) -> None:
-    """Run one program; raises `Surprise`, or whatever was not declared."""
+    """Run one program; raise `Surprise` if a rule is broken."""
     clock = ManualClock()
     store = Watched(clock, program.fails)
     app = App(program)
@@ -42,7 +42,7 @@ def run_program(program: Program) -> None:
     middleware = IdempotencyMiddleware(
         _Taken(app, store),
         persistence_store=store,
-        # Without heartbeat: its thread has a time of its own.
+        # Without a heartbeat: its thread would use real time.
         config=IdempotencyConfig(lease_seconds=LEASE_SECONDS, on_error=program.on_error, heartbeat=False),  # type: ignore[arg-type]
         http=HTTPConfig(methods=("POST", "HEAD"), max_response_body=MAX_BODY),
     )
@@ -55,7 +55,7 @@ def run_program(program: Program) -> None:
 
 
 class _Taken:
-    """Lets another owner take the key over, while the app is called."""
+    """Lets another owner take the key over when the app is called."""
 
     def __init__(self, app: App, store: Watched) -> None:
         self._app = app
