@@ -24,7 +24,7 @@ from proof.fuzz.scripts import disagreements
 __all__ = ["LONGEST_SECONDS", "Tried", "run", "try_all", "try_asgi", "try_reader", "try_wsgi"]
 
 LONGEST_SECONDS = 0.05
-"""CPU time for one input. Usual inputs take well below 1 ms; a quadratic algorithm would exceed the limit by far."""
+"""CPU time for one input. The slowest of thousands take 2 ms; an algorithm that is quadratic would exceed this."""
 SEED = 1
 
 SHOWS = {"header": "I7", "body": "I7", "request": "I6", "record": "I10", "response": "I10", "result": "I10"}

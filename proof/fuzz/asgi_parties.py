@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from idempotency_mw import current_execution
-from idempotency_mw.core.record import Status
 from proof.fuzz.asgi_drawn import Message, Program
 from proof.fuzz.programs import (
     BODILESS,
@@ -221,14 +220,6 @@ class Server:
             raise ServerError("not the declared length")
         self.body, self.is_ended = body, is_last
         if is_last or (length is not None and not is_bodiless and len(body) == length):
-            self._check_settled()
+            self.store.check_settled()
         if is_last:
             self.over.set()
-
-    def _check_settled(self) -> None:
-        """When the client has seen a whole answer, its record must be settled, unless the store failed."""
-        frame = self.store.frame()
-        if frame is None or frame.status is not Status.IN_PROGRESS or self.store.fails:
-            return
-        if frame.token in {claim.token for claim in self.store.claims}:
-            raise Surprise("a whole answer was sent before its record was settled")

@@ -1,13 +1,14 @@
 """The common parts of the fuzz programs for the two surfaces: a store, exceptions, and the rules.
 
 The declared outcomes: exceptions of the app and of the server pass through; a wrong order of events raises
-`RuntimeError` (ASGI) or `AssertionError` (PEP 3333 suggests it); a malformed message raises Python's own `TypeError`,
-`KeyError` or `ValueError`. Nothing else is ever raised.
+`RuntimeError` (ASGI) or `AssertionError` (WSGI, as in PEP 3333's example server); a malformed message raises
+Python's own `TypeError`, `KeyError` or `ValueError`. Nothing else is ever raised.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled, Status
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
@@ -24,11 +25,13 @@ __all__ = [
     "SLACK_SECONDS",
     "AppError",
     "AppStop",
+    "Asked",
     "GoneError",
     "ServerError",
     "Surprise",
     "Watched",
     "Whole",
+    "check_duplicate",
     "check_record",
     "declared",
     "lengths",
@@ -36,12 +39,14 @@ __all__ = [
 
 LEASE_SECONDS = 3.0
 SLACK_SECONDS = 0.25
-"""After the lease: the next timer of the library has run by then. The time is virtual."""
+"""I4: a dead owner's key is free again within 250 ms of its lease. The time here is virtual."""
 MAX_BODY = 20
 """`max_response_body`: small, so that many programs exceed it."""
 BODILESS = (204, 205, 304)
 
 FAILED = b"urn:idempotency-mw:problem:execution-failed"
+TAKEN_OVER = "f" * 32
+"""The token of the other owner, when a program lets one take the key over."""
 
 
 class Surprise(Exception):  # noqa: N818 - it is the fuzzer's finding, not an error
@@ -98,10 +103,18 @@ class Watched(MemoryPersistenceLayer):
         held = list(self._records.values())
         return held[0].frame if held else None
 
+    def check_settled(self) -> None:
+        """Raise `Surprise` if the record is still in progress: now the client has seen a whole answer."""
+        frame = self.frame()
+        if frame is None or frame.status is not Status.IN_PROGRESS or self.fails:
+            return
+        if frame.token in {claim.token for claim in self.claims}:
+            raise Surprise("a whole answer was sent before its record was settled")
+
     def lapse(self) -> None:
         """Let another owner take the key over: the record bears another token from now on."""
         for claim in self.claims[:1]:
-            taken = Claim(claim.operation, "f" * 32, claim.lease_ms, claim.retention_ms)
+            taken = Claim(claim.operation, TAKEN_OVER, claim.lease_ms, claim.retention_ms)
             self._records.pop(claim.storage_key, None)
             super().acquire(taken)
 
@@ -180,3 +193,44 @@ def check_record(store: Watched, whole: Whole, *, stores_errors: bool) -> Respon
     if len(response.body) > MAX_BODY:
         raise Surprise("stored more than max_response_body")
     return response
+
+
+class Asked(Protocol):
+    """A server of one request, after the request."""
+
+    status: int | None
+    body: bytes
+    is_ended: bool
+    """The app ended its answer, legally."""
+    is_gone: bool
+    """The client went before the end."""
+
+
+def check_duplicate(
+    first: Asked, second: Asked, stored: Response | None, frame: Frame | None, *, runs: int, is_head: bool
+) -> None:
+    """Raise `Surprise` unless the duplicate got the stored answer, or ran because its key was free.
+
+    `frame` is the record before the duplicate; `runs` is how often the app ran for the duplicate.
+    """
+    if not second.is_ended:
+        raise Surprise("the duplicate got no answer")
+    if stored is not None:
+        body = b"" if is_head or stored.status in BODILESS else stored.body
+        if runs or (second.status, second.body) != (stored.status, body):
+            raise Surprise("the duplicate did not get the stored answer")
+        _check_first(first, second, stored, frame)
+    elif frame is not None and frame.status is Status.NOT_KEPT:
+        if second.status != 409 or runs:
+            raise Surprise("a tombstone did not refuse the duplicate")
+    elif runs != 1:
+        raise Surprise("the key was free, and the duplicate did not run once")
+
+
+def _check_first(first: Asked, second: Asked, stored: Response, frame: Frame | None) -> None:
+    """Raise `Surprise` if the first client saw a whole answer with another body than the replay's."""
+    was_taken_over = frame is not None and frame.token == TAKEN_OVER
+    is_apps_own = FAILED not in stored.body
+    has_whole = first.is_ended and not first.is_gone and first.status == stored.status
+    if has_whole and is_apps_own and not was_taken_over and first.body != second.body:
+        raise Surprise(f"the first client got {first.body!r}, the second {second.body!r}")

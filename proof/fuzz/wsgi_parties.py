@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from idempotency_mw import current_execution
-from idempotency_mw.core.record import Status
 from proof.fuzz.programs import (
     BODILESS,
     AppError,
@@ -148,6 +147,7 @@ class Server:
         self.written = 0
         self.is_ended = False
         self.is_broken = False
+        self.is_gone = False
 
     def run(self, app: Callable[..., Iterable[bytes]], environ: dict[str, Any]) -> None:
         """Make the request as the program says."""
@@ -173,7 +173,7 @@ class Server:
         if self.line is not None:
             self.write(b"")
             self.is_ended = True
-            self._check_settled()
+            self.store.check_settled()
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Any:
         """Accept the start of an answer, or raise."""
@@ -192,6 +192,7 @@ class Server:
         if self.is_broken or self.line is None or type(chunk) is not bytes:
             raise ServerError("not now")
         if self.program.breaks_after is not None and self.written >= self.program.breaks_after:
+            self.is_gone = True
             raise GoneError("the client has gone")
         self.status, self.headers = int(self.line[0][:3]), self.line[1]
         self.written += 1
@@ -202,11 +203,4 @@ class Server:
             self.is_broken = True
             raise ServerError("not the declared length")
         if length is not None and not is_bodiless and len(self.body) == length:
-            self._check_settled()
-
-    def _check_settled(self) -> None:
-        frame = self.store.frame()
-        if frame is None or frame.status is not Status.IN_PROGRESS or self.store.fails:
-            return
-        if frame.token in {claim.token for claim in self.store.claims}:
-            raise Surprise("a whole answer was sent before its record was settled")
+            self.store.check_settled()

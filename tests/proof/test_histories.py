@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Settled
+from idempotency_mw.core.record import Acquired, Claim, Operation
 from idempotency_mw.persistence.verbs import Held
 from proof.explorer import MUTANTS, PRODUCTION
 from proof.histories import Altered, altered, checked, on_redis, on_sqlite
 from proof.histories.alterations import ALTERATIONS
-from proof.histories.checker import is_linearizable, seen, shortest_bad
+from proof.histories.checker import is_linearizable, outcome_of, shortest_bad
 from proof.histories.clients import turn
 from proof.histories.operations import Operation as Message
 from proof.histories.operations import Seen, told
@@ -212,21 +212,7 @@ def _carried_out(system, verb, who, result, standing, now_ms):
     else:
         found = system.release(standing, who)
         return found, None if found else standing
-    return _outcome(found, standing), write if isinstance(write, Held) else standing
-
-
-def _outcome(found, standing):
-    match found:
-        case Acquired(attempt):
-            return ("acquired", attempt)
-        case Settled():
-            return SETTLED
-        case Existing(record):
-            return ("existing", seen(record, standing.frame.token))
-        case Lost(record):
-            return ("lost", record and seen(record, standing.frame.token))
-        case _:
-            return found
+    return outcome_of(found, standing and standing.frame.token), write if isinstance(write, Held) else standing
 
 
 @given(st.integers(0, 2**32))
