@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
-from proof.stateful import Bench, Tally, try_histories
+from proof.stateful import Harness, Tally, try_histories
 from tests.faults.stores import KINDS, Grounds, is_there
 
 
@@ -30,12 +30,12 @@ def test_the_same_history_has_the_same_outcome_on_every_layer(grounds):
 def tried(kinds, grounds, histories, *, shrinks=True, **options):
     tally = Tally()
     with asyncio.Runner() as runner:
-        benches = [Bench(grounds.open(kind), runner, **options) for kind in kinds]
+        harnesses = [Harness(grounds.open(kind), runner, **options) for kind in kinds]
         try:
-            try_histories(benches, histories, tally, shrinks=shrinks)
+            try_histories(harnesses, histories, tally, shrinks=shrinks)
         finally:
-            for bench in benches:
-                bench.close()
+            for harness in harnesses:
+                harness.close()
     assert tally.histories >= histories
     assert tally.looks > 0
 
