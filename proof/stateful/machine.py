@@ -52,15 +52,18 @@ class Tally:
 
 
 class Harness:
-    """One store, its blocking and its async layer, and a runner for the async one."""
+    """One store with its blocking and its async layer, and a runner for the async one.
+
+    `around` may wrap a layer; tests put faulty layers there.
+    """
 
     def __init__(
-        self, store: Store, runner: asyncio.Runner, *, around: Callable[[Any], Any] = lambda it: it
+        self, store: Store, runner: asyncio.Runner, *, around: Callable[[Any, Store], Any] = lambda layer, _: layer
     ) -> None:
         self.store = store
         self._runner = runner
         self._own = [store.layer(is_async=False), store.layer(is_async=True)]
-        self._layers = [around(self._own[0]), as_async(around(self._own[1]))]
+        self._layers = [around(self._own[0], store), as_async(around(self._own[1], store))]
 
     def ask(self, verb: str, arguments: Sequence[Any], *, in_async: bool) -> Any:
         """Call a verb of one of the two layers."""
