@@ -63,12 +63,11 @@ def installed_environments(*, only_ours: bool) -> dict[str, str | None]:
 
 def under_valgrind(contestants: tuple[str, ...], server: RedisServer) -> Results:
     """Return instructions, or nothing where there is no valgrind."""
-    program = valgrind()
-    if program is None:
+    if valgrind() is None:
         print("valgrind is not installed: no instructions were counted.", file=sys.stderr)
         return {}
     with ThreadPoolExecutor(1) as threads:  # beside those of `instructions`, which takes the other core
-        unkeyed_rows = threads.submit(unkeyed.measured, program)
+        unkeyed_rows = threads.submit(unkeyed.measured)
         # A thread runs the loop of idemkit's WSGI, and is not there in the forks that are counted.
         names = [*(name for name in contestants if name != "idemkit-wsgi"), *sorted(set(FLOORS.values()))]
         counted = instructions(names, server.url, partial(shown, "Instructions"))

@@ -14,12 +14,9 @@ looking through the headers more than the rest.
 import asyncio
 import gc
 import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from benchmarks.callgrind import counted_forks, in_fork, valgrind
+from benchmarks.workload import BODY, HEADERS, asgi_scope
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 
@@ -43,18 +42,6 @@ METHODS = ("POST", "GET")
 WAYS = ("called", "served")
 ROWS = [(way, app, method) for way in WAYS for app in APPS for method in METHODS]
 UNBUDGETED = {("called", "starlette", "POST")}
-
-BODY = b'{"order": "order-1", "amount": 1250}'
-HEADERS = [
-    (b"host", b"payments.example"),
-    (b"user-agent", b"python-httpx/0.28.1"),
-    (b"accept", b"*/*"),
-    (b"accept-encoding", b"gzip, deflate"),
-    (b"connection", b"keep-alive"),
-    (b"authorization", b"Bearer 0123456789abcdef0123456789abcdef"),
-    (b"content-type", b"application/json"),
-    (b"content-length", b"%d" % len(BODY)),
-]
 
 Case = tuple[str, str, str, bool, int]
 """The way, the app, the method, whether the middleware is there, and the number of requests."""
@@ -115,21 +102,7 @@ def starlette_app() -> Starlette:
 
 
 def scope_of(method: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": "/payments",
-        "raw_path": b"/payments",
-        "root_path": "",
-        "query_string": b"",
-        "headers": HEADERS if method == "POST" else HEADERS[:-2],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
+    return asgi_scope(HEADERS if method == "POST" else HEADERS[:-2], method)
 
 
 async def call(app: Any, method: str, requests: int) -> None:
@@ -212,12 +185,7 @@ def run_all() -> None:
     gc.collect()
     gc.freeze()
     for case in cases():
-        child = os.fork()
-        if child == 0:
-            run_one(case)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(child, status, flush=True)
+        in_fork(partial(run_one, case))
 
 
 def run_one(case: Case) -> None:
@@ -226,38 +194,17 @@ def run_one(case: Case) -> None:
     asyncio.run(send(app_of(app, protected=protected), method, requests))
 
 
-def instructions(valgrind: str) -> dict[Case, int]:
-    """Return what each case took, start-up included."""
-    with tempfile.TemporaryDirectory(prefix="unkeyed-") as folder:
-        options = ["--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={folder}/%p"]
-        done = subprocess.run(
-            [valgrind, *options, sys.executable, "-m", "benchmarks.unkeyed", "--run"],
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": "0",
-                "PYTHONPATH": os.pathsep.join((os.fspath(Path(__file__).parent.parent), *sys.path[1:])),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        children = [line.split() for line in done.stdout.splitlines()]
-        if any(status != "0" for _, status in children):
-            raise SystemExit("A case failed under valgrind.")
-        logs = [(Path(folder) / child).read_text() for child, _ in children]
-        return dict(zip(cases(), map(collected, logs), strict=True))
+def instructions() -> dict[Case, int]:
+    """Return the instructions of each case, start-up included."""
+    path = os.pathsep.join((os.fspath(Path(__file__).parent.parent), *sys.path[1:]))
+    command = [sys.executable, "-m", "benchmarks.unkeyed", "--run"]
+    counted = counted_forks(command, {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path})
+    return {case: found for case, (_, found) in zip(cases(), counted, strict=True)}
 
 
-def collected(log: str) -> int:
-    found = re.search(r"Collected : (\d+)", log)
-    if found is None:
-        raise SystemExit(f"valgrind did not say what it counted:\n{log}")
-    return int(found[1])
-
-
-def measured(valgrind: str) -> list[Measured]:
+def measured() -> list[Measured]:
     """Count every row."""
-    counted = instructions(valgrind)
+    counted = instructions()
     short, long = LENGTHS
     bare, ours = (
         {row: (counted[*row, protected, long] - counted[*row, protected, short]) / (long - short) for row in ROWS}
@@ -276,12 +223,11 @@ def measured(valgrind: str) -> list[Measured]:
 
 
 def main() -> int:
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
+    if valgrind() is None:
         print("valgrind is not installed, and nothing else counts instructions: nothing was measured.")
         return 2
     print("Counting instructions under callgrind; this takes about a minute.", flush=True)
-    rows = measured(valgrind)
+    rows = measured()
     print(f"\n{'way':<7} {'app':<9}  {'request':<12}  {'bare':>9}  {'with':>9}  {'ratio':>6}  {'budget':>6}  body")
     for row in rows:
         show(row)

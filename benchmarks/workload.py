@@ -13,6 +13,7 @@ __all__ = [
     "ANSWER_BYTES",
     "Held",
     "asgi_app",
+    "asgi_scope",
     "call_asgi",
     "call_wsgi",
     "function",
@@ -120,16 +121,13 @@ def function(held: Held, size: int = ANSWER_BYTES) -> Callable[..., Any]:
     return pay
 
 
-async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
-    """Ask an ASGI app once, as a server does, and return the status."""
-    headers = list(HEADERS)
-    if key is not None:
-        headers.append((b"idempotency-key", key))
-    scope = {
+def asgi_scope(headers: list[tuple[bytes, bytes]], method: str = "POST") -> dict[str, Any]:
+    """Return the scope of one request, as a server makes it."""
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": "/payments",
         "raw_path": b"/payments",
@@ -140,6 +138,14 @@ async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
         "server": ("127.0.0.1", 8000),
         "state": {},
     }
+
+
+async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
+    """Ask an ASGI app once, as a server does, and return the status."""
+    headers = list(HEADERS)
+    if key is not None:
+        headers.append((b"idempotency-key", key))
+    scope = asgi_scope(headers)
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -153,9 +159,8 @@ async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
     return statuses[0]
 
 
-def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
-    """Ask a WSGI app once, as a server does, and return the status."""
-    environ: dict[str, Any] = {
+def _environ(body: bytes) -> dict[str, Any]:
+    return {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
         "PATH_INFO": "/payments",
@@ -178,6 +183,11 @@ def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
+
+
+def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
+    """Ask a WSGI app once, as a server does, and return the status."""
+    environ = _environ(body)
     if key is not None:
         environ["HTTP_IDEMPOTENCY_KEY"] = key.decode()
     statuses: list[str] = []
