@@ -1,7 +1,7 @@
-"""The lines that have to hold, and where their measured values stand in the results.
+"""The budgets, and where the results have the measured values.
 
-Those that are counts, bytes or instructions hold on any machine, and `make bench-check` holds them. The others are
-ratios within one run.
+Counts, bytes and instructions are the same on any machine; `make bench-check` checks these. The other budgets are
+ratios of times within one run.
 """
 
 import math
@@ -18,7 +18,7 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One line: what is measured may not exceed the limit, or, for some, may not fall below it."""
+    """One row: the measured value must not exceed the limit or, with `at_least`, not fall below it."""
 
     what: str
     limit: float
@@ -87,7 +87,7 @@ def _keys(results: Results) -> float:
 
 
 FLAT = 1.25
-"""Growth that is no more than the noise of a machine."""
+"""What "flat" allows, chosen here: growth by a quarter, which is within the noise of a shared machine."""
 
 _SURFACES = {"ours": "ASGI", "ours-wsgi": "WSGI", "ours-function": "function"}
 _ANSWERS = {"first": ("first", 2), "replay": ("replay", 1), "conflict": ("409", 1), "mismatch": ("422", 1)}

@@ -1,7 +1,7 @@
-"""Instructions a request, under callgrind: what a busy machine does not change.
+"""Counts the instructions of a request under callgrind. Unlike times, they do not depend on the machine's load.
 
-A worker under valgrind imports its library, and forks a child for each kind and each of two lengths; the
-difference of the two is free of start-up and of the first connection.
+A worker under valgrind imports its library, and forks a child for each kind of request and each of two lengths.
+The difference of the two lengths leaves out the start-up and the first connection.
 """
 
 import os
@@ -29,18 +29,18 @@ KINDS = {
 OF_A_PEER = ("bare", "first", "replay")
 
 FLOORS = {"ours": "calls", "ours-wsgi": "calls-blocking", "ours-function": "calls-blocking"}
-"""What Redis alone costs whoever asks it twice for a first request, and once for a replay."""
+"""The floor: bare Redis calls, two for a first request and one for a replay."""
 
 
 def valgrind() -> str | None:
-    """Return the program, where it is there."""
+    """Return the path of valgrind, if it is installed."""
     return shutil.which("valgrind")
 
 
 def instructions(
     contestants: Sequence[str], url: str, progress: Callable[[float], None]
 ) -> dict[str, dict[str, float]]:
-    """Return the instructions of a request of each kind, by contestant; two are counted at a time."""
+    """Return the instructions of a request of each kind, by contestant; two contestants are counted at a time."""
     done: dict[str, dict[str, float]] = {}
     with ThreadPoolExecutor(2) as threads:
         for contestant, counted in zip(

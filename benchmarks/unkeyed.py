@@ -1,13 +1,14 @@
-"""Count what a request without a key costs: at most 3 % more instructions than without the middleware.
+"""Counts the instructions of a request without a key: at most 3 % more than without the middleware.
 
-Instructions, because time is noise on a shared machine. One process under callgrind imports everything, and forks
-a child for each case and each of two lengths; the difference of the two is free of start-up. Exits 0 within the
-budget and with an unbuffered body, 1 otherwise, and 2 where there is no valgrind.
+Instructions are counted, because times are noisy on a shared machine. One process under callgrind imports
+everything, and forks a child for each case and each of two lengths; the difference of the two lengths leaves the
+start-up out. Exits 0 if all rows are within the budget and no body is buffered, 1 otherwise, 2 without valgrind.
 
-Each request is counted in two ways: "called", the app alone is called; and "served", uvicorn reads the request's
-bytes and writes the answer's, over a transport in memory. The budget holds for both. The one exception is a
-POST to an app that is Starlette alone and does nothing, called: of its 3 %, an empty middleware takes half, and
-looking through the headers more than the rest.
+called    the app is called directly
+served    uvicorn reads the request's bytes and writes the answer's, over a transport in memory
+
+The budget holds for both ways, with one exception: a POST to a bare Starlette app that does nothing, called. There
+an empty middleware takes half of the 3 %, and looking for the header takes more than the other half.
 """
 # ruff: noqa: D101, D102 -- a script
 
@@ -49,7 +50,7 @@ Case = tuple[str, str, str, bool, int]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Instructions of one row's request, without the middleware and with it."""
+    """The instructions of one row's request, without and with the middleware."""
 
     way: str
     app: str
@@ -106,7 +107,7 @@ def scope_of(method: str) -> dict[str, Any]:
 
 
 async def call(app: Any, method: str, requests: int) -> None:
-    """Call the app that many times, and see each request answered."""
+    """Call the app that many times, and check each answer."""
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -122,7 +123,7 @@ async def call(app: Any, method: str, requests: int) -> None:
 
 
 class Transport(asyncio.Transport):
-    """A connection whose other end is this list."""
+    """A connection that collects what is written to it."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 50000), "sockname": ("127.0.0.1", 8000)})
@@ -140,7 +141,7 @@ class Transport(asyncio.Transport):
 
 
 async def serve(app: Any, method: str, requests: int) -> None:
-    """Let uvicorn serve that many requests on one connection, and see each answered."""
+    """Let uvicorn serve that many requests on one connection, and check the answers."""
     state = ServerState()
     config = Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
@@ -157,7 +158,7 @@ async def serve(app: Any, method: str, requests: int) -> None:
 
 
 async def passes_unbuffered(method: str) -> bool:
-    """Tell whether the app gets the server's own receive and send: then nothing can have read, or kept, a body."""
+    """Tell whether the app gets the server's own receive and send: then the middleware can't have read a body."""
     got: list[object] = []
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -179,9 +180,9 @@ def cases() -> list[Case]:
 
 
 def run_all() -> None:
-    """Run each case in a fork of this process, and print its process id and how it ended."""
+    """Run each case in a fork of this process, for `counted_forks`."""
     for row in ROWS:
-        run_one((*row, True, 1))  # what is imported late
+        run_one((*row, True, 1))  # so that late imports are not counted
     gc.collect()
     gc.freeze()
     for case in cases():
@@ -224,7 +225,7 @@ def measured() -> list[Measured]:
 
 def main() -> int:
     if valgrind() is None:
-        print("valgrind is not installed, and nothing else counts instructions: nothing was measured.")
+        print("valgrind is not installed, so no instructions were counted.")
         return 2
     print("Counting instructions under callgrind; this takes about a minute.", flush=True)
     rows = measured()
