@@ -1,7 +1,7 @@
 """Measures requests a second, and streams, over uvicorn on loopback.
 
-The load generator is part of this module, not wrk: each first request needs a key of its own, and nothing has to be
-installed. It keeps its connections open, sends the next request after a whole answer, and checks each status.
+The load generator is part of this module, not wrk: each first request needs a key of its own, and nothing has to
+be installed. It keeps its connections open, sends the next request after a whole answer, and checks each status.
 """
 
 import asyncio

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
+import benchmarks
 from benchmarks import pictures, tables
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.completing import ALIKE, IN_USE, measures
@@ -15,6 +17,12 @@ from benchmarks.driving import FailedError, interleaved, median_ratio
 from tests.servers import binaries
 
 RESULTS = Path(tables.__file__).parent / "results.json"
+
+
+def test_the_package_names_each_of_its_modules() -> None:
+    folder = Path(benchmarks.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+    assert set(re.findall(r"^    (\w+)  +\S", benchmarks.__doc__, re.MULTILINE)) - {"python"} == modules
 
 
 def test_each_command_of_a_pipeline_is_counted() -> None:

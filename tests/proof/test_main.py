@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import proof
+import proof.stage
+from proof.__main__ import RUNS as RUNS_OF_PROOF
 from tests.asgi.driver import until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc tells whether a process lives")
@@ -75,6 +76,17 @@ def folder(tmp_path):
     for name, body in RUNS.items():
         (package / f"{name}.py").write_text(HEAD + body)
     return tmp_path
+
+
+@pytest.mark.parametrize("package", [proof, proof.stage], ids=lambda package: package.__name__)
+def test_a_package_names_each_of_its_modules(package):
+    found = {path.stem for path in Path(package.__file__).parent.iterdir() if not path.name.startswith("__")}
+    named = set(re.findall(r"^(\w+)  +\S", package.__doc__, re.MULTILINE))
+    assert named | ({"figures", "stage"} if package is proof else set()) == found
+
+
+def test_every_run_is_in_the_list_of_runs():
+    assert set(RUNS_OF_PROOF) == set(re.findall(r"^(\w+)  +\S", proof.__doc__, re.MULTILINE))
 
 
 def made(folder, *arguments, how=("-m", "proof"), **options):
