@@ -177,7 +177,7 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
         await clients.have_answered(clients.answered + 5 * amount.clients)
     await clients.ask_all_again()
     scene.reader.read()
-    seen.settled += len(scene.reader.of("settled"))
+    seen.settled += len(scene.reader.events("settled"))
     seen.refused += clients.trouble["store-unavailable"]
     seen.wrong += contradictions(scene.reader, clients.answers)
     seen.wrong += lost_completions(scene.reader, _Everywhere(stage.servers))
@@ -199,7 +199,7 @@ async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount
         answers = {key: await firsts[key] for key in firsts}
         thirds = {key: await clients.ask_until_answered(key, 10) for key in lost}
     scene.reader.read()
-    refused = {line.more["storage_key"] for line in scene.reader.of("lost")}
+    refused = {line.more["storage_key"] for line in scene.reader.events("lost")}
     for key in lost:
         runs, some = scene.reader.of_key[key], (await seconds[key], answers[key], thirds[key])
         shown = ([each.attempt for each in runs], [each.is_replay for each in some])
@@ -238,7 +238,7 @@ async def _killed(stage: _Stage, scene: Scene) -> float:
     while True:
         await asyncio.sleep(0.02)
         scene.reader.read()
-        for line in scene.reader.of("settled"):
+        for line in scene.reader.events("settled"):
             # A reply that the master sent before its death may still be read now; after 0.3 s it has been.
             if line.at > began + 0.3 and stage.has(line.more["storage_key"]):
                 return line.at - began

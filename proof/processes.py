@@ -212,7 +212,7 @@ class _Round:
         key = self._clients.new_key()
         self._clients.wishes[key] = b'{"seconds": 0.02, "die": "%s"}' % moment.encode("ascii")
         asked = asyncio.create_task(self._clients.ask_until_answered(key, 0.7))
-        while not (pids := {line.pid for line in self._reader.of("dies")} - self._dead):
+        while not (pids := {line.pid for line in self._reader.events("dies")} - self._dead):
             await self._read_soon()
         self._seen.killed += 1
         await self._bury(*pids)
@@ -302,7 +302,7 @@ class _Round:
         seen.executions += len(reader.executions)
         seen.cut_off += len(self._orphans)
         seen.taken_over += sum(each.attempt > 1 for each in reader.executions.values())
-        seen.late += len(reader.of("lost"))
+        seen.late += len(reader.events("lost"))
         seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
         seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
         seen.different += different_answers(reader, answers) + run_again(reader, self._fleet.fates)

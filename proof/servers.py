@@ -112,7 +112,7 @@ async def _kill(server: RedisServer, where: Path, number: int, amount: Amount, s
             await clients.have_answered(clients.answered + amount.answers)
         await clients.ask_all_again()
         scene.reader.read()
-        seen["settled"] += len(scene.reader.of("settled"))
+        seen["settled"] += len(scene.reader.events("settled"))
         seen["refused"] += clients.trouble["store-unavailable"]
         with server.client() as client:
             seen["lost"] += lost_completions(scene.reader, RedisLook(client))
@@ -296,7 +296,7 @@ async def _evict(where: Path, client: Any, url: str) -> list[Figure]:
         scene.open_gate("raced")
         loser = await running[1]
         scene.reader.read()
-        lost = len(scene.reader.of("lost"))
+        lost = len(scene.reader.events("lost"))
     as_new = (first.status, second.status, second.is_replay) == (201, 201, False)
     nothing = (late.status, created) == (201, 0)
     same = (winner.digest, winner.is_replay, loser.is_replay) == (loser.digest, False, True)

@@ -60,7 +60,7 @@ class Worker:
 
     def post(self, path: str, body: dict[str, Any], key: str | None = None) -> Answer:
         headers = {} if key is None else {"Idempotency-Key": key}
-        return Answer.of(self.client.post(path, json=body, headers=headers))
+        return Answer.read(self.client.post(path, json=body, headers=headers))
 
     def entries(self, subject: str) -> list[dict[str, Any]]:
         """Return the service's own ledger for this subject: an entry for each run."""

@@ -69,7 +69,7 @@ class Answer:
     retry_after: str = ""
 
     @classmethod
-    def of(cls, response: httpx.Response) -> "Answer":
+    def read(cls, response: httpx.Response) -> "Answer":
         is_problem = response.headers.get("content-type") == "application/problem+json"
         return cls(
             status=response.status_code,

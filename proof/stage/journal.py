@@ -76,7 +76,7 @@ class Reader:
         for text in whole.splitlines():
             self._take(Line(**json.loads(text)))
 
-    def of(self, what: str) -> list[Line]:
+    def events(self, what: str) -> list[Line]:
         """Return all events of this kind."""
         return [line for line in self.lines if line.what == what]
 

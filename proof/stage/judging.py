@@ -29,7 +29,7 @@ def contradictions(reader: Reader, answers: Mapping[str, list[Answer]]) -> list[
 
 def all_fates(reader: Reader, fates: Iterable[Fate]) -> list[Fate]:
     """Return all deaths and stops: those caused by the run, and the processes that killed themselves."""
-    return [*fates, *(Fate(line.pid, line.at) for line in reader.of("dies"))]
+    return [*fates, *(Fate(line.pid, line.at) for line in reader.events("dies"))]
 
 
 def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False) -> list[str]:
@@ -40,7 +40,7 @@ def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False
     """
     fates = all_fates(reader, fates)
     found: list[str] = []
-    for line in reader.of("beside"):
+    for line in reader.events("beside"):
         other = reader.executions[line.more["other"]]
         begun = reader.executions[line.more["name"]].begun
         is_excused = any(
@@ -59,7 +59,7 @@ def different_answers(reader: Reader, answers: Mapping[str, list[Answer]]) -> li
     An answer whose completion was not acknowledged is left out: the store was away for longer than the layer's
     deadline, so its client got an answer that no record holds.
     """
-    settled = {line.more["name"] for line in reader.of("settled")}
+    settled = {line.more["name"] for line in reader.events("settled")}
     found: list[str] = []
     for key, some in answers.items():
         given = [answer for answer in some if answer.problem is None]
@@ -74,14 +74,16 @@ def different_answers(reader: Reader, answers: Mapping[str, list[Answer]]) -> li
 
 def cut_off(reader: Reader, pid: int) -> list[Execution]:
     """Return the executions of a dead process that it had not settled."""
-    settled = {line.more["storage_key"] for line in (*reader.of("settled"), *reader.of("lost")) if line.pid == pid}
+    settled = {
+        line.more["storage_key"] for line in (*reader.events("settled"), *reader.events("lost")) if line.pid == pid
+    }
     return [each for each in reader.executions.values() if each.pid == pid and each.storage_key not in settled]
 
 
 def run_again(reader: Reader, fates: Iterable[Fate] = ()) -> list[str]:
     """I2: find keys that ran again after a completion had been acknowledged."""
     settled: dict[str, tuple[float, Execution]] = {}
-    for line in reader.of("settled"):
+    for line in reader.events("settled"):
         settled.setdefault(line.more["storage_key"], (line.at, reader.executions[line.more["name"]]))
     found: list[str] = []
     for execution in reader.executions.values():
@@ -103,7 +105,7 @@ def _is_late(execution: Execution, other: Execution, fates: Iterable[Fate]) -> b
 def lost_completions(reader: Reader, look: Look) -> list[str]:
     """I5: find completions that the store acknowledged and no longer holds byte for byte."""
     found: list[str] = []
-    for line in reader.of("settled"):
+    for line in reader.events("settled"):
         frame = look.frame(line.more["storage_key"])
         if frame is None or sha256(frame.result).hexdigest() != line.more["digest"]:
             found.append(f"{line.more['storage_key'][:12]}: acknowledged, and gone")
