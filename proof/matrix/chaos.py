@@ -10,17 +10,17 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from secrets import token_hex
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.record import Settled
 from idempotency_mw.persistence.base import is_async
+from proof.matrix.watching import Lag, Watched, WatchedAsync
 from tests.faults.stores import RedisStore
 from tests.faults.surfaces import SURFACES, Play, surface_over
 
@@ -32,8 +32,6 @@ ACTIONS = [
 DEADLINE = 0.25
 OVER = 0.1
 """Seconds by which a verb may exceed its deadline. It covers what `Lag` can't measure."""
-PULSE = 0.005
-"""Seconds between two measurements of the machine's lag."""
 WORK = 0.01
 """Seconds that the app takes."""
 LEASE = 60.0
@@ -75,106 +73,6 @@ class Seen:
     records: int = 0
 
 
-class Lag:
-    """Measures how late the machine wakes a sleeping thread and the event loop; a verb can be just as late."""
-
-    def __init__(self) -> None:
-        self._late: dict[str, list[tuple[float, float]]] = {"thread": [], "loop": []}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def since(self, moment: float) -> float:
-        """Return the sum of all delays since that moment, in the thread or in the loop, whichever is larger."""
-        return max(sum(by for woke, by in _newest_until(late, moment)) for late in self._late.values())
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            began = time.monotonic()
-            time.sleep(PULSE)
-            self._note("thread", began)
-
-    async def _watch_loop(self) -> None:
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(PULSE)
-            self._note("loop", began)
-
-    def _note(self, where: str, began: float) -> None:
-        woke = time.monotonic()
-        self._late[where].append((woke, woke - began - PULSE))
-
-    async def __aenter__(self) -> Self:
-        self._thread.start()
-        self._task = asyncio.ensure_future(self._watch_loop())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._task.cancel()
-        self._over.set()
-        self._thread.join()
-
-
-def _newest_until(late: list[tuple[float, float]], moment: float) -> Iterator[tuple[float, float]]:
-    for woke, by in reversed(late):
-        if woke < moment:
-            return
-        yield woke, by
-
-
-class _Watched:
-    """A layer whose verbs are timed, and whose acknowledged completions are noted."""
-
-    def __init__(self, layer: Any, chaos: "Chaos") -> None:
-        self.layer = layer
-        self.chaos = chaos
-
-    def acquire(self, claim: Any) -> Any:
-        return self._call(self.layer.acquire, claim)
-
-    def extend(self, claim: Any) -> Any:
-        return self._call(self.layer.extend, claim)
-
-    def release(self, claim: Any) -> Any:
-        return self._call(self.layer.release, claim)
-
-    def complete(self, claim: Any, result: Any) -> Any:
-        outcome = self._call(self.layer.complete, claim, result)
-        self.chaos.note_completed(result, outcome)
-        return outcome
-
-    def _call(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return verb(*arguments)
-        finally:
-            self.chaos.note_verb(began)
-
-
-class _WatchedAsync(_Watched):
-    async def acquire(self, claim: Any) -> Any:
-        return await self._acall(self.layer.acquire, claim)
-
-    async def extend(self, claim: Any) -> Any:
-        return await self._acall(self.layer.extend, claim)
-
-    async def release(self, claim: Any) -> Any:
-        return await self._acall(self.layer.release, claim)
-
-    async def complete(self, claim: Any, result: Any) -> Any:
-        outcome = await self._acall(self.layer.complete, claim, result)
-        self.chaos.note_completed(result, outcome)
-        return outcome
-
-    async def _acall(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return await verb(*arguments)
-        finally:
-            self.chaos.note_verb(began)
-
-
 async def _work(marker: Path) -> None:
     """Take as long as an app does. The marker file exists during that time."""
     await asyncio.sleep(WORK)
@@ -208,7 +106,7 @@ class Chaos:
         layer = self.store.layer(is_async=kind in ("asgi", "async function"), timeout_seconds=5.0)
         self._layers.append(layer)
         wrong = around(layer)
-        watched = (_WatchedAsync if is_async(layer) else _Watched)(wrong, self)
+        watched = (WatchedAsync if is_async(layer) else Watched)(wrong, self)
         config = IdempotencyConfig(lease_seconds=LEASE, heartbeat=False)
         return surface_over(kind, watched, self._play, config=config)
 

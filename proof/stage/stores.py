@@ -6,9 +6,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+import redis
+
 from idempotency_mw.persistence.frame import Frame
 
-__all__ = ["PREFIX", "Look", "RedisLook", "SQLiteLook"]
+__all__ = ["PREFIX", "EveryLook", "Look", "RedisLook", "SQLiteLook"]
 
 PREFIX = "idempotency:"
 
@@ -72,3 +74,23 @@ class RedisLook:
             bad += left.count(-1)
             count += len(keys)
         return bad, count
+
+
+class EveryLook:
+    """Finds a record on whichever server holds it."""
+
+    def __init__(self, *clients: Any) -> None:
+        self._clients = clients
+
+    def frame(self, storage_key: str) -> Any:
+        """As in `Look`."""
+        for client in self._clients:
+            try:
+                return RedisLook(client).frame(storage_key)
+            except redis.ResponseError:  # MOVED: it belongs to another server
+                continue
+        return None
+
+    def unexpiring(self) -> tuple[int, int]:
+        """As in `Look`."""
+        return RedisLook(*self._clients).unexpiring()

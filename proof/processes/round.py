@@ -1,22 +1,17 @@
-"""Workers are killed and stopped under load: uvicorn over Redis and over SQLite, gunicorn over Valkey.
-
-Clients send a steady load; each asks with its key until it has an answer. Meanwhile workers are killed from
-outside, kill themselves at moments too short to be hit from outside, and are stopped until other workers have
-taken their executions over. Shows I1 to I4; `proof.stage.app` says how the app itself checks I1.
-"""
+"""One part, carried out once: load, kills and stops, and what they show."""
 
 import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proof.figures import Figure, Progress, Size, in_short
+from proof.processes.part import FREE_WITHIN, LEASE, RETENTION, Part
+from proof.processes.seen import Seen
 from proof.stage.app import MOMENTS, Setting
 from proof.stage.asking import asking_over_http
 from proof.stage.clients import Clients
@@ -26,109 +21,10 @@ from proof.stage.judging import cut_off, different_answers, live_beside, lost_co
 from proof.stage.stores import Look, RedisLook, SQLiteLook
 from tests.servers import RedisServer, binaries
 
-__all__ = ["Part", "made", "run"]
+__all__ = ["Round"]
 
-LEASE = 0.8
-"""Seconds: short, so that a run sees many leases end; long enough for a heartbeat on a busy machine."""
-FREE_WITHIN = 0.25
-"""Seconds until a key is free after the end of its dead owner's lease: a client has to ask, and a worker to
-answer."""
-RETENTION = 3600
 START, A_DEED = 20.0, 5.0
 """Seconds for a round to begin and end, and for each kill or stop in it, on a busy machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is done to the workers of one kind, over one store."""
-
-    kind: str
-    store: str
-    kills: int
-    deaths: int
-    """How many workers kill themselves, at each of `MOMENTS` in turn."""
-    stops: int
-    workers: int = 3
-    clients: int = 10
-
-
-CI = (
-    Part("uvicorn", "redis", kills=10, deaths=8, stops=5),
-    Part("uvicorn", "sqlite", kills=4, deaths=4, stops=3),
-    Part("gunicorn", "valkey", kills=2, deaths=2, stops=2, workers=2),
-)
-ROUNDS = {Size.CI: 1, Size.LONG: 12}
-
-
-def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Kill and stop workers; yield the figures."""
-    parts = CI * ROUNDS[size]
-    return made(parts, progress)
-
-
-def made(parts: tuple[Part, ...], progress: Progress, seed: int = 1) -> Iterator[Figure]:
-    """Yield the figures of these parts."""
-    seen = _Seen()
-    of = sum(part.kills + part.deaths + part.stops for part in parts)
-
-    def tell() -> None:
-        progress(seen.killed + seen.stopped, of)
-
-    for number, part in enumerate(parts):
-        with ExitStack() as stack:
-            try:
-                _Round(part, stack, seen, f"{seed}-{number}").make(tell)
-            except Exception as error:
-                seen.broken.append(f"{part.kind} over {part.store}: {type(error).__name__}: {error}")
-    yield from seen.figures(parts)
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What all parts saw, added up."""
-
-    killed: int = 0
-    stopped: int = 0
-    executions: int = 0
-    cut_off: int = 0
-    taken_over: int = 0
-    late: int = 0
-    answers: int = 0
-    records: int = 0
-    last_refused: float = -LEASE
-    """The latest refusal because of a dead owner, in seconds after that owner's lease."""
-    longest_free: float = 0.0
-    """The longest time from the end of a dead owner's lease to the takeover, in seconds."""
-    beside: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    not_free: list[str] = field(default_factory=list)
-    unexpiring: int = 0
-    broken: list[str] = field(default_factory=list)
-
-    def figures(self, parts: tuple[Part, ...]) -> Iterator[Figure]:
-        kills, stops = sum(part.kills + part.deaths for part in parts), sum(part.stops for part in parts)
-        tried = f"{kills} SIGKILLs, {stops} SIGSTOPs"
-        done = f"{self.killed} SIGKILLs, {self.stopped} SIGSTOPs"
-        is_done = (self.killed, self.stopped) == (kills, stops) and not self.broken
-        yield Figure("", "workers killed and stopped under load", tried, in_short(self.broken) or done, is_done)
-        held = f"0 of {self.executions:,} runs, {self.cut_off} of them cut off"
-        yield _none("I1", "two live runs of one key, leases honoured", self.beside, held)
-        held = f"0 of {self.answers:,} answers, {self.taken_over} from takeovers"
-        yield _none("I2", "answers unlike the first, or runs after a completion", self.different, held)
-        held = f"0, {self.late} late completions refused"
-        yield _none("I3", "records changed by a worker stopped past its lease", self.changed, held)
-        refused = f"last refused {self.last_refused * 1000:+.0f} ms"
-        free = f"{refused}, taken over {self.longest_free * 1000:+.0f} ms"
-        wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
-        what = "a dead owner's key is free again"
-        yield Figure("I4", what, wanted, in_short(self.not_free) or free, not self.not_free and self.cut_off > 0)
-        text = f"{self.unexpiring} of {self.records:,}"
-        yield Figure("I4", "records without expiry", "0", text, self.unexpiring == 0 < self.records)
-
-
-def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
-    return Figure(shows, what, "0", in_short(found) or held, not found)
 
 
 @dataclass(slots=True)
@@ -144,10 +40,10 @@ class _Orphan:
     """When it was first seen replaced by another claim, or gone."""
 
 
-class _Round:
+class Round:
     """One part, carried out once."""
 
-    def __init__(self, part: Part, stack: ExitStack, seen: _Seen, seed: str) -> None:
+    def __init__(self, part: Part, stack: ExitStack, seen: Seen, seed: str) -> None:
         self._part = part
         self._seen = seen
         self._random = random.Random(seed)

@@ -1,17 +1,7 @@
-"""Masters are killed under load, behind a Sentinel and in a cluster; and slots are moved under load.
-
-without loss    the master is killed after its replica has received every acknowledged write
-with loss       the replica is cut off, executions begin, and the master is killed, so their claims are lost. A
-                second execution is allowed then (the promise holds "while the store keeps the writes that it
-                acknowledged"), and the first owner's completion is refused
-slots           slots in which executions are under way move from master to master
-"""
+"""Masters are killed, behind a Sentinel and in a cluster."""
 
 import asyncio
-import json
-import sys
 import time
-from asyncio.subprocess import PIPE
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,63 +9,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from proof.figures import Figure, Progress, Size, in_short
+from proof.failovers.amount import LONGEST, Amount
+from proof.figures import Figure, in_short
 from proof.stage.asking import Answer
 from proof.stage.clients import Clients
-from proof.stage.fleet import ROOT
 from proof.stage.judging import contradictions, lost_completions
 from proof.stage.scene import Scene, folder
 from proof.stage.slots import SLOTS, slot_of
-from proof.stage.stores import RedisLook
+from proof.stage.stores import EveryLook
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
 from tests.proxy import Proxy
-from tests.servers import RedisServer, binaries
+from tests.servers import RedisServer
 
-__all__ = ["Amount", "made", "run"]
+__all__ = ["fail_over"]
 
 WITHIN = 5.0
 """Seconds after a master's death until completions are acknowledged again."""
-LONGEST = 60.0
-"""Seconds for one failover, with starting its servers, on a busy machine."""
 LEASE = 5
 HELD = 20
 """How many executions wait at the gate while the master dies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """How much work is done."""
-
-    failovers: int
-    """For each kind (Sentinel, cluster) that many without loss, and as many with loss."""
-    slots: int
-    clients: int = 24
-
-
-AMOUNTS = {Size.CI: Amount(failovers=1, slots=1200), Size.LONG: Amount(failovers=12, slots=16_384)}
-
-
-def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Make all failovers and moves; yield the figures."""
-    return made(AMOUNTS[size], progress)
-
-
-def made(amount: Amount, progress: Progress, kinds: tuple[str, ...] = ("Sentinel", "cluster")) -> Iterator[Figure]:
-    """Yield the figures of that much work."""
-    binary = next(iter(binaries().values()))
-    for number, kind in enumerate(kinds):
-        enter = partial(_sentinel if kind == "Sentinel" else _cluster, binary)
-        progress(number, 3)
-        seen = _Seen()
-        for turn in range(amount.failovers):
-            _make(seen, enter, _without_loss, f"{kind}-{turn}", amount)
-            _make(seen, enter, _with_loss, f"{kind}-{turn}-lossy", amount)
-        yield from seen.figures(kind, amount.failovers)
-    progress(2, 3)
-    yield from _slots(binary, amount)
-    progress(3, 3)
+def fail_over(kind: str, binary: Path, amount: Amount) -> Iterator[Figure]:
+    """Make the failovers of one kind, "Sentinel" or "cluster"; yield the figures."""
+    enter = partial(_sentinel if kind == "Sentinel" else _cluster, binary)
+    seen = _Seen()
+    for turn in range(amount.failovers):
+        _make(seen, enter, _without_loss, f"{kind}-{turn}", amount)
+        _make(seen, enter, _with_loss, f"{kind}-{turn}-lossy", amount)
+    yield from seen.figures(kind, amount.failovers)
 
 
 @dataclass(slots=True)
@@ -180,7 +142,7 @@ async def _without_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amo
     seen.settled += len(scene.reader.events("settled"))
     seen.refused += clients.trouble["store-unavailable"]
     seen.wrong += contradictions(scene.reader, clients.answers)
-    seen.wrong += lost_completions(scene.reader, _Everywhere(stage.servers))
+    seen.wrong += lost_completions(scene.reader, EveryLook(*(server.client() for server in stage.servers)))
 
 
 async def _with_loss(seen: _Seen, stage: _Stage, scene: Scene, name: str, amount: Amount) -> None:
@@ -242,89 +204,3 @@ async def _killed(stage: _Stage, scene: Scene) -> float:
             # A reply that the master sent before its death may still be read now; after 0.3 s it has been.
             if line.at > began + 0.3 and stage.has(line.more["storage_key"]):
                 return line.at - began
-
-
-class _Everywhere:
-    """Finds a record on whichever server holds it."""
-
-    def __init__(self, servers: tuple[RedisServer, ...]) -> None:
-        self._clients = [server.client() for server in servers]
-
-    def frame(self, storage_key: str) -> Any:
-        """As in `Look`."""
-        for client in self._clients:
-            try:
-                return RedisLook(client).frame(storage_key)
-            except redis.ResponseError:  # MOVED: it belongs to another server
-                continue
-        return None
-
-    def unexpiring(self) -> tuple[int, int]:
-        """As in `Look`."""
-        return RedisLook(*self._clients).unexpiring()
-
-
-# Slots
-
-
-def _slots(binary: Path, amount: Amount) -> Iterator[Figure]:
-    try:
-        with folder() as where, RedisCluster(binary) as cluster:
-            yield from asyncio.run(_moved(where, cluster, amount))
-    except Exception as error:
-        yield Figure("#21", "slots moved under load", f"{amount.slots:,}", repr(error), holds=False)
-
-
-async def _moved(where: Path, cluster: RedisCluster, amount: Amount) -> list[Figure]:
-    store = {"mode": "cluster", "url": cluster.url}
-    async with asyncio.timeout(LONGEST + amount.slots / 10), Scene(where, store) as scene:
-        async with scene.clients("slots", amount.clients // 2, longest=0.3) as clients:
-            await clients.have_answered(amount.clients)
-            moved = await _move_slots(scene, cluster, amount.slots)
-        redirected = _redirected(cluster)
-        await clients.ask_all_again()
-        scene.reader.read()
-        wrong = contradictions(scene.reader, clients.answers)
-        wrong += lost_completions(scene.reader, _Everywhere(tuple(cluster.masters)))
-        again = [each for some in scene.reader.of_key.values() for each in some[1:]]
-        bad, count = _Everywhere(tuple(cluster.masters)).unexpiring()
-    trouble = {name: seen for name, seen in clients.trouble.items() if name != "in-progress"}
-    text = f"{moved['moved']:,} moved, {moved['records']:,} records with them"
-    is_moved = moved["moved"] == amount.slots and moved["records"] > 0
-    what = "second runs while slots move"
-    won = in_short(wrong) or f"{len(again)} of {len(scene.reader.executions):,} runs"
-    told = str(trouble or "") or f"0 ({', '.join(f'{name} {seen:,}' for name, seen in redirected.items())})"
-    return [
-        Figure("#21", "slots moved under load", f"{amount.slots:,}", text, is_moved),
-        Figure("I1 I2 #21", what, "0", won, not wrong and not again),
-        Figure(
-            "#21", "errors that clients saw while slots moved", "0", told, not trouble and redirected["MOVED"] > 0
-        ),
-        Figure("I4", "records without expiry, after all moves", "0", f"{bad} of {count:,}", bad == 0 < count),
-    ]
-
-
-async def _move_slots(scene: Scene, cluster: RedisCluster, count: int) -> dict[str, int]:
-    ports = [str(master.port) for master in cluster.masters]
-    arguments = ("-m", "proof.stage.slots", str(scene.reader.path), str(count), "1", *ports)
-    mover = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=PIPE)
-    try:
-        said, _ = await mover.communicate()
-    finally:
-        if mover.returncode is None:
-            mover.kill()
-            await mover.wait()
-    done: dict[str, int] = json.loads(said)
-    return done
-
-
-def _redirected(cluster: RedisCluster) -> dict[str, int]:
-    """Return how often the servers redirected their clients."""
-    names = ("MOVED", "ASK", "TRYAGAIN")
-    found = dict.fromkeys(names, 0)
-    for master in cluster.masters:
-        with master.client() as client:
-            stats = client.info("errorstats")
-        for name in names:
-            found[name] += stats.get(f"errorstat_{name}", {}).get("count", 0)
-    return found
