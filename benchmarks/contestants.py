@@ -39,29 +39,21 @@ class Contestant:
     """The statuses that it answers with to a kind of request, where they differ from the others'."""
 
 
-def _asgi(app: Any, held: Held, bare: Any) -> Contestant:
+def _http(call: Callable[..., Any], app: Any, held: Held, bare: Any, *, is_async: bool) -> Contestant:
     return Contestant(
-        first=lambda key: workload.call_asgi(app, key),
-        replay=lambda key: workload.call_asgi(app, key),
-        unkeyed=lambda: workload.call_asgi(app, None),
-        mismatch=lambda key: workload.call_asgi(app, key, body=OTHER_BODY),
+        first=lambda key: call(app, key),
+        replay=lambda key: call(app, key),
+        unkeyed=lambda: call(app, None),
+        mismatch=lambda key: call(app, key, body=OTHER_BODY),
         app=app,
-        bare=lambda: workload.call_asgi(bare, None),
+        bare=lambda: call(bare, None),
         held=held,
-        is_async=True,
+        is_async=is_async,
     )
 
 
-def _wsgi(app: Any, held: Held, bare: Any) -> Contestant:
-    return Contestant(
-        first=lambda key: workload.call_wsgi(app, key),
-        replay=lambda key: workload.call_wsgi(app, key),
-        unkeyed=lambda: workload.call_wsgi(app, None),
-        mismatch=lambda key: workload.call_wsgi(app, key, body=OTHER_BODY),
-        app=app,
-        bare=lambda: workload.call_wsgi(bare, None),
-        held=held,
-    )
+_asgi = partial(_http, workload.call_asgi, is_async=True)
+_wsgi = partial(_http, workload.call_wsgi, is_async=False)
 
 
 # This library

@@ -15,6 +15,7 @@ from tests.servers import RedisServer
 __all__ = ["REQUESTS", "round_trips", "stored_bytes"]
 
 REQUESTS = 10
+"""Enough to tell what each request costs from what happens once."""
 KINDS = ("first", "replay", "held", "mismatch")
 
 Count = dict[str, Any]

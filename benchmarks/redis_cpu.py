@@ -23,6 +23,7 @@ from benchmarks.driving import interleaved, median_ratio
 from tests.servers import binaries
 
 AS_CHEAP = 1.1
+"""Ways whose costs differ by at most 10 % count as equally cheap."""
 SIZES = (200, 1_000, 10_000, 30_000, 100_000, 1_000_000, 10 << 20)
 ROUNDS = 30
 

@@ -25,8 +25,10 @@ __all__ = ["requests_per_second", "stream"]
 
 CONNECTIONS = 50
 REQUESTS = 600
+"""Requests in one round of one contestant."""
 STREAM_BYTES = 50 * 2**20
 FIRST_BYTES = 60
+"""How often the delay of the first byte is measured, with and without a key."""
 
 _keys = itertools.count()
 Part = Callable[[float], None]

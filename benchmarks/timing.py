@@ -25,6 +25,7 @@ Part = Callable[[float], None]
 Ratios = dict[str, float | None]
 
 REQUESTS = 250
+"""Requests in one round of one contestant."""
 ROUNDS = 6
 
 

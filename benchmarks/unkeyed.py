@@ -37,6 +37,7 @@ from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 
 BUDGET = 1.03
+"""Instructions with the middleware, as a ratio to the bare app."""
 LENGTHS = (50, 200)
 APPS = ("fastapi", "starlette")
 METHODS = ("POST", "GET")

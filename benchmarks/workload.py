@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 ANSWER_BYTES = 182
+"""Bytes of the usual answer: a small JSON document."""
 BODY = b'{"order": "order-1", "amount": 1250}'
 OTHER_BODY = b'{"order": "order-1", "amount": 9999}'
 HEADERS = [

@@ -28,7 +28,9 @@ from proof.figures import Figure, Size
 # The slowest runs come first, so that both lanes end at about the same time.
 RUNS = ("servers", "failovers", "processes", "herd", "histories", "matrix", "stateful", "explorer", "fuzz")
 LANES = 2
+"""Runs at a time: as many as the cores of a small CI machine."""
 LONGEST_SECONDS = {Size.CI: 540, Size.LONG: 6 * 3600}
+"""A run that takes longer is killed. In CI all runs together should end within 10 minutes."""
 
 
 @dataclass

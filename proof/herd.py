@@ -31,6 +31,7 @@ from tests.servers import RedisServer, binaries
 __all__ = ["Form", "made", "run"]
 
 LEASE = 10
+"""Seconds. An execution takes 0.15 s, so no lease lapses, even on a busy machine."""
 MOST_KIB_A_DUPLICATE = 160
 """Limit on the growth of peak memory: a request, its task, and in the worst case a connection with two buffers."""
 
@@ -63,7 +64,7 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 
 def made(forms: tuple[Form, ...], progress: Progress, longest: float = 3600) -> Iterator[Figure]:
-    """Yield what these herds show; each is ended after so many seconds, and what it showed by then is judged."""
+    """Yield the figures of these herds. A herd is killed after `longest` seconds, and judged by its results."""
     of = sum(form.herd.keys for form in forms)
     done = 0
     for number, form in enumerate(forms):

@@ -29,6 +29,7 @@ from table import Answer, Table, against
 
 EVENT = EXAMPLES / "lambda_event.json"
 TIME_OUT = 2.5
+"""Seconds after which an environment is killed; longer than two charges."""
 CHARGE_SECONDS = 1.0
 HANGS = 60.0  # seconds that the card network of environment C takes
 
@@ -218,7 +219,7 @@ class Story:
         refused = self.invoke("B", event)
         kept = refused is not None and refused.problem == "in-progress" and refused.retry_after == "1"
         came_back = f"{refused}, Retry-After: {refused.retry_after}" if refused else "nothing"
-        self.row("B  the same meanwhile", came_back, runs=1, promised="409", kept=kept)
+        self.row("B  the same, during the charge", came_back, runs=1, promised="409", kept=kept)
 
     def _taken_over(self, event: dict[str, Any]) -> Answer:
         answers: list[Answer] = []

@@ -21,7 +21,7 @@ from idempotency_mw.core.record import Claim, Lost, Settled
 from proof.explorer.rules import wrong_completion, wrong_decision, wrong_ending, wrong_start
 from proof.explorer.states import Phase, State, Step, Worker, put
 from proof.explorer.store import Asked, claim_of, put_to
-from proof.explorer.world import World, anew, unanswered, with_late
+from proof.explorer.world import World, next_request, unanswered, with_late
 
 __all__ = ["PHASES"]
 
@@ -55,7 +55,7 @@ def _acquired(world: World, before: State, after: State, number: int, asked: Ask
         return _starts(world, after, number, f"acquires: runs, attempt {decision.attempt}", wrong)
     waits = world.system.may_wait(decision)
     text = f"acquires: {_told(decision)}{', waits' if waits else ''}"
-    return Step(number, text, anew(world, after, number, has_waited=waits), wrong)
+    return Step(number, text, next_request(world, after, number, has_waited=waits), wrong)
 
 
 def _starts(world: World, state: State, number: int, text: str, wrong: str = "") -> Step:
@@ -72,8 +72,8 @@ def _gives_up_acquiring(world: World, state: State, number: int) -> Step:
     state = put(state, number, with_late(worker, "release"))
     if isinstance(decision, Unprotected):
         wrong = "I7: runs without a claim" if worker.has_waited or policy == "refuse" else ""
-        return Step(number, "no reply: runs unprotected", anew(world, state, number, Phase.PASSES), wrong)
-    return Step(number, "no reply: refuses, releases", anew(world, state, number))
+        return Step(number, "no reply: runs unprotected", next_request(world, state, number, Phase.PASSES), wrong)
+    return Step(number, "no reply: refuses, releases", next_request(world, state, number))
 
 
 # With a claim
@@ -120,25 +120,25 @@ def _completes(world: World, state: State, number: int) -> Iterator[Step]:
         wrong = wrong_completion(outcome, decision, state.record, worker, world.setting, is_sent=is_sent)
         went = "settled" if isinstance(outcome, Settled) else "refused"
         text = f"completes{', part of it sent' if is_sent else ''}: {went}, {_told(decision)}"
-        yield Step(number, text, anew(world, after, number), asked.wrong or wrong)
+        yield Step(number, text, next_request(world, after, number), asked.wrong or wrong)
     yield from unanswered(state, number, "complete", asked, Phase.COMPLETES)
-    yield Step(number, "can't complete: delivers its own", anew(world, state, number))
+    yield Step(number, "can't complete: delivers its own", next_request(world, state, number))
 
 
 def _releases(world: World, state: State, number: int) -> Iterator[Step]:
     asked, after = put_to(world.ask, state, number, "release")
     text = f"releases: {'freed' if asked.answer else 'refused'}"
-    yield Step(number, text, anew(world, after, number), asked.wrong)
+    yield Step(number, text, next_request(world, after, number), asked.wrong)
     yield from unanswered(state, number, "release", asked, Phase.RELEASES)
-    yield Step(number, "can't release", anew(world, state, number))
+    yield Step(number, "can't release", next_request(world, state, number))
 
 
 def _lingers(world: World, state: State, number: int) -> Iterator[Step]:
-    yield Step(number, "what it started is over", anew(world, state, number))
+    yield Step(number, "what it started is over", next_request(world, state, number))
 
 
 def _passes(world: World, state: State, number: int) -> Iterator[Step]:
-    yield Step(number, "its unprotected run ends", anew(world, state, number))
+    yield Step(number, "its unprotected run ends", next_request(world, state, number))
 
 
 def _claim(world: World, worker: Worker) -> Claim:

@@ -13,7 +13,7 @@ from proof.explorer.states import LIVE, NOBODY, Phase, Setting, State, Step, Wor
 from proof.explorer.store import Ask, Asked, asker, put_to
 from proof.explorer.system import System
 
-__all__ = ["World", "anew", "first", "make_world", "steps", "unanswered", "with_late"]
+__all__ = ["World", "first", "make_world", "next_request", "steps", "unanswered", "with_late"]
 
 MORTAL = (Phase.DOUBT, Phase.RUNS, Phase.COMPLETES, Phase.RELEASES)
 
@@ -54,7 +54,7 @@ def steps(world: World, state: State) -> Iterator[Step]:
         if worker.late:
             yield from _arrivals(world, state, number)
         if state.crashes and worker.phase in MORTAL:
-            dead = anew(world, state, number, is_other_process=True)
+            dead = next_request(world, state, number, is_other_process=True)
             yield Step(number, "dies", dead._replace(crashes=state.crashes - 1))
     yield from _strays(world, state)
     yield from _recovery(world, state)
@@ -78,7 +78,7 @@ def with_late(worker: Worker, verb: str) -> Worker:
     return worker._replace(late=tuple(sorted((*worker.late, verb))))
 
 
-def anew(
+def next_request(
     world: World,
     state: State,
     number: int,

@@ -26,6 +26,7 @@ __all__ = ["fail_over"]
 WITHIN = 5.0
 """Seconds after a master's death until completions are acknowledged again."""
 LEASE = 5
+"""Seconds."""
 HELD = 20
 """How many executions wait at the gate while the master dies."""
 

@@ -17,7 +17,9 @@ from proof.fuzz.inputs import inputs
 __all__ = ["explored", "is_there"]
 
 SEEDS = 200
+"""Inputs that atheris begins with."""
 LONGEST_INPUT = 4096
+"""Bytes; chosen to keep each try fast."""
 
 
 def is_there() -> bool:

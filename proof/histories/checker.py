@@ -28,6 +28,7 @@ MOST_PLACES = 200_000
 """A search with more steps is given up, which counts as bad: it would take many seconds."""
 NOW_MS = 1_000_000
 LIVE_MS = 1000
+"""What the model's lease has left, if it is treated as valid. The model's clock stands still."""
 
 
 class TooLong(Exception):  # noqa: N818 - it says nothing about the history

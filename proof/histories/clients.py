@@ -36,14 +36,17 @@ from tests.proxy import Action, Proxy
 __all__ = ["Kind", "Plan", "record", "turn"]
 
 WINDOW_SECONDS = 0.5
+"""How long the processes use the same keys; then they go on to the next ones."""
 KEYS = 3
 CLIENTS = 4
 FINGERPRINTS = ("a" * 64, "b" * 64)
 LEASES_MS = (30, 80, 400)
+"""The short ones lapse during the pauses of `turn`; the long one rarely does."""
 RETENTION_MS = 600_000
 MESSAGE_SECONDS = 0.15
 """The time-out of one message. A verb has time for two messages, so that some verbs are retried."""
 VERB_SECONDS = 0.4
+"""The `timeout_seconds` of the layers."""
 FAULTS = 0.08
 """The part of all messages that the proxy disturbs: some in every history, and most are answered."""
 _begin: Any = None

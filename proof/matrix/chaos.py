@@ -30,15 +30,19 @@ ACTIONS = [
     f"{action} {message}" for action in ("drop", "cut", "hang", "delay") for message in ("request", "reply")
 ]
 DEADLINE = 0.25
+"""The layers' `timeout_seconds`: short, because half of all faults make a verb use it up."""
 OVER = 0.1
-"""Seconds by which a verb may exceed its deadline. It covers what `Lag` can't measure."""
+"""Seconds by which a verb may exceed its deadline: I11's limit."""
 WORK = 0.01
 """Seconds that the app takes."""
 LEASE = 60.0
+"""Seconds: longer than the whole run, so that no lease lapses in it."""
 DUPLICATES = 3
 TRIES = 6
+"""How often a client asks with its key."""
 KEYS_AT_ONCE = 12
 PLANS_AT_ONCE = 4
+"""How many faults wait for their message at a time."""
 
 
 @dataclass

@@ -7,9 +7,9 @@ __all__ = ["FREE_WITHIN", "LEASE", "RETENTION", "Part"]
 LEASE = 0.8
 """Seconds: short, so that a run sees many leases end; long enough for a heartbeat on a busy machine."""
 FREE_WITHIN = 0.25
-"""Seconds until a key is free after the end of its dead owner's lease: a client has to ask, and a worker to
-answer."""
+"""Seconds after the end of a dead owner's lease within which its key must be free: I4's limit."""
 RETENTION = 3600
+"""Seconds: longer than the run, so that no completed record expires in it."""
 
 
 @dataclass(frozen=True, slots=True)

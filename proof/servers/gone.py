@@ -18,6 +18,7 @@ from tests.servers import RedisServer, binaries
 __all__ = ["evicting", "flushed"]
 
 LEAST_FLUSHES = 50
+"""The fewest flushes, even if the time is over before."""
 
 
 def flushed(amount: Amount) -> Iterator[Figure]:

@@ -29,6 +29,7 @@ from proof.stage.workers import end_with_parent
 __all__ = ["slot_of"]
 
 SLOTS = 16384
+"""The number of slots of every Redis cluster."""
 LONGEST_PAUSE = 0.003
 """Seconds between two steps: several requests of the run's clients meet each state of a move."""
 

@@ -16,7 +16,9 @@ from tests.faults.stores import KINDS, Grounds, is_there
 __all__ = ["Harness", "Tally", "run", "try_histories"]
 
 HISTORIES = {Size.CI: 200, Size.LONG: 5_000}
+"""Histories on each layer alone."""
 AT_ONCE = {Size.CI: 40, Size.LONG: 1_000}
+"""Histories on all layers at once; each of their steps is made on every layer."""
 EVERY_REPLY = {
     "acquire: Acquired",
     "acquire: taken over",

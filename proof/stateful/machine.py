@@ -30,6 +30,7 @@ from tests.faults.stores import Store
 __all__ = ["STEPS", "Harness", "Tally", "machine_over", "try_histories"]
 
 STEPS = 30
+"""Of each history."""
 MINUTE = 60_000
 """All durations are whole minutes, so that the real duration of a step changes no answer."""
 Terms = tuple[int, str, int, int, bool]
@@ -224,7 +225,7 @@ def _named(verb: str, answer: Any) -> str:
 def try_histories(
     harnesses: Sequence[Harness], histories: int, tally: Tally, *, same: bool = True, shrinks: bool = True
 ) -> None:
-    """Let hypothesis write so many histories, `same` as the last time; raise the first difference.
+    """Let hypothesis draw that many histories, `same` as the last time; raise the first difference.
 
     `shrinks`: in the shortest history that shows it.
     """

@@ -124,7 +124,7 @@ UNEXPLAINED = {
     "an attempt that jumps": [acquire(A, 0, 1, ACQUIRED), acquire(B, 120, 121, ("acquired", 3))],
     "a stranger's release": [acquire(A, 0, 1, ACQUIRED), release(B, 2, 3)],
     "a stranger's completion": [acquire(A, 0, 1, ACQUIRED), complete(B, 2, 3)],
-    "a completion out of nothing": [complete(A, 0, 1)],
+    "a completion without a claim": [complete(A, 0, 1)],
     "a takeover for another payload": [
         acquire(A, 0, 1, ACQUIRED),
         acquire(claim("b", fingerprint="e"), 150, 151, ("acquired", 2)),
