@@ -133,7 +133,7 @@ def _function(function: Any, held: Held, bare: Any, *refusals: tuple[type[Except
 def calls(url: str, size: int) -> Contestant:
     import redis.asyncio
 
-    client = redis.asyncio.Redis.from_url(url, max_connections=2000)  # its default is too few for 1,000 in flight
+    client = redis.asyncio.Redis.from_url(url, max_connections=2000)  # the default is fewer
     answer = workload.json_answer(size)
 
     async def first(key: bytes) -> int:

@@ -82,9 +82,9 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
     for name, count in counts.items():
         yield _figure(SHOWS[name], f"fuzz: {name}", count, try_reader(name, count, told))
         done += count
-    yield _figure("I8", "fuzz: event orders of ASGI", amounts.programs, try_asgi(0, amounts.programs, told))
+    yield _figure("I8", "fuzz: orders of ASGI events", amounts.programs, try_asgi(0, amounts.programs, told))
     done += amounts.programs
-    yield _figure("I8", "fuzz: call orders of WSGI", amounts.programs, try_wsgi(0, amounts.programs, told))
+    yield _figure("I8", "fuzz: orders of WSGI calls", amounts.programs, try_wsgi(0, amounts.programs, told))
     progress(total, total)
     yield from _on_servers(amounts.on_servers)
     if size is Size.LONG:
@@ -156,10 +156,16 @@ def _on_servers(count: int) -> Iterator[Figure]:
     for name, found in disagreements(SEED, count):
         servers += 1
         seen = f"{count:,}, {len(found)} disagreements" + (f": {found[0][:300]}" if found else "")
-        yield Figure("I10", f"fuzz: records, the scripts on {name}", "as frame.py reads them", seen, not found)
+        yield Figure(
+            "I10", f"fuzz: records in the Lua scripts on {name}", "the answers of verbs.py", seen, not found
+        )
     if not servers:
         yield Figure(
-            "I10", "fuzz: records, the scripts", "as frame.py reads them", "no server was found", holds=False
+            "I10",
+            "fuzz: records in the Lua scripts",
+            "the answers of verbs.py",
+            "no server was found",
+            holds=False,
         )
 
 

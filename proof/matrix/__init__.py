@@ -59,7 +59,7 @@ def figures_of(kind: str, wanted: int, seed: int, seen: Seen) -> Iterator[Figure
     """Yield the figures of the random faults on one server."""
     yield Figure(
         shows="I1 I7",
-        what=f"random faults at {kind}'s messages, seed {seed}",
+        what=f"random faults in messages to {kind}, seed {seed}",
         wanted=f"{wanted:,} faults, 0 second runs",
         seen=f"{seen.faults:,} faults, {len(seen.two_live)} second runs",
         holds=seen.faults >= wanted and not seen.two_live,

@@ -150,7 +150,11 @@ class Round:
         return self._reader.of_key[execution.key][-1] is not execution
 
     def _compare(self, storage_key: str, before: Any, after: Any) -> None:
-        """I3: what was completed is the same to the byte; what runs is still, or was, its new owner's."""
+        """I3: note a violation, if the continued worker changed the record.
+
+        A completed record must be the same to the byte. One in progress must belong to the same owner, or to a
+        later one.
+        """
         is_same = after == before if before.result else after is not None and after.token == before.token
         if not is_same and (after is None or after.attempt <= before.attempt):
             self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
@@ -233,6 +237,6 @@ def _store(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], L
 
 
 def _wish(draw: random.Random) -> dict[str, Any]:
-    """Most runs are short; some are so long that they live by their heartbeat."""
+    """Draw how long an execution takes: mostly a short time, sometimes so long that it needs its heartbeat."""
     longest = draw.choices((0.1, 0.4, 2 * LEASE), weights=(6, 3, 2))[0]
     return {"seconds": round(draw.uniform(longest / 4, longest), 3)}
