@@ -29,20 +29,20 @@ help: ## Show this
 
 venv: $(VENV)/.test $(VENV)/.lint ## Make .venv with everything that development needs
 
-run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000; REDIS_URL=... for Redis)
+run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000, REDIS_URL=...)
 	@sed 's/PORT/$(PORT)/' examples/curl.txt
 	@$(BIN)/python -m uvicorn fastapi_app:app --app-dir examples --port $(PORT)
 
-run-flask: $(VENV)/.test ## Serve examples/flask_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
+run-flask: $(VENV)/.test ## Serve examples/flask_app.py with two workers (PORT=8000, REDIS_URL=...)
 	@$(BIN)/python -m gunicorn flask_app:app --pythonpath examples --workers 2 --bind localhost:$(PORT)
 
-run-django: $(VENV)/.test ## Serve examples/django_app.py with two workers (PORT=8000; REDIS_URL=... for Redis)
+run-django: $(VENV)/.test ## Serve examples/django_app.py with two workers (PORT=8000, REDIS_URL=...)
 	@$(BIN)/python -m gunicorn django_app:application --pythonpath examples --workers 2 --bind localhost:$(PORT)
 
-demo: $(VENV)/.demo ## Tell its story on real processes (REDIS=1: two workers on a Valkey)
+demo: $(VENV)/.demo ## Run examples/fastapi_app.py on two real workers and check every promise (REDIS=1: on Valkey)
 	@$(BIN)/python tools/demo.py $(if $(REDIS),--redis)
 
-run-lambda: $(VENV)/.demo ## Tell the story of examples/lambda_mangum.py, as Lambda runs and kills it
+run-lambda: $(VENV)/.demo ## Run examples/lambda_mangum.py in processes that are frozen and killed as on Lambda
 	@$(BIN)/python tools/run_lambda.py
 
 run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async_function.py
@@ -65,29 +65,29 @@ lint: $(VENV)/.test $(VENV)/.lint ## Only lint, and check types and imports
 conformance: $(VENV)/.test ## Run the tests, and show each conformance row with its tests
 	$(PYTEST) --quiet --conformance $(ARGS)
 
-proof: $(VENV)/.test ## Show what is promised on crashes, pauses, failovers and fuzz: minutes (RUNS="explorer fuzz")
+proof: $(VENV)/.test ## Check the promises through crashes, pauses, failovers and fuzz; takes minutes (RUNS="explorer fuzz")
 	@$(BIN)/python -m proof $(RUNS)
 
-proof-long: $(VENV)/.fuzz ## The same in the size of a long night
+proof-long: $(VENV)/.fuzz ## The same in a larger size; takes hours
 	@$(BIN)/python -m proof --size long $(RUNS)
 
 format: $(VENV)/.lint ## Format the code, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test ## Measure what it costs, beside its peers: minutes; writes docs/performance.md
+bench: $(VENV)/.test ## Measure the costs beside those of peers, and write docs/performance.md; takes minutes
 	@$(BIN)/python -m benchmarks
 
-bench-check: $(VENV)/.test ## Hold round trips, bytes and instructions to their budgets (instructions need valgrind)
+bench-check: $(VENV)/.test ## Check the budgets of round trips, bytes and instructions (these need valgrind)
 	@$(BIN)/python -m benchmarks check
 
-bench-docs: $(VENV)/.test ## Write docs/performance.md anew, from benchmarks/results.json
+bench-docs: $(VENV)/.test ## Write docs/performance.md again, from benchmarks/results.json
 	@$(BIN)/python -m benchmarks docs
 
 bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a key (needs valgrind)
 	PYTHONHASHSEED=0 $(BIN)/python -m benchmarks.unkeyed
 
-bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (counts instructions where valgrind is)
+bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (instructions need valgrind)
 	@$(BIN)/python -m benchmarks.direct_path
 
 architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code

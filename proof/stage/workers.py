@@ -1,8 +1,8 @@
-"""Real uvicorn workers on one socket, as a program: `python -m proof.chaos.workers PORT COUNT`.
+"""Real uvicorn workers on one socket, as a program: `python -m proof.stage.workers PORT COUNT`.
 
-Forked from one process that has imported everything, so that a worker that was killed is replaced within some
-milliseconds, and thirty of them cost no thirty starts of Python. The app and its store are made before the fork.
-gunicorn, which forks by itself, finds its app here too: `proof.chaos.workers:application`.
+All workers are forked from one process that has imported everything: a killed worker is replaced within
+milliseconds, without another start of Python. The app and its layer are made before the fork. gunicorn forks by
+itself; its app is `proof.stage.workers:application`.
 """
 
 import ctypes
@@ -16,19 +16,19 @@ from typing import Any
 
 import uvicorn
 
-from proof.chaos.app import Setting, asgi_app, wsgi_app
+from proof.stage.app import Setting, asgi_app, wsgi_app
 
 __all__ = ["end_with_parent", "main"]
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, however that came."""
+    """Have the kernel kill this process when its parent has ended, in whichever way."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main(port: int, count: int) -> None:
-    """Serve until killed."""
+    """Serve until killed; replace each worker that dies."""
     app = asgi_app(Setting.here())
     listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     workers = {_fork(lambda: _serve(app, listener)) for _ in range(count)}
@@ -55,7 +55,7 @@ def _fork(body: Callable[[], None]) -> int:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "application":  # made when gunicorn asks for it, and not for uvicorn
+    if name == "application":  # made on demand: uvicorn does not need it
         return wsgi_app(Setting.here())
     raise AttributeError(name)
 

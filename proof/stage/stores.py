@@ -1,4 +1,4 @@
-"""The run's own look into a store: one record, and whether any would stay for ever."""
+"""Reads records from a store, past the layers: one record, and how many would never expire."""
 
 import sqlite3
 import time
@@ -6,9 +6,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+import redis
+
 from idempotency_mw.persistence.frame import Frame
 
-__all__ = ["PREFIX", "Look", "RedisLook", "SQLiteLook"]
+__all__ = ["PREFIX", "EveryLook", "Look", "RedisLook", "SQLiteLook"]
 
 PREFIX = "idempotency:"
 
@@ -17,16 +19,16 @@ class Look(Protocol):
     """What a run asks a store itself."""
 
     def frame(self, storage_key: str) -> Frame | None:
-        """Return the record of a key."""
+        """Return the record of a key, or None."""
         ...
 
     def unexpiring(self) -> tuple[int, int]:
-        """Return how many records have no end, and how many there are."""
+        """Return how many records have no expiry, and how many records there are."""
         ...
 
 
 class SQLiteLook:
-    """Into a file."""
+    """A SQLite file."""
 
     def __init__(self, path: Path, longest_seconds: float) -> None:
         self._path = path
@@ -38,7 +40,7 @@ class SQLiteLook:
         return Frame.decode(rows[0][0]) if rows else None
 
     def unexpiring(self) -> tuple[int, int]:
-        """As in `Look`: a record whose end is further away than any may be counts too."""
+        """As in `Look`. A record that expires later than any may is counted as one without expiry."""
         last = int((time.time() + self._longest) * 1000)
         query = "SELECT coalesce(sum(expires_ms > ?), 0), count(*) FROM idempotency_records"
         bad, count = self._rows(query, last)[0]
@@ -50,7 +52,7 @@ class SQLiteLook:
 
 
 class RedisLook:
-    """Into servers, each of which is asked for what it has itself."""
+    """One or more servers, each asked for its own records."""
 
     def __init__(self, *clients: Any) -> None:
         self._clients = clients
@@ -72,3 +74,23 @@ class RedisLook:
             bad += left.count(-1)
             count += len(keys)
         return bad, count
+
+
+class EveryLook:
+    """Finds a record on whichever server holds it."""
+
+    def __init__(self, *clients: Any) -> None:
+        self._clients = clients
+
+    def frame(self, storage_key: str) -> Any:
+        """As in `Look`."""
+        for client in self._clients:
+            try:
+                return RedisLook(client).frame(storage_key)
+            except redis.ResponseError:  # MOVED: it belongs to another server
+                continue
+        return None
+
+    def unexpiring(self) -> tuple[int, int]:
+        """As in `Look`."""
+        return RedisLook(*self._clients).unexpiring()

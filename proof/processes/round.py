@@ -1,162 +1,56 @@
-"""Workers killed and stopped under load: uvicorn over Redis and over SQLite, gunicorn over Valkey.
-
-Clients send a steady load, each with its key until it has an answer. Meanwhile workers are killed from outside,
-kill themselves at moments that nobody could hit from outside, and are stopped until others took their runs over.
-Shows I1 to I4; `proof.chaos.app` says how the app itself watches over I1.
-"""
+"""One part, carried out once: load, kills and stops, and what they show."""
 
 import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from proof.chaos.app import MOMENTS, Setting
-from proof.chaos.asking import asking_over_http
-from proof.chaos.clients import Clients
-from proof.chaos.fleet import Fleet
-from proof.chaos.journal import Execution, Reader
-from proof.chaos.judging import cut_off, different_answers, live_beside, lost_completions, run_again
-from proof.chaos.stores import Look, RedisLook, SQLiteLook
-from proof.figures import Figure, Progress, Size
+from proof.processes.part import FREE_WITHIN, LEASE, RETENTION, Part
+from proof.processes.seen import Seen
+from proof.stage.app import MOMENTS, Setting
+from proof.stage.asking import asking_over_http
+from proof.stage.clients import Clients
+from proof.stage.fleet import Fleet
+from proof.stage.journal import Execution, Reader
+from proof.stage.judging import cut_off, different_answers, live_beside, lost_completions, run_again
+from proof.stage.stores import Look, RedisLook, SQLiteLook
 from tests.servers import RedisServer, binaries
 
-__all__ = ["Part", "made", "run"]
+__all__ = ["Round"]
 
-LEASE = 0.8
-FREE_WITHIN = 0.25
-"""What a key may take beyond its dead owner's lease."""
-RETENTION = 3600
 START, A_DEED = 20.0, 5.0
-"""Seconds for a round to begin and to end, and for each deed in it, on a busy machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is done to the workers of one kind, over one store."""
-
-    kind: str
-    store: str
-    kills: int
-    deaths: int
-    """By their own hand, at each of `MOMENTS` in turn."""
-    stops: int
-    workers: int = 3
-    clients: int = 10
-
-
-CI = (
-    Part("uvicorn", "redis", kills=10, deaths=8, stops=5),
-    Part("uvicorn", "sqlite", kills=4, deaths=4, stops=3),
-    Part("gunicorn", "valkey", kills=2, deaths=2, stops=2, workers=2),
-)
-ROUNDS = {Size.CI: 1, Size.LONG: 12}
-
-
-def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Kill, stop, and yield what was seen."""
-    parts = CI * ROUNDS[size]
-    return made(parts, progress)
-
-
-def made(parts: tuple[Part, ...], progress: Progress, seed: int = 1) -> Iterator[Figure]:
-    """Yield what these parts show."""
-    seen = _Seen()
-    of = sum(part.kills + part.deaths + part.stops for part in parts)
-
-    def tell() -> None:
-        progress(seen.killed + seen.stopped, of)
-
-    for number, part in enumerate(parts):
-        with ExitStack() as stack:
-            try:
-                _Round(part, stack, seen, f"{seed}-{number}").make(tell)
-            except Exception as error:
-                seen.broken.append(f"{part.kind} over {part.store}: {type(error).__name__}: {error}")
-    yield from seen.figures(parts)
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What all parts saw, together."""
-
-    killed: int = 0
-    stopped: int = 0
-    executions: int = 0
-    cut_off: int = 0
-    taken_over: int = 0
-    late: int = 0
-    answers: int = 0
-    records: int = 0
-    last_refused: float = -LEASE
-    """Seconds after a dead owner's lease at which the last was sent that was refused for it."""
-    longest_free: float = 0.0
-    """Seconds after it at which it was taken over; that takes a client that asks, and a worker that listens."""
-    beside: list[str] = field(default_factory=list)
-    different: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    not_free: list[str] = field(default_factory=list)
-    unexpiring: int = 0
-    broken: list[str] = field(default_factory=list)
-
-    def figures(self, parts: tuple[Part, ...]) -> Iterator[Figure]:
-        kills, stops = sum(part.kills + part.deaths for part in parts), sum(part.stops for part in parts)
-        tried = f"{kills} SIGKILLs, {stops} SIGSTOPs"
-        done = f"{self.killed} SIGKILLs, {self.stopped} SIGSTOPs"
-        is_done = (self.killed, self.stopped) == (kills, stops) and not self.broken
-        yield Figure("", "workers killed and stopped under load", tried, _first(self.broken) or done, is_done)
-        held = f"0 of {self.executions:,} runs, {self.cut_off} of them cut off"
-        yield _none("I1", "runs of one key live at once, leases honoured", self.beside, held)
-        held = f"0 of {self.answers:,} answers, {self.taken_over} from takeovers"
-        yield _none("I2", "answers unlike the first, or runs after a completion", self.different, held)
-        held = f"0, {self.late} late completions refused"
-        yield _none("I3", "records changed by a worker stopped past its lease", self.changed, held)
-        refused = f"last refused {self.last_refused * 1000:+.0f} ms"
-        free = f"{refused}, taken over {self.longest_free * 1000:+.0f} ms"
-        wanted = f"within {FREE_WITHIN * 1000:.0f} ms of its lease"
-        what = "a dead owner's key is free again"
-        yield Figure("I4", what, wanted, _first(self.not_free) or free, not self.not_free and self.cut_off > 0)
-        text = f"{self.unexpiring} of {self.records:,}"
-        yield Figure("I4", "records without expiry", "0", text, self.unexpiring == 0 < self.records)
-
-
-def _first(found: list[str]) -> str:
-    return f"{len(found)}: {found[0]}" if found else ""
-
-
-def _none(shows: str, what: str, found: list[str], held: str) -> Figure:
-    return Figure(shows, what, "0", _first(found) or held, not found)
+"""Seconds for a round to begin and end, and for each kill or stop in it, on a busy machine."""
 
 
 @dataclass(slots=True)
 class _Orphan:
-    """A claim whose owner died, as the store had it then."""
+    """A claim whose owner died, as the store held it then."""
 
     execution: Execution
     token: str
     lease_until: float
     held_until: float = 0.0
-    """When it was last seen to stand, whether its lease was over or not."""
+    """When it was last seen in the store, with or without a valid lease."""
     freed: float = 0.0
-    """When another was seen in its place, or nothing."""
+    """When it was first seen replaced by another claim, or gone."""
 
 
-class _Round:
-    """One part, made once."""
+class Round:
+    """One part, carried out once."""
 
-    def __init__(self, part: Part, stack: ExitStack, seen: _Seen, seed: str) -> None:
+    def __init__(self, part: Part, stack: ExitStack, seen: Seen, seed: str) -> None:
         self._part = part
         self._seen = seen
         self._random = random.Random(seed)
         self._orphans: list[_Orphan] = []
         self._watches: list[asyncio.Task[None]] = []
         self._dead: set[int] = set()
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="processes-")))
         store, self._look = _store(part.store, folder, stack)
         config = {"lease_seconds": LEASE, "expires_after_seconds": RETENTION}
         self._fleet = Fleet(part.kind, Setting(str(folder), store, config), part.workers)
@@ -168,7 +62,7 @@ class _Round:
         )  # fmt: skip
 
     def make(self, tell: Any) -> None:
-        """Do it all, and add to what was seen."""
+        """Carry it out, and add to what was seen."""
         with self._fleet:
             asyncio.run(self._made_in_time(tell))
         if "Traceback" in self._fleet.log:
@@ -202,7 +96,7 @@ class _Round:
         self._random.shuffle(deeds)
         return deeds
 
-    # The deeds.
+    # What is done to workers
 
     async def _kill(self) -> None:
         victim = await self._one_alive()
@@ -214,17 +108,17 @@ class _Round:
         key = self._clients.new_key()
         self._clients.wishes[key] = b'{"seconds": 0.02, "die": "%s"}' % moment.encode("ascii")
         asked = asyncio.create_task(self._clients.ask_until_answered(key, 0.7))
-        while not (pids := {line.pid for line in self._reader.of("dies")} - self._dead):
+        while not (pids := {line.pid for line in self._reader.events("dies")} - self._dead):
             await self._read_soon()
         self._seen.killed += 1
         await self._bury(*pids)
         await asked
 
     async def _stop(self, *, early: bool) -> None:
-        """Stop a worker past its lease, have it go on, and see that it changes nothing.
+        """Stop a worker past its lease, continue it, and check that it changes nothing.
 
-        Early: while the run that was taken over is under way elsewhere, so that the first owner ends in the middle
-        of it. Else: when that one is over too.
+        `early`: continue it while the takeover's execution runs, so that the first owner ends in the middle of it.
+        Otherwise continue it when that execution is over.
         """
         key = self._clients.new_key()
         self._clients.wishes[key] = b'{"seconds": %.1f}' % (2 * LEASE)
@@ -247,7 +141,7 @@ class _Round:
             self._compare(storage_key, frame, self._look.frame(storage_key))
 
     async def _run_of(self, key: str, number: int) -> Execution:
-        """Return once the key's run of this number is under way."""
+        """Return the key's execution of this number once it has begun."""
         while len(self._reader.of_key.get(key, ())) < number:
             await self._read_soon()
         return self._reader.of_key[key][number - 1]
@@ -256,13 +150,17 @@ class _Round:
         return self._reader.of_key[execution.key][-1] is not execution
 
     def _compare(self, storage_key: str, before: Any, after: Any) -> None:
-        """I3: what was completed is the same to the byte; what runs is still, or was, its new owner's."""
+        """I3: note a violation, if the continued worker changed the record.
+
+        A completed record must be the same to the byte. One in progress must belong to the same owner, or to a
+        later one.
+        """
         is_same = after == before if before.result else after is not None and after.token == before.token
         if not is_same and (after is None or after.attempt <= before.attempt):
             self._seen.changed.append(f"{storage_key[:12]}: changed by the worker that was stopped")
 
     async def _one_alive(self) -> Execution:
-        """Return a run that is under way, of a worker that lives."""
+        """Return an execution that is under way in a live worker."""
         while True:
             await self._read_soon()
             some = [each for each in self._reader.live() if each.pid not in self._dead]
@@ -274,9 +172,9 @@ class _Round:
         self._reader.read()
 
     async def _bury(self, *pids: int) -> None:
-        """Note which claims the dead leave, and until when the store holds them."""
+        """Note which claims the dead workers leave, and watch how long the store holds them."""
         self._dead.update(pids)
-        await asyncio.sleep(0.05)  # what they had sent has arrived
+        await asyncio.sleep(0.05)  # the store has processed what they had sent
         self._reader.read()
         for pid in pids:
             for execution in cut_off(self._reader, pid):
@@ -287,7 +185,7 @@ class _Round:
                     self._watches.append(asyncio.create_task(self._watch(orphan)))
 
     async def _watch(self, orphan: _Orphan) -> None:
-        """Look at the record until it is somebody else's: some client asks for it all the time."""
+        """Watch the record until another claim replaces it. Some client asks for that key all the time."""
         while not orphan.freed:
             now = time.time()
             frame = self._look.frame(orphan.execution.storage_key)
@@ -297,14 +195,14 @@ class _Round:
                 orphan.freed = time.time()
             await asyncio.sleep(0.02)
 
-    # What it shows.
+    # What it shows
 
     def _judge(self) -> None:
         seen, reader, answers = self._seen, self._reader, self._clients.answers
         seen.executions += len(reader.executions)
         seen.cut_off += len(self._orphans)
         seen.taken_over += sum(each.attempt > 1 for each in reader.executions.values())
-        seen.late += len(reader.of("lost"))
+        seen.late += len(reader.events("lost"))
         seen.answers += sum(answer.problem is None for some in answers.values() for answer in some)
         seen.beside += live_beside(reader, self._fleet.fates, any_stop=self._part.store == "sqlite")
         seen.different += different_answers(reader, answers) + run_again(reader, self._fleet.fates)
@@ -316,7 +214,7 @@ class _Round:
         seen.records += count
 
     def _judge_orphan(self, orphan: _Orphan) -> None:
-        """I4: nobody who asks after the lease and a quarter of a second is told that the dead one runs."""
+        """I4: 0.25 s after the lease's end, no request is refused because the dead owner "runs"."""
         refused = [
             answer.sent - orphan.lease_until
             for answer in self._clients.answers.get(orphan.execution.key, [])
@@ -339,6 +237,6 @@ def _store(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, Any], L
 
 
 def _wish(draw: random.Random) -> dict[str, Any]:
-    """Most runs are short; some are so long that they live by their heartbeat."""
+    """Draw how long an execution takes: mostly a short time, sometimes so long that it needs its heartbeat."""
     longest = draw.choices((0.1, 0.4, 2 * LEASE), weights=(6, 3, 2))[0]
     return {"seconds": round(draw.uniform(longest / 4, longest), 3)}

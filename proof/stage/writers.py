@@ -1,7 +1,7 @@
-"""Processes that do nothing but complete, as a program: `python -m proof.chaos.writers PATH COUNT DURABILITY`.
+"""Processes that only complete claims, as a program: `python -m proof.stage.writers PATH COUNT DURABILITY`.
 
-Each says on its standard output what the store has acknowledged: its process, the key, and a digest of the result.
-One that is killed is replaced at once.
+Each prints a line for every completion that the store has acknowledged: process id, storage key, and a digest of
+the result. A killed process is replaced at once.
 """
 
 import os
@@ -12,13 +12,13 @@ from typing import Any
 
 from idempotency_mw.core.record import Acquired, Claim, Operation, Settled
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from proof.chaos.workers import end_with_parent
+from proof.stage.workers import end_with_parent
 
 __all__ = ["main"]
 
 
 def main(path: str, count: int, durability: Any) -> None:
-    """Write until killed."""
+    """Write until killed; replace each writer that dies."""
     end_with_parent()
     for _ in range(count):
         _fork(path, durability)

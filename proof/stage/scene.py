@@ -1,4 +1,4 @@
-"""The app in the run's own process, over an async and a blocking layer, while something befalls their servers."""
+"""The app in the run's own process, over an async and a blocking layer, for runs that disturb the servers."""
 
 import asyncio
 import logging
@@ -11,26 +11,26 @@ from types import TracebackType
 from typing import Any, Self
 
 from idempotency_mw.persistence.threaded import as_async
-from proof.chaos.app import Setting, Stage, asgi_app
-from proof.chaos.asking import Ask, asking
-from proof.chaos.clients import Clients
-from proof.chaos.journal import Reader
+from proof.stage.app import Setting, Stage, asgi_app
+from proof.stage.asking import Ask, asking
+from proof.stage.clients import Clients
+from proof.stage.journal import Reader
 
 __all__ = ["Scene", "folder"]
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Make a folder, and remove it."""
-    with TemporaryDirectory(prefix="chaos-") as path:
+    """Make a temporary folder, and remove it at the end."""
+    with TemporaryDirectory(prefix="stage-") as path:
         yield Path(path)
 
 
 class Scene:
-    """Used as an async context manager, in the event loop in which it is asked."""
+    """The app on both layers. An async context manager, to be used in the event loop in which the app is asked."""
 
     def __init__(self, where: Path, store: dict[str, Any], *, timeout_seconds: float = 2.0, **config: Any) -> None:
-        # Hundreds of refusals are reported, as they should be; the run shows how many, and not each.
+        # Hundreds of refusals are logged, as they should be. The run shows their number, not the log.
         logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())
         config = {"lease_seconds": 10, "expires_after_seconds": 3600} | config
         setting = Setting(str(where), store, config, timeout_seconds)
@@ -44,7 +44,7 @@ class Scene:
         ]
 
     def clients(self, seed: str, count: int, longest: float = 0.05, **more: Any) -> Clients:
-        """Return clients over both layers, whose runs take so many seconds at most."""
+        """Return clients over both layers, whose executions take at most `longest` seconds."""
 
         def wish(draw: random.Random) -> dict[str, Any]:
             return {"seconds": round(draw.uniform(0, longest), 3)}
@@ -52,11 +52,11 @@ class Scene:
         return Clients(self.asks, wish, seed=seed, count=count, **more)
 
     def open_gate(self, gate: str) -> None:
-        """Let the runs go on that wait at it."""
+        """Let the executions go on that wait at this gate."""
         (self.folder / gate).touch()
 
     async def have_begun(self, count: int) -> None:
-        """Return once there were so many executions."""
+        """Return once that many executions have begun."""
         self.reader.read()
         while len(self.reader.executions) < count:
             await asyncio.sleep(0.01)

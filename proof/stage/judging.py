@@ -1,32 +1,46 @@
-"""What the journal and the answers say: each function returns what contradicts the promise, as words."""
+"""Compares journal and answers with the promise. Each function returns the contradictions, as text."""
 
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
-from proof.chaos.asking import Answer
-from proof.chaos.fleet import Fate
-from proof.chaos.journal import Execution, Reader
-from proof.chaos.stores import Look
+from proof.stage.asking import Answer
+from proof.stage.fleet import Fate
+from proof.stage.journal import Execution, Reader
+from proof.stage.stores import Look
 
-__all__ = ["all_fates", "cut_off", "different_answers", "live_beside", "lost_completions", "run_again"]
+__all__ = [
+    "all_fates",
+    "contradictions",
+    "cut_off",
+    "different_answers",
+    "live_beside",
+    "lost_completions",
+    "run_again",
+]
 
 LATEST = 2.0
-"""Seconds after it goes on by which a process that was stopped has run what stood next, on a busy machine."""
+"""Seconds that a continued process may need on a busy machine to run the code that it was stopped in."""
+
+
+def contradictions(reader: Reader, answers: Mapping[str, list[Answer]]) -> list[str]:
+    """I1 and I2: return all contradictions, where no process died or was stopped."""
+    return live_beside(reader, ()) + different_answers(reader, answers) + run_again(reader)
 
 
 def all_fates(reader: Reader, fates: Iterable[Fate]) -> list[Fate]:
-    """Return what befell the processes from outside, and by their own hand."""
-    return [*fates, *(Fate(line.pid, line.at) for line in reader.of("dies"))]
+    """Return all deaths and stops: those caused by the run, and the processes that killed themselves."""
+    return [*fates, *(Fate(line.pid, line.at) for line in reader.events("dies"))]
 
 
 def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False) -> list[str]:
-    """I1: executions that found another one of their key, in a process that was neither dead nor stopped.
+    """I1: find executions that met another one of their key whose process was neither dead nor stopped.
 
-    `any_stop`: a process that is stopped may hold up the others, as with SQLite's one lock.
+    `any_stop`: a stop of any process excuses any pair. On SQLite a stopped process may hold the one lock of the
+    file, so that the others can't extend their leases.
     """
     fates = all_fates(reader, fates)
     found: list[str] = []
-    for line in reader.of("beside"):
+    for line in reader.events("beside"):
         other = reader.executions[line.more["other"]]
         begun = reader.executions[line.more["name"]].begun
         is_excused = any(
@@ -40,11 +54,12 @@ def live_beside(reader: Reader, fates: Iterable[Fate], *, any_stop: bool = False
 
 
 def different_answers(reader: Reader, answers: Mapping[str, list[Answer]]) -> list[str]:
-    """I2: keys with two answers, of those whose completion was acknowledged.
+    """I2: find keys with more than one answer among those whose completion was acknowledged.
 
-    The other answers are their clients' all the same: the store was away for longer than its deadline.
+    An answer whose completion was not acknowledged is left out: the store was away for longer than the layer's
+    deadline, so its client got an answer that no record holds.
     """
-    settled = {line.more["name"] for line in reader.of("settled")}
+    settled = {line.more["name"] for line in reader.events("settled")}
     found: list[str] = []
     for key, some in answers.items():
         given = [answer for answer in some if answer.problem is None]
@@ -58,15 +73,17 @@ def different_answers(reader: Reader, answers: Mapping[str, list[Answer]]) -> li
 
 
 def cut_off(reader: Reader, pid: int) -> list[Execution]:
-    """Return the executions that a process which has died has not settled."""
-    settled = {line.more["storage_key"] for line in (*reader.of("settled"), *reader.of("lost")) if line.pid == pid}
+    """Return the executions of a dead process that it had not settled."""
+    settled = {
+        line.more["storage_key"] for line in (*reader.events("settled"), *reader.events("lost")) if line.pid == pid
+    }
     return [each for each in reader.executions.values() if each.pid == pid and each.storage_key not in settled]
 
 
 def run_again(reader: Reader, fates: Iterable[Fate] = ()) -> list[str]:
-    """I2: keys that ran once more although a completion had been acknowledged."""
+    """I2: find keys that ran again after a completion had been acknowledged."""
     settled: dict[str, tuple[float, Execution]] = {}
-    for line in reader.of("settled"):
+    for line in reader.events("settled"):
         settled.setdefault(line.more["storage_key"], (line.at, reader.executions[line.more["name"]]))
     found: list[str] = []
     for execution in reader.executions.values():
@@ -77,7 +94,7 @@ def run_again(reader: Reader, fates: Iterable[Fate] = ()) -> list[str]:
 
 
 def _is_late(execution: Execution, other: Execution, fates: Iterable[Fate]) -> bool:
-    """Tell whether its process was stopped between its acquire and its first line, and the other took it over."""
+    """Tell whether `other` took the key over while `execution`'s process was stopped, before its first line."""
     return execution.attempt < other.attempt and any(
         fate.pid == execution.pid and fate.since < execution.begun < fate.until + LATEST
         for fate in fates
@@ -86,9 +103,9 @@ def _is_late(execution: Execution, other: Execution, fates: Iterable[Fate]) -> b
 
 
 def lost_completions(reader: Reader, look: Look) -> list[str]:
-    """I5: completions that the store acknowledged and does not have, to the byte."""
+    """I5: find completions that the store acknowledged and no longer holds byte for byte."""
     found: list[str] = []
-    for line in reader.of("settled"):
+    for line in reader.events("settled"):
         frame = look.frame(line.more["storage_key"])
         if frame is None or sha256(frame.result).hexdigest() != line.more["digest"]:
             found.append(f"{line.more['storage_key'][:12]}: acknowledged, and gone")

@@ -1,4 +1,4 @@
-"""A run of the proof as a test: each of its figures has to hold."""
+"""Runs of the proof as tests: each of their figures must hold."""
 
 import os
 
@@ -6,15 +6,15 @@ import pytest
 
 from tests.servers import binaries
 
-__all__ = ["needs_servers", "shown"]
+__all__ = ["all_holding", "needs_servers"]
 
 needs_servers = pytest.mark.skipif(
     not binaries() or not hasattr(os, "fork"), reason="no Redis or Valkey server was found, or no fork"
 )
 
 
-def shown(figures):
-    """Return the figures by what they tried, all of them holding."""
+def all_holding(figures):
+    """Return the figures by what they tried; fail unless all of them hold."""
     figures = list(figures)
     broken = [f"{each.what}: {each.seen}" for each in figures if not each.holds]
     if broken or not figures:

@@ -1,4 +1,4 @@
-"""Server processes under one port, as the run sees them: to be killed, stopped past a lease, and continued."""
+"""Server processes on one port, as the run sees them: to be killed, stopped past a lease, and continued."""
 
 import contextlib
 import math
@@ -13,23 +13,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from proof.chaos.app import Setting
-from proof.chaos.workers import end_with_parent
+from proof.stage.app import Setting
+from proof.stage.workers import end_with_parent
 from tests.servers import free_port
 
 __all__ = ["COMMANDS", "Fate", "Fleet"]
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
-    "uvicorn": "proof.chaos.workers {port} {workers}",
-    "gunicorn": "gunicorn proof.chaos.workers:application --bind 127.0.0.1:{port} --workers {workers} --preload "
+    "uvicorn": "proof.stage.workers {port} {workers}",
+    "gunicorn": "gunicorn proof.stage.workers:application --bind 127.0.0.1:{port} --workers {workers} --preload "
     "--worker-class gthread --threads 32 --graceful-timeout 1 --log-level warning",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """When a process did nothing: from its death on, or while it was stopped."""
+    """A period in which a process did nothing: from its death on, or while it was stopped."""
 
     pid: int
     since: float
@@ -37,12 +37,12 @@ class Fate:
 
     @property
     def is_death(self) -> bool:
-        """Whether it never went on."""
+        """Whether the process never continued."""
         return self.until == math.inf
 
 
 class Fleet:
-    """Workers of one kind. Used as a context manager; ends them all, whatever happens."""
+    """Workers of one kind. As a context manager it starts them, and kills them all at the end."""
 
     def __init__(self, kind: str, setting: Setting, workers: int) -> None:
         self.port = free_port()
@@ -54,23 +54,23 @@ class Fleet:
         self._process: subprocess.Popen[bytes] | None = None
 
     def kill(self, pid: int) -> None:
-        """End a worker as kill -9 does."""
+        """Kill a worker with SIGKILL."""
         self.fates.append(Fate(pid, time.time()))
         os.kill(pid, signal.SIGKILL)
 
     def stop(self, pid: int) -> None:
-        """Stop a worker in its tracks."""
+        """Stop a worker with SIGSTOP."""
         self._stopped[pid] = time.time()
         os.kill(pid, signal.SIGSTOP)
 
     def go_on(self, pid: int) -> None:
-        """Have a stopped worker go on as if nothing had been."""
+        """Continue a stopped worker with SIGCONT."""
         os.kill(pid, signal.SIGCONT)
         self.fates.append(Fate(pid, self._stopped.pop(pid), time.time()))
 
     @property
     def log(self) -> str:
-        """What the workers wrote to their log."""
+        """The workers' log."""
         return self._log.read_text("utf-8", "replace")
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=end_with_parent,  # noqa: PLW1509 - it calls the kernel, and nothing else
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - it makes one system call
             )
         try:
             self._wait_for_port()
@@ -107,5 +107,5 @@ class Fleet:
     ) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # the workers are in its group, stopped ones too
+                os.killpg(self._process.pid, signal.SIGKILL)  # kills stopped workers too: all are in its group
             self._process.wait()

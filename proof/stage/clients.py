@@ -1,6 +1,7 @@
-"""Clients under way: each has one key after the other, and asks with it until it has an answer, as it should.
+"""A load of clients. Each takes one key after another and asks with it until the answer is final.
 
-Beside every other one goes a duplicate, and all ask once more when they have an answer. What came back is kept.
+Every second key gets a duplicate at about the same time, and every key is asked for once more after its answer.
+All answers are kept.
 """
 
 import asyncio
@@ -11,18 +12,22 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from proof.chaos.asking import Answer, Ask, NoAnswerError
+from proof.stage.asking import Answer, Ask, NoAnswerError
 
 __all__ = ["Clients", "until_answered"]
 
 Wish = Callable[[random.Random], dict[str, Any]]
-"""Draws what one execution is to do."""
+"""Draws what one execution has to do: the JSON that `app.py` reads."""
 
 NOT_NOW = ("in-progress", "store-unavailable")
 
 
 class Clients:
-    """So many at a time, over these ways to ask. Used as an async context manager around what happens to them."""
+    """`count` clients at a time. As an async context manager it runs them in the background.
+
+    Each request is sent by one of `asks`. A client waits `impatience` seconds for an answer, and about `pause`
+    seconds before it asks again.
+    """
 
     def __init__(
         self,
@@ -35,10 +40,10 @@ class Clients:
         pause: float = 0.03,
     ) -> None:
         self.answers: dict[str, list[Answer]] = {}
-        """All that ever came, of each key."""
+        """Every answer of each key, refusals included."""
         self.wishes: dict[str, bytes] = {}
         self.trouble: Counter[str] = Counter()
-        """What came in place of an answer."""
+        """How often there was a refusal or no answer, by its name."""
         self._asks = asks
         self._wish = wish
         self._seed = seed
@@ -52,16 +57,16 @@ class Clients:
 
     @property
     def answered(self) -> int:
-        """How many keys have their answer."""
+        """How many keys have a final answer."""
         return sum(any(is_final(answer) for answer in answers) for answers in list(self.answers.values()))
 
     async def have_answered(self, count: int) -> None:
-        """Return once so many keys have their answer."""
-        while self.answered < count:  # noqa: ASYNC110 - it is seldom asked
+        """Return once that many keys have a final answer."""
+        while self.answered < count:  # noqa: ASYNC110 - 50 checks a second cost nothing here
             await asyncio.sleep(0.02)
 
     async def ask_until_answered(self, key: str, impatience: float, ask: Ask | None = None) -> Answer:
-        """Ask with the key until there is an answer that is not "not now"."""
+        """Ask with the key until the answer is final: anything but "in progress" and "store unavailable"."""
         while True:
             answer = await self.ask_once(key, impatience, ask)
             if answer is not None and is_final(answer):
@@ -69,7 +74,7 @@ class Clients:
             await asyncio.sleep(self._pause * self._random.uniform(0.5, 1.5))
 
     async def ask_once(self, key: str, impatience: float, ask: Ask | None = None) -> Answer | None:
-        """Ask once, and keep what came."""
+        """Ask once, and keep the answer."""
         ask = ask or self._random.choice(self._asks)
         try:
             answer = await ask(key, self.wishes[key], impatience)
@@ -82,14 +87,14 @@ class Clients:
         return answer
 
     async def ask_all_again(self) -> None:
-        """Ask once more with each key that has an answer."""
+        """Ask once more with each key that has a final answer."""
         keys = [key for key, answers in self.answers.items() if any(map(is_final, answers))]
         for start in range(0, len(keys), self._count):
             some = keys[start : start + self._count]
             await asyncio.gather(*(self.ask_until_answered(key, self._impatience) for key in some))
 
     def new_key(self) -> str:
-        """Return a key with its wish."""
+        """Return a new key, with its body in `wishes`."""
         self._number += 1
         key = f"{self._seed}-{self._number}"
         self.wishes[key] = json.dumps(self._wish(self._random)).encode("ascii")
@@ -102,7 +107,7 @@ class Clients:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let each client have its answer, and take no other key."""
+        """Wait until each client has its answer; start no more keys."""
         self._over.set()
         if error is not None:
             for task in self._going:
@@ -128,12 +133,12 @@ class Clients:
 
 
 def is_final(answer: Answer) -> bool:
-    """Tell whether a client stops asking here."""
+    """Tell whether a client stops asking after this answer."""
     return answer.problem not in NOT_NOW
 
 
 async def until_answered(ask: Ask, key: str, body: bytes, pause: float = 0.03) -> Answer:
-    """Ask until there is an answer, without keeping what came before it."""
+    """Ask until the answer is final, and return it; earlier answers are not kept."""
     while True:
         try:
             answer = await ask(key, body, 10.0)

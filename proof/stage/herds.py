@@ -1,8 +1,10 @@
-"""Herds of duplicates from several processes at once, as a program: `python -m proof.chaos.herds`, then a `Herd`.
+"""Sends duplicates of the same keys from several processes at once, as a program.
 
-The duplicates of each key come from all processes at once, and so do those of some keys at a time. Each process
-has a middleware and a layer of its own and asks them itself: a server in between would only slow the herd down.
-Says a line a round and process: what this process saw of every key.
+    python -m proof.stage.herds SEED KEYS DUPLICATES PROCESSES AT_ONCE     (a `Herd`)
+
+In each round every process sends its share of the duplicates of `AT_ONCE` keys. Each process calls a middleware
+of its own, on a layer of its own; an HTTP server in between would only make it slower. Prints one line of JSON for
+each round and process: what this process saw of every key.
 """
 
 import asyncio
@@ -17,20 +19,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from proof.chaos.app import Setting, asgi_app
-from proof.chaos.asking import Answer, Ask, asking
-from proof.chaos.workers import end_with_parent
+from proof.stage.app import Setting, asgi_app
+from proof.stage.asking import Answer, Ask, asking
+from proof.stage.workers import end_with_parent
 
 __all__ = ["Herd", "main"]
 
 RUN_SECONDS = 0.15
+"""How long each execution takes: long enough that duplicates arrive while it runs."""
 BODY = json.dumps({"seconds": RUN_SECONDS}).encode("ascii")
 PATIENCE = 60.0
+"""Seconds until a request counts as hung: more than the 30 that a duplicate may wait inside the middleware."""
 
 
 @dataclass(frozen=True, slots=True)
 class Herd:
-    """How many of everything."""
+    """The size of a herd: `at_once` keys at a time, each asked for `duplicates` times."""
 
     seed: str
     keys: int
@@ -39,13 +43,13 @@ class Herd:
     at_once: int
 
     def arguments(self) -> list[str]:
-        """Return what `main` takes."""
+        """Return the command line arguments from which `read` makes this herd."""
         counts = (self.keys, self.duplicates, self.processes, self.at_once)
         return [self.seed, *(str(count) for count in counts)]
 
     @classmethod
     def read(cls, arguments: list[str]) -> "Herd":
-        """Return what `arguments` said."""
+        """Return the herd that `arguments` describe."""
         return cls(arguments[0], *(int(count) for count in arguments[1:]))
 
     def rounds(self) -> Iterator[list[str]]:
@@ -56,7 +60,7 @@ class Herd:
 
 
 def main(herd: Herd) -> None:
-    """Fork the processes, and let them go through each round together."""
+    """Fork the processes, and let all of them begin each round together."""
     end_with_parent()
     setting = Setting.here()
     ends = [_forked(herd, setting, number) for number in range(herd.processes)]
@@ -70,7 +74,7 @@ def main(herd: Herd) -> None:
 
 
 def _forked(herd: Herd, setting: Setting, number: int) -> tuple[int, Any]:
-    """Start a process; return where it is told to begin a round, and where it tells what came of it."""
+    """Start a process; return the pipe that starts a round there, and the file that receives its results."""
     (ours_in, start), (heard, tells) = os.pipe(), os.pipe()
     if os.fork() == 0:
         try:
@@ -84,7 +88,7 @@ def _forked(herd: Herd, setting: Setting, number: int) -> tuple[int, Any]:
 
 
 class _Flock:
-    """One process's part of the herd."""
+    """One process's share of the duplicates."""
 
     def __init__(self, herd: Herd, setting: Setting, number: int) -> None:
         self._herd = herd
@@ -93,7 +97,7 @@ class _Flock:
         self._setting = setting
 
     async def stampede(self, starts: Any, tells: int) -> None:
-        """Go through the rounds."""
+        """Go through all rounds; write one line of results for each."""
         ask = asking(asgi_app(self._setting))
         before = _peak_kib()
         for keys in self._herd.rounds():
@@ -116,7 +120,7 @@ class _Flock:
     async def _until_answered(self, ask: Ask, key: str, refused: Counter[str]) -> Answer:
         while (answer := await ask(key, BODY, PATIENCE)).problem in ("in-progress", "store-unavailable"):
             refused[answer.problem] += 1
-            # Later than Retry-After would have it, and not all at one moment.
+            # Later than Retry-After says, and spread: otherwise all would ask at the same moment again.
             await asyncio.sleep(self._random.uniform(RUN_SECONDS, 3 * RUN_SECONDS))
         return answer
 

@@ -1,11 +1,16 @@
-"""The app that is protected, for ASGI and for WSGI, and the layers under it, which note what they settled.
+"""The protected app, for ASGI and for WSGI, on layers that note each completion in the journal.
 
-What an execution does is in its request's body: how many `seconds` it takes; the moment at which its process is to
-`die` by its own hand, at the first attempt: moments of microseconds, which no one outside could hit; and the file,
-the `gate`, for which the key's first execution in this process waits. Its later ones take `seconds_again`.
+The request's body says what an execution does:
 
-While it lives, an execution has a marker in the file system that can be made only once. One that finds a marker
-standing says so in the journal: was the other one dead, or stopped past its lease, or are there two that live?
+seconds         how long it takes
+die             the moment (one of `MOMENTS`) at which the first attempt kills its own process; these moments last
+                microseconds, so a kill from outside would never hit them
+gate            a file; the key's first execution in this process waits until it exists
+seconds_again   with a gate: how long the key's later executions in this process take
+
+Each execution creates a marker file for its key when it begins, and removes it when it ends. An execution that
+finds another one's marker notes that in the journal; `judging.py` decides whether the other was dead, or stopped
+past its lease, or alive, which breaks I1.
 """
 
 import asyncio
@@ -28,41 +33,41 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.wsgi import IdempotencyMiddleware as WSGIIdempotencyMiddleware
-from proof.chaos.journal import Journal
+from proof.stage.journal import Journal
 
 __all__ = ["MOMENTS", "Setting", "Stage", "asgi_app", "wsgi_app"]
 
-_name: ContextVar[str] = ContextVar("the execution in whose context this is")
+_name: ContextVar[str] = ContextVar("name of the execution that runs in this context")
 
 MOMENTS = ("before the effect", "after the effect", "before complete", "after complete")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a worker process has to know. It travels as JSON, in the environment."""
+    """What a worker process needs to know. It is passed on as JSON in an environment variable."""
 
     folder: str
     store: dict[str, Any]
-    """Of a SQLite file: `path`. Of anything else: the options of a `RedisConnection`."""
+    """For SQLite `{"path": …}`; otherwise the options of a `RedisConnection`."""
     config: dict[str, Any] = field(default_factory=dict)
     timeout_seconds: float = 2.0
 
     def environment(self) -> dict[str, str]:
-        """Return what `here` reads."""
-        return {"CHAOS": json.dumps(asdict(self))}
+        """Return the environment variable that `here` reads."""
+        return {"PROOF_SETTING": json.dumps(asdict(self))}
 
     @classmethod
     def here(cls) -> "Setting":
-        """Return the setting of this process."""
-        return cls(**json.loads(os.environ["CHAOS"]))
+        """Return the setting that this process was started with."""
+        return cls(**json.loads(os.environ["PROOF_SETTING"]))
 
     @property
     def journal(self) -> Path:
-        """Where the executions write."""
+        """The file that the executions write to."""
         return Path(self.folder) / "journal"
 
     def layer(self, *, is_async: bool) -> Any:
-        """Return a layer of its own."""
+        """Build a new layer on the store."""
         if "path" in self.store:
             layer = SQLitePersistenceLayer(self.store["path"], timeout_seconds=self.timeout_seconds)
             return as_async(layer) if is_async else layer
@@ -76,7 +81,7 @@ def _connection(store: dict[str, Any]) -> RedisConnection:
 
 
 class Stage:
-    """What all executions of a process share: where they write, and who is to die when."""
+    """State that all executions of one process share: the journal, and which execution kills the process."""
 
     def __init__(self, setting: Setting) -> None:
         self.folder = Path(setting.folder)
@@ -91,24 +96,24 @@ class Stage:
         return is_first
 
     def will_die(self, storage_key: str, moment: str) -> None:
-        """Have this process end itself at that moment of the run."""
+        """Make this process kill itself when the execution of this key reaches that moment."""
         self._deaths[storage_key] = moment
 
     def die_if(self, storage_key: str, moment: str) -> None:
-        """End this process, as kill -9, if this is the moment."""
+        """Kill this process with SIGKILL if this is the moment that was planned."""
         if self._deaths.get(storage_key) == moment:
             self.journal.note("dies", moment=moment)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def note_settled(self, claim: Claim, outcome: object, result: bytes | None) -> None:
-        """Write down how a completion went, as the store said."""
+        """Write down how the store answered a completion."""
         digest = sha256(result or b"").hexdigest()
         what = "settled" if isinstance(outcome, Settled) else "lost"
         self.journal.note(what, name=_name.get(), storage_key=claim.storage_key, digest=digest)
 
 
 class _Work:
-    """One execution."""
+    """One execution of the app."""
 
     def __init__(self, stage: Stage, body: bytes) -> None:
         execution = current_execution()
@@ -136,7 +141,8 @@ class _Work:
 
     def _mark(self) -> bool:
         try:
-            # As O_EXCL, and with its name in it from the first moment on, whenever this process dies.
+            # Like O_EXCL, but the file contains the name from its first moment on, even if this process dies right
+            # after.
             self._marker.symlink_to(self._name)
         except FileExistsError:
             return self._mark_beside()
@@ -146,22 +152,22 @@ class _Work:
         try:
             other = str(self._marker.readlink())
         except FileNotFoundError:
-            return False  # it has just ended
+            return False  # the other execution has just ended
         self._stage.journal.note("beside", name=self._name, other=other)
         self._marker.unlink(missing_ok=True)
         return False
 
     def effect(self) -> None:
-        """Do what must not be done twice."""
+        """Note the side effect, which must not happen twice."""
         self._stage.journal.note("effect", name=self._name)
         self._stage.die_if(self._storage_key, MOMENTS[1])
 
     def is_held(self) -> bool:
-        """Tell whether it waits at its gate, a file that somebody will make."""
+        """Tell whether the execution still has to wait for its gate: a file that the run will create."""
         return self._gate is not None and not (self._stage.folder / self._gate).exists()
 
     def end(self) -> bytes:
-        """End, and return an answer that no other execution gives."""
+        """End the execution; return a body that differs from every other execution's."""
         if self._marks():
             self._marker.unlink(missing_ok=True)
         self._stage.journal.note("ended", name=self._name)
@@ -175,7 +181,7 @@ class _Work:
 
 
 class _Noting:
-    """A blocking layer that writes down what it completed."""
+    """A blocking layer that writes completions to the journal."""
 
     def __init__(self, layer: Any, stage: Stage) -> None:
         self._stage = stage
@@ -200,7 +206,7 @@ class _AsyncNoting(_Noting):
 
 
 def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) -> IdempotencyMiddleware:
-    """Return the app under its middleware, over a layer of its own if none is given."""
+    """Return the app inside its middleware, on `layer` or on a new one."""
     stage = stage or Stage(setting)
     noting = _AsyncNoting(layer or setting.layer(is_async=True), stage)
 
@@ -209,7 +215,7 @@ def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) ->
         await asyncio.sleep(work.seconds / 2)
         work.effect()
         await asyncio.sleep(work.seconds / 2)
-        while work.is_held():  # noqa: ASYNC110 - for a file, not for anything of this loop
+        while work.is_held():  # noqa: ASYNC110 - it polls for a file
             await asyncio.sleep(0.005)
         body = work.end()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -220,7 +226,7 @@ def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) ->
 
 
 def wsgi_app(setting: Setting) -> WSGIIdempotencyMiddleware:
-    """Return the same for WSGI."""
+    """Return the same app for WSGI, on a new layer."""
     stage = Stage(setting)
 
     def app(environ: Any, start_response: Any) -> Iterable[bytes]:

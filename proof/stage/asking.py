@@ -1,4 +1,4 @@
-"""One request and its answer: over HTTP, on a connection of its own, or straight to an app in this process."""
+"""One request and its answer: over HTTP on a new connection, or by a direct call of an ASGI app."""
 
 import asyncio
 import json
@@ -11,17 +11,21 @@ from typing import Any
 __all__ = ["Answer", "Ask", "NoAnswerError", "asking", "asking_over_http"]
 
 TARGET = "/orders"
-HOST = "chaos.test"
+HOST = "stage.test"
 _CHANGING = (b"date", b"server", b"connection", b"idempotent-replayed")
 
 
 class NoAnswerError(Exception):
-    """The connection failed, or the answer did not come in time: a client knows nothing then."""
+    """The connection failed or timed out, so the client can't know whether the request was carried out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `digest` is of status, headers and body, without what may differ from replay to replay."""
+    """What a client got.
+
+    `digest` covers status, headers and body, without the headers in `_CHANGING`: those differ between a first
+    answer and its replay.
+    """
 
     status: int
     digest: str
@@ -33,12 +37,12 @@ class Answer:
 
     @property
     def execution(self) -> str:
-        """The name of the execution whose answer this is."""
+        """The name of the execution that gave this answer."""
         return str(json.loads(self.body)["execution"])
 
 
 Ask = Callable[[str, bytes, float], Awaitable[Answer]]
-"""`(key, body, seconds)`: ask once, and wait so long. Raises `NoAnswerError`."""
+"""`(key, body, seconds)`: ask once and wait that long at most. Raises `NoAnswerError`."""
 
 
 def _answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes, sent: float) -> Answer:
@@ -58,7 +62,7 @@ def _answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes, sent: 
 
 
 def asking_over_http(port: int) -> Ask:
-    """Return what asks a server. Each request has its own connection, so that any worker may get it."""
+    """Return a function that asks a server. Each request opens a connection, so that any worker may get it."""
 
     async def ask(key: str, body: bytes, seconds: float) -> Answer:
         sent = time.time()
@@ -94,7 +98,7 @@ def _read(data: bytes, sent: float) -> Answer:
 
 
 def asking(app: Any) -> Ask:
-    """Return what asks an ASGI app in this process."""
+    """Return a function that asks an ASGI app in this process."""
 
     async def ask(key: str, body: bytes, seconds: float) -> Answer:
         sent = time.time()

@@ -1,7 +1,7 @@
-"""What happens inside the app, written down by the app itself: one line an event, one file for all processes.
+"""The journal: one file in which the app itself, in all processes, writes down what happens, one line an event.
 
-A line is one write to a file that is open for appending, so that none is torn or lost when its process is killed
-right after. Times are the machine's, which is also the clock of the stores here.
+Each line is one `write` to a file opened with O_APPEND, so that no line is torn or lost when its process is killed
+right after. Times come from the machine's clock, which here is also the clock of the stores.
 """
 
 import json
@@ -16,7 +16,7 @@ __all__ = ["Execution", "Journal", "Line", "Reader"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event."""
+    """One event: what happened, in which process, and when (Unix time in seconds)."""
 
     what: str
     pid: int
@@ -25,14 +25,14 @@ class Line:
 
 
 class Journal:
-    """Where a process writes."""
+    """A process's end of the journal: it only writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, what: str, **more: Any) -> None:
-        """Write down that this happened here and now."""
+        """Write down an event that happens now, in this process."""
         text = json.dumps({"what": what, "pid": os.getpid(), "at": time.time(), "more": more})
         os.write(self._file, text.encode("ascii") + b"\n")
 
@@ -56,18 +56,18 @@ class Execution:
 
 @dataclass(slots=True)
 class Reader:
-    """Everything that was written so far; `read` before looking."""
+    """The run's end of the journal. `read` takes in what was written since the last call."""
 
     path: Path
     lines: list[Line] = field(default_factory=list)
     executions: dict[str, Execution] = field(default_factory=dict)
-    """Each start, by its name."""
+    """Each execution, by its name."""
     of_key: dict[str, list[Execution]] = field(default_factory=dict)
     _live: dict[str, Execution] = field(default_factory=dict)
     _offset: int = 0
 
     def read(self) -> None:
-        """Take in what was written since the last time."""
+        """Take in whole lines that were written since the last call."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
@@ -76,12 +76,12 @@ class Reader:
         for text in whole.splitlines():
             self._take(Line(**json.loads(text)))
 
-    def of(self, what: str) -> list[Line]:
-        """Return every line of this kind."""
+    def events(self, what: str) -> list[Line]:
+        """Return all events of this kind."""
         return [line for line in self.lines if line.what == what]
 
     def live(self) -> list[Execution]:
-        """Return every execution that has begun and not ended, of the dead too."""
+        """Return all executions that have begun and not ended, including those of dead processes."""
         return list(self._live.values())
 
     def _take(self, line: Line) -> None:

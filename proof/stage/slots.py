@@ -1,13 +1,15 @@
-"""Moves slots from master to master, as a program: `python -m proof.chaos.slots JOURNAL COUNT SEED PORTS`.
+"""Moves slots from master to master, as a program: `python -m proof.stage.slots JOURNAL COUNT SEED PORTS`.
 
-As redis-cli does it, with time between the steps, and slots in which a run is under way where there are any: the
-journal tells. A process of its own, so that it never waits for the clients that it disturbs. Says as JSON what it
-did.
+It moves them as `redis-cli --cluster reshard` does, with a pause between the steps. It prefers slots in which an
+execution is under way (it reads the journal), and prints as JSON what it moved. It is a process of its own, so
+that it never waits for the clients that it disturbs.
 
-It goes once around, a third of the moves from each master to the next. Between the thirds the masters have to
-agree on who owns what since when. A node that gets a slot outbids whom it knows, and gossip is slow: moved on at
-once, to a master that has not heard of the last bid, a slot can end with two masters that each send its clients to
-the other.
+A third of the slots goes from each of the three masters to the next. Between the thirds it waits until all masters
+have the same view, or a slot could end up with two owners:
+
+    time 0   B receives the slot and raises its own epoch above all epochs that it knows
+    time 1   the slot moves on to C, which has not heard of B's new epoch yet and picks the same or a lower one
+    time 2   B and C each believe the other one owns the slot, and redirect clients to each other for ever
 """
 
 import json
@@ -20,23 +22,25 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from proof.chaos.journal import Reader
-from proof.chaos.stores import PREFIX
-from proof.chaos.workers import end_with_parent
+from proof.stage.journal import Reader
+from proof.stage.stores import PREFIX
+from proof.stage.workers import end_with_parent
 
 __all__ = ["slot_of"]
 
 SLOTS = 16384
+"""The number of slots of every Redis cluster."""
 LONGEST_PAUSE = 0.003
+"""Seconds between two steps: several requests of the run's clients meet each state of a move."""
 
 
 def slot_of(storage_key: str) -> int:
-    """Return the slot of a record."""
+    """Return the cluster slot of a record."""
     return int(key_slot((PREFIX + storage_key).encode("ascii")))
 
 
 class Mover:
-    """Knows who has which slot."""
+    """Moves slots, and keeps track of which master owns which slot."""
 
     def __init__(self, journal: Path, seed: int, ports: list[int]) -> None:
         self.records = 0
@@ -53,7 +57,7 @@ class Mover:
                 yield slot, self._ports.index(master[1])
 
     def go_around(self, count: int) -> None:
-        """Move so many slots."""
+        """Move that many slots: a third from each master to the next."""
         for number in range(count):
             source = number * 3 // count
             if source != (number - 1) * 3 // count:
@@ -61,7 +65,7 @@ class Mover:
             self._move(self._one_of(source), source, (source + 1) % 3)
 
     def _one_of(self, source: int) -> int:
-        """Return a slot of this master, one with a run under way in it if there is one."""
+        """Return one of this master's slots, if possible one with an execution under way."""
         self._reader.read()
         slots = [slot_of(each.storage_key) for each in self._reader.live()]
         theirs = [slot for slot in slots if self._owner[slot] == source]
@@ -85,7 +89,7 @@ class Mover:
             time.sleep(0.05)
 
     def _view(self, node: Any) -> str:
-        """Return what a master holds of all masters: who has which slots since when."""
+        """Return a master's view of all masters: their epochs and slots."""
         lines: bytes = node.execute_command("CLUSTER", "NODES")
         fields = [line.split() for line in lines.splitlines()]
         return str(sorted((each[0], each[6], each[8:]) for each in fields))
