@@ -9,7 +9,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.message import Response
 from tests.asgi.driver import ASGISurface, Play
 from tests.asgi.layers import AroundLayer
-from tests.asgi.test_machine import arecord_of
+from tests.asgi.scenario import arecord_of
 
 # E. Isolation.
 

@@ -12,8 +12,7 @@ from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, SlowLayer
-from tests.asgi.test_machine import BROKEN, NO_HEARTBEAT, arecord_of
-from tests.asgi.test_protocol import last, part, started, surface_of
+from tests.asgi.scenario import BROKEN, NO_HEARTBEAT, arecord_of, last, part, started, surface_of
 
 DECLARED = Play(200, ((b"content-length", b"4"),))
 

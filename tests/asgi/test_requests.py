@@ -8,7 +8,7 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from tests import canaries
 from tests.asgi.driver import JSON, ASGISurface, Conversation, Play, perform
 from tests.asgi.layers import AroundLayer
-from tests.asgi.test_protocol import surface_of
+from tests.asgi.scenario import surface_of
 
 # A. What is protected.
 

@@ -11,10 +11,10 @@ from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.redis.commands import _ACQUIRE, _COMPLETE
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from tests.asgi.driver import Play, until
+from tests.asgi.driver import ASGISurface, Play, until
 from tests.asgi.layers import AroundLayer, FailingLayer
 from tests.asgi.relay import relay_to
-from tests.asgi.test_machine import arecord_of
+from tests.asgi.scenario import NO_HEARTBEAT, arecord_of
 from tests.servers import RedisServer, binaries
 
 PASS = IdempotencyConfig(on_store_failure="pass")
@@ -287,3 +287,11 @@ async def test_an_acquire_whose_reply_is_lost_for_good_leaves_the_lease_to_end_i
     clock.advance(30)
     assert (await service.request()).ok().status == 200
     assert service.runs == 1
+
+
+@pytest.mark.row(104)
+async def test_an_exception_that_a_layer_should_not_raise_costs_nobody_the_answer_and_leaves_the_claim(memory):
+    layer = FailingLayer(memory, "complete", error=lambda: KeyError("a bug"))
+    service = ASGISurface(layer, config=NO_HEARTBEAT)
+    assert (await service.request()).ok().body == b"done"
+    assert (await service.request()).slug == "in-progress"

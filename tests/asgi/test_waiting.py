@@ -10,7 +10,7 @@ from idempotency_mw.asgi.incoming import Incoming
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer
-from tests.asgi.test_machine import BROKEN, arecord_of
+from tests.asgi.scenario import BROKEN, arecord_of
 
 WAITS = IdempotencyConfig(wait_seconds=5)
 

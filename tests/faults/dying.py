@@ -136,11 +136,7 @@ def _die() -> None:
 
 
 def _layer(store: dict[str, Any], *, is_async: bool) -> Any:
-    from idempotency_mw.persistence.redis import (
-        AsyncRedisPersistenceLayer,
-        RedisConnection,
-        RedisPersistenceLayer,
-    )
+    from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
     from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 
     if "path" in store:

@@ -20,11 +20,7 @@ from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
-from idempotency_mw.persistence.redis import (
-    AsyncRedisPersistenceLayer,
-    RedisConnection,
-    RedisPersistenceLayer,
-)
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.serializers import CustomDictSerializer, DataclassSerializer, PydanticSerializer
 
