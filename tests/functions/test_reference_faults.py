@@ -27,6 +27,7 @@ from idempotency_mw.errors import (
 from idempotency_mw.persistence.local_cache import AsyncLocalCache, LocalCache
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
+from tests.functions.bodies import Context
 from tests.functions.conftest import Surface, closed
 
 
@@ -212,14 +213,6 @@ async def test_each_function_has_its_own_configuration_on_one_layer(surface):
     await surface.call(strict, {"id": 1, "trace": 0})
     await surface.call(short, {"id": 1, "trace": 0})
     assert len(surface.runs) == 5
-
-
-class Context:
-    def __init__(self, seconds):
-        self.seconds = seconds
-
-    def get_remaining_time_in_millis(self):
-        return self.seconds * 1000
 
 
 @pytest.mark.reference_fault(10)

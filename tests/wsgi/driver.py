@@ -249,3 +249,7 @@ class Service:
 
     def request(self, **options: Any) -> Answer:
         return serve(self.middleware, **options)
+
+
+def slug_of(answer: Answer) -> str | None:
+    return None if answer.ok().status == 200 else answer.slug

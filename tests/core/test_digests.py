@@ -1,21 +1,16 @@
-"""Storage keys and fingerprints: equal only for what is equal, and the same in every process and release."""
+"""Storage keys and fingerprints: equal only for equal parts, and the same in every process and release."""
 
 import json
-import traceback
 from hashlib import sha256
 from typing import Any
 
-import jmespath
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from jmespath import functions
-from jmespath.exceptions import UnknownFunctionError
 
-from idempotency_mw.core.identity import LARGE, Selection, canonical, digest, text
+from idempotency_mw.core.identity import LARGE, canonical, digest, text
 from idempotency_mw.errors import IdempotencyKeyError
-
-SECRET = "4111-1111"
+from tests.core.showing import SECRET, shown
 
 parts = st.lists(
     st.binary(max_size=12) | st.sampled_from([b"", b":", b"0:", b"1:a", b"2:ab", b"a", b"b"]), max_size=5
@@ -124,10 +119,6 @@ def circle() -> list[Any]:
     return data
 
 
-def shown(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
-
-
 @pytest.mark.row(31, 59)
 @pytest.mark.parametrize(
     "make",
@@ -147,82 +138,3 @@ def test_what_is_not_json_has_no_canonical_form_and_is_not_quoted(make: Any) -> 
     with pytest.raises(IdempotencyKeyError) as caught:
         canonical(data)
     assert SECRET not in shown(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("expression", "data", "expected"),
-    [
-        ("id", {"id": "a"}, "a"),
-        ("id", {}, None),
-        ("id", [], None),
-        ("id", "text", None),
-        ("[tenant, order.id]", {"tenant": "t", "order": {"id": 7}}, ["t", 7]),
-        ("[tenant, order.id]", {"tenant": "t"}, ["t", None]),
-        ("@", None, None),
-    ],
-)
-def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expected: Any) -> None:
-    assert Selection(expression).of(data) == expected
-
-
-@pytest.mark.row(31, 59)
-@pytest.mark.parametrize(
-    ("expression", "data"),
-    [
-        ("abs(card)", {"card": SECRET}),
-        ("sort(cards)", {"cards": [1, SECRET]}),
-        ("sum(cards)", {"cards": [SECRET]}),
-        ("join(',', cards)", {"cards": [{"number": SECRET}]}),
-        ("max_by(@, &card)", [{"card": SECRET}, {"card": 1}]),
-    ],
-)
-def test_an_expression_that_fails_on_a_payload_does_not_quote_it(expression: str, data: Any) -> None:
-    with pytest.raises(IdempotencyKeyError, match="fails on this payload") as caught:
-        Selection(expression).of(data)
-    assert SECRET not in shown(caught.value)
-
-
-class Shouting(functions.Functions):
-    @functions.signature({"types": ["string"]})
-    def _func_shout(self, value: str) -> str:
-        return value.upper()
-
-    @functions.signature({"types": ["object"]})
-    def _func_card(self, value: dict[str, Any]) -> Any:
-        return value[SECRET]
-
-
-OPTIONS = jmespath.Options(custom_functions=Shouting())
-
-
-def test_custom_functions_are_added_to_those_of_jmespath() -> None:
-    assert Selection("shout(to_string(id))", OPTIONS).of({"id": "a"}) == "A"
-
-
-def test_a_function_that_there_is_not_is_found_before_it_is_called() -> None:
-    for options in (None, jmespath.Options(), jmespath.Options(dict_cls=dict)):
-        with pytest.raises(UnknownFunctionError, match=r"there is no function shout\(\)"):
-            Selection("a.b || [c, shout(d)]", options)
-    with pytest.raises(UnknownFunctionError):
-        Selection("whisper(id)", OPTIONS)
-
-
-class Answering:
-    def call_function(self, name: str, arguments: list[Any]) -> str:
-        return f"{name} {arguments}"
-
-
-def test_functions_that_are_in_no_table_are_left_to_jmespath() -> None:
-    assert Selection("shout(id)", jmespath.Options(custom_functions=Answering())).of({"id": 1}) == "shout [1]"
-
-
-def test_a_custom_function_that_fails_does_not_quote_the_payload() -> None:
-    with pytest.raises(IdempotencyKeyError, match="KeyError") as caught:
-        Selection("card(@)", OPTIONS).of({})
-    assert SECRET not in shown(caught.value)
-
-
-def test_what_a_custom_function_returns_may_have_no_canonical_form() -> None:
-    reference = Selection("&card").of({"card": SECRET})
-    with pytest.raises(IdempotencyKeyError):
-        canonical(reference)

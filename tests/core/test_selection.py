@@ -1,0 +1,91 @@
+"""What JMESPath selects from a payload: functions, options, and errors that don't quote the payload."""
+
+from typing import Any
+
+import jmespath
+import pytest
+from jmespath import functions
+from jmespath.exceptions import UnknownFunctionError
+
+from idempotency_mw.core.identity import Selection, canonical
+from idempotency_mw.errors import IdempotencyKeyError
+from tests.core.showing import SECRET, shown
+
+
+@pytest.mark.parametrize(
+    ("expression", "data", "expected"),
+    [
+        ("id", {"id": "a"}, "a"),
+        ("id", {}, None),
+        ("id", [], None),
+        ("id", "text", None),
+        ("[tenant, order.id]", {"tenant": "t", "order": {"id": 7}}, ["t", 7]),
+        ("[tenant, order.id]", {"tenant": "t"}, ["t", None]),
+        ("@", None, None),
+    ],
+)
+def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expected: Any) -> None:
+    assert Selection(expression).of(data) == expected
+
+
+@pytest.mark.row(31, 59)
+@pytest.mark.parametrize(
+    ("expression", "data"),
+    [
+        ("abs(card)", {"card": SECRET}),
+        ("sort(cards)", {"cards": [1, SECRET]}),
+        ("sum(cards)", {"cards": [SECRET]}),
+        ("join(',', cards)", {"cards": [{"number": SECRET}]}),
+        ("max_by(@, &card)", [{"card": SECRET}, {"card": 1}]),
+    ],
+)
+def test_an_expression_that_fails_on_a_payload_does_not_quote_it(expression: str, data: Any) -> None:
+    with pytest.raises(IdempotencyKeyError, match="fails on this payload") as caught:
+        Selection(expression).of(data)
+    assert SECRET not in shown(caught.value)
+
+
+class Shouting(functions.Functions):
+    @functions.signature({"types": ["string"]})
+    def _func_shout(self, value: str) -> str:
+        return value.upper()
+
+    @functions.signature({"types": ["object"]})
+    def _func_card(self, value: dict[str, Any]) -> Any:
+        return value[SECRET]
+
+
+OPTIONS = jmespath.Options(custom_functions=Shouting())
+
+
+def test_custom_functions_are_added_to_those_of_jmespath() -> None:
+    assert Selection("shout(to_string(id))", OPTIONS).of({"id": "a"}) == "A"
+
+
+def test_a_function_that_there_is_not_is_found_before_it_is_called() -> None:
+    for options in (None, jmespath.Options(), jmespath.Options(dict_cls=dict)):
+        with pytest.raises(UnknownFunctionError, match=r"there is no function shout\(\)"):
+            Selection("a.b || [c, shout(d)]", options)
+    with pytest.raises(UnknownFunctionError):
+        Selection("whisper(id)", OPTIONS)
+
+
+class Answering:
+    def call_function(self, name: str, arguments: list[Any]) -> str:
+        return f"{name} {arguments}"
+
+
+def test_functions_that_are_in_no_table_are_left_to_jmespath() -> None:
+    assert Selection("shout(id)", jmespath.Options(custom_functions=Answering())).of({"id": 1}) == "shout [1]"
+
+
+def test_a_custom_function_that_fails_does_not_quote_the_payload() -> None:
+    with pytest.raises(IdempotencyKeyError, match="KeyError") as caught:
+        Selection("card(@)", OPTIONS).of({})
+    assert SECRET not in shown(caught.value)
+
+
+def test_what_a_custom_function_returns_may_have_no_canonical_form() -> None:
+    reference = Selection("&card").of({"card": SECRET})
+    with pytest.raises(IdempotencyKeyError):
+        canonical(reference)

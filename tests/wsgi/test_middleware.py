@@ -1,0 +1,187 @@
+"""The middleware's options: hooks, layers, and invocations of Lambda."""
+
+import sys
+from typing import Any
+
+import pytest
+
+from idempotency_mw import HTTPConfig, IdempotencyConfig
+from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+from idempotency_mw.testing import AsyncFailingPersistenceLayer
+from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests.wsgi.driver import TEXT, Service, environ_of, serve
+from tests.wsgi.flows import echo
+
+# The hooks.
+
+
+@pytest.mark.row(56, 58)
+def test_a_caller_is_asked_with_werkzeugs_request_and_keeps_callers_apart(memory):
+    service = Service(echo, memory, http=HTTPConfig(caller=lambda request: request.headers.get("X-Tenant")))
+    for tenant in ("a", "b"):
+        assert not service.request(headers=[("X-Tenant", tenant)]).ok().replayed
+    assert service.request(headers=[("X-Tenant", "a")]).replayed
+    assert service.request().slug == "caller-missing"
+    assert service.runs == 2
+
+
+@pytest.mark.row(58)
+def test_an_error_of_the_caller_goes_on(memory):
+    def caller(request):
+        raise LookupError("who?")
+
+    answer = Service(echo, memory, http=HTTPConfig(caller=caller)).request()
+    assert isinstance(answer.raised, LookupError)
+    assert memory.calls == []
+
+
+def test_a_hook_sees_no_body_and_leaves_no_trace(memory):
+    seen = []
+
+    def caller(request):
+        seen.append((request.get_data(), request.method, request.path, request.content_length))
+        return "somebody"
+
+    service = Service(echo, memory, http=HTTPConfig(caller=caller))
+    environ = environ_of()
+    before = dict(environ)
+    assert b"".join(service.middleware(environ, lambda *_: None)) == b"{}"
+    assert seen == [(b"", "POST", "/pay", 2)]
+    assert environ == before
+
+
+@pytest.mark.parametrize("hook", ["caller", "http"])
+def test_an_async_hook_is_a_configuration_error(memory, hook):
+    async def answer(request):
+        return None
+
+    http: Any = HTTPConfig(caller=answer) if hook == "caller" else answer
+    raised = Service(echo, memory, http=http).request().raised
+    assert isinstance(raised, IdempotencyConfigurationError)
+    assert "async" in str(raised)
+
+
+def test_a_resolver_that_returns_something_else_is_a_configuration_error(memory):
+    raised = Service(echo, memory, http=lambda request: "no").request().raised
+    assert isinstance(raised, IdempotencyConfigurationError)
+
+
+def test_a_caller_named_by_a_resolver_is_asked_too(memory):
+    per_route = HTTPConfig(caller=lambda request: "somebody")
+    service = Service(echo, memory, http=lambda request: per_route)
+    service.request(headers=[("Authorization", "one")])
+    assert service.request(headers=[("Authorization", "two")]).replayed
+
+
+def test_hooks_need_werkzeug_and_say_so(memory, monkeypatch):
+    monkeypatch.setitem(sys.modules, "werkzeug.wrappers", None)
+    with pytest.raises(IdempotencyConfigurationError, match=r"idempotency_mw\[wsgi\]"):
+        IdempotencyMiddleware(echo, persistence_store=memory, http=HTTPConfig(caller=lambda request: "a"))
+    IdempotencyMiddleware(echo, persistence_store=memory)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        AsyncFailingPersistenceLayer(MemoryPersistenceLayer()),
+        AsyncRedisPersistenceLayer.from_url("redis://127.0.0.1:1/0"),
+    ],
+    ids=["any", "redis"],
+)
+def test_an_async_layer_is_a_configuration_error_at_construction(layer):
+    with pytest.raises(IdempotencyConfigurationError, match="async"):
+        IdempotencyMiddleware(echo, persistence_store=layer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"persistence_store": object()}, {"config": {}}, {"http": "x"}, {"http": HTTPConfig(header=None)}],
+    ids=["persistence_store", "config", "http", "no key anywhere"],
+)
+def test_an_option_that_can_not_be_meant_is_told_at_construction(memory, options):
+    with pytest.raises(IdempotencyConfigurationError):
+        IdempotencyMiddleware(echo, **{"persistence_store": memory, **options})
+
+
+# On Lambda.
+
+
+class Invocation:
+    """A context as Lambda gives it."""
+
+    def __init__(self, left_ms: int) -> None:
+        self.get_remaining_time_in_millis = lambda: left_ms
+
+
+@pytest.mark.row(111)
+@pytest.mark.parametrize("adapter", ["serverless.context", "apig_wsgi.context", "awsgi.context"])
+@pytest.mark.parametrize(("left_ms", "lease_ms"), [(2999, 2999), (0, 1000)])
+def test_on_lambda_the_lease_is_what_the_invocation_has_left_and_nobody_extends_it(
+    memory, adapter, left_ms, lease_ms, monkeypatch
+):
+    monkeypatch.setattr("idempotency_mw.heartbeat._pulses", pulses := {})
+    service = Service(echo, memory)
+    assert service.request(**{adapter: Invocation(left_ms)}).ok().body == b"{}"
+    assert memory.claim.lease_ms == lease_ms
+    assert pulses == {}
+    assert service.request(**{adapter: None}).replayed
+
+
+# What comes of the store.
+
+
+def test_the_local_cache_answers_without_the_store(memory):
+    service = Service(echo, memory, config=IdempotencyConfig(use_local_cache=True))
+    for _ in range(3):
+        answer = service.request().ok()
+    assert answer.replayed
+    assert memory.calls == ["acquire", "complete", "acquire"]
+
+
+@pytest.mark.row(71)
+def test_a_replay_to_a_head_has_headers_and_no_body(memory):
+    service = Service(echo, memory, http=HTTPConfig(methods=("HEAD",), required=True))
+    for _ in range(2):
+        answer = service.request(method="HEAD").ok()
+        assert (answer.status, answer.body) == (200, b"")
+    assert answer.replayed
+    refused = service.request(method="HEAD", key=None).ok()
+    assert (refused.status, refused.body) == (400, b"")
+
+
+@pytest.mark.row(69)
+def test_a_status_that_no_one_has_named_is_replayed_as_it_was(memory):
+    def app(environ, start_response):
+        start_response("299 Very fine", [TEXT])
+        return [b"x"]
+
+    service = Service(app, memory)
+    assert service.request().ok().status == 299
+    assert service.request().ok().status == 299
+
+
+@pytest.mark.row(68, 70)
+def test_header_values_are_bytes_and_a_marker_of_the_apps_own_is_removed(memory):
+    def app(environ, start_response):
+        start_response("200 OK", [TEXT, ("X-Bytes", "caf\u00e9"), ("IDEMPOTENT-Replayed", "true")])
+        return [b"x"]
+
+    service = Service(app, memory)
+    first, retry = service.request().ok(), service.request().ok()
+    assert first.one("x-bytes") == retry.one("x-bytes") == "caf\u00e9"
+    assert (first.replayed, retry.replayed) == (False, True)
+
+
+@pytest.mark.row(103)
+def test_a_store_that_is_passed_by_leaves_the_app_with_the_whole_body(memory):
+    from idempotency_mw.testing import FailingPersistenceLayer
+
+    failing = FailingPersistenceLayer(memory)
+    failing.fail_before("acquire", times=None)
+    service = Service(echo, failing, config=IdempotencyConfig(on_store_failure="pass"))
+    for _ in range(2):
+        assert service.request().ok().body == b"{}"
+    assert service.runs == 2
+    assert serve(Service(echo, failing).middleware).slug == "store-unavailable"
