@@ -1,8 +1,8 @@
 """Apps for real servers: the same few endpoints in raw ASGI, Starlette, FastAPI and Litestar.
 
-One process serves them all: `/fastapi-1/whole` is FastAPI's, with one `BaseHTTPMiddleware` inside of ours. What a
-run does is in its query; that it began, and ended, is written down in a folder, and a run waits at its gate until
-a file there says go. So a test counts runs across processes and their deaths, and waits for nothing by the clock.
+One process serves them all: `/fastapi-1/whole` is the FastAPI app, with one `BaseHTTPMiddleware` inside ours. The
+query says what a run does. Each run writes files into a folder when it begins and ends, and can wait there for a
+file, its gate. So a test counts runs across processes, also of killed ones, and never waits by the clock.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ LONGEST_WAIT = 15.0
 
 
 class Work:
-    """What one run does, from its query: `run` names it, `hold` says before which step it waits at its gate."""
+    """What one run does, from the query: `run` is its name, `hold` the step before which it waits at its gate."""
 
     def __init__(self, scope: Any) -> None:
         query = dict(parse_qsl(scope["query_string"].decode("ascii")))
@@ -45,7 +45,7 @@ class Work:
         self._size = int(query.get("size", 1000))
         self._seconds = float(query.get("seconds", 0))
         self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # no two runs answer alike
+        self._nonce = token_hex(8)  # makes each run's answer different
         self.number = self._begin()
         self.status = int(query.get("first", 201)) if self.number == 1 else 201
 
@@ -58,7 +58,7 @@ class Work:
         number = 1
         while True:
             try:
-                # As O_EXCL, and whole for whoever sees it.
+                # Exclusive like O_EXCL; and the file appears with its content, not empty.
                 (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
                 return number
             except FileExistsError:
@@ -69,7 +69,7 @@ class Work:
         return (MARKS / f"{self.run}.ended").exists()
 
     def note(self, what: str) -> None:
-        """Write down that the run came so far."""
+        """Record that the run reached this point."""
         (MARKS / f"{self.run}.{what}").touch()
 
     async def gate(self, step: int) -> None:
@@ -95,7 +95,7 @@ class Work:
         self.note("ended")
 
     async def afterwards(self) -> None:
-        """Do what the client need not wait for."""
+        """The work of the background task."""
         await self.gate(1)
         self.note("afterwards")
 
@@ -120,7 +120,7 @@ async def _stream(request: Request) -> Response:
 
 
 async def _events(request: Request) -> Response:
-    """Server-sent events, as written by hand: between two of them it asks whether anybody still listens."""
+    """Server-sent events; between two of them it asks whether the client is still connected."""
     work = Work(request.scope)
 
     async def events() -> AsyncIterator[bytes]:
@@ -149,7 +149,7 @@ async def _background_after_stream(request: Request) -> Response:
 
 
 async def _failing(request: Request) -> Response:
-    """Raise in mid-stream, the first time."""
+    """Raise in the middle of the stream, in the first run only."""
     work = Work(request.scope)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -185,7 +185,7 @@ def starlette_app() -> Any:
 
 
 def fastapi_app() -> Any:
-    from fastapi import FastAPI  # imported where it is needed, so that a server starts soon
+    from fastapi import FastAPI  # imported here so that a server that needs no FastAPI starts faster
 
     app = FastAPI()
 
@@ -243,7 +243,7 @@ async def _raw_whole(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _raw_extensions(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with the names of what the server offers."""
+    """Answer with the names of the extensions that the server offers."""
     await _answer(send, 200, sorted(scope.get("extensions") or ()))
 
 

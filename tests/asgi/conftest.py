@@ -22,7 +22,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def memory(clock: ManualClock) -> MemoryPersistenceLayer:
-    """A store whose time is the test's."""
+    """A store whose clock the test moves."""
     return MemoryPersistenceLayer(clock=clock)
 
 
@@ -42,11 +42,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(params=["asgi", "wsgi"])
 async def surface(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """What the scenarios speak to: each surface in turn."""
+    """The surface that the scenarios use: ASGI and WSGI in turn."""
     return {"asgi": ASGISurface, "wsgi": WSGISurface}[request.param]
 
 
 @pytest.fixture
 def asgi_surface() -> type[ASGISurface]:
-    """The one surface, for scenarios that are about ASGI."""
+    """The ASGI surface alone, for scenarios that are about ASGI."""
     return ASGISurface

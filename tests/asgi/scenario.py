@@ -1,4 +1,4 @@
-"""What the scenarios share: looking at a record, the common configurations, and apps made of single messages."""
+"""Helpers of the scenarios: reading a record, common configurations and plays, apps made of single messages."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ NO_HEARTBEAT = IdempotencyConfig(lease_seconds=30, heartbeat=False)
 
 
 def record_of(layer: Any, claim: Claim) -> Any:
-    """Return what stands under the claim's key, None for nothing; the store is unchanged."""
+    """Return the record under the claim's key, or `None` if the key is free. The store is unchanged."""
     probe = Claim(Operation(claim.storage_key, "0" * 64), "f" * 32, 1000, 1000, may_take_over=False)
     found = layer.acquire(probe)
     if isinstance(found, Existing):
@@ -25,7 +25,7 @@ def record_of(layer: Any, claim: Claim) -> Any:
 
 
 async def arecord_of(layer: AroundLayer) -> Any:
-    """As `record_of`, for the key that the layer's first claim had."""
+    """As `record_of`, for the key of the layer's first claim."""
     claim = layer.claims[0]
     probe = Claim(Operation(claim.storage_key, "0" * 64), "f" * 32, 1000, 1000, may_take_over=False)
     found = await layer.inner.acquire(probe)
@@ -51,7 +51,7 @@ def started(*headers: tuple[bytes, bytes]) -> dict:
 
 
 def surface_of(app, store, **options) -> ASGISurface:
-    """Return a surface over an ASGI app, instead of over a play."""
+    """Return a surface over an ASGI app instead of a play."""
     service = ASGISurface(store, **options)
 
     async def counted(scope, receive, send):

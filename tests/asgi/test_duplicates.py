@@ -1,4 +1,4 @@
-"""Rows 34 to 39 and 47: a first request, its replays, and duplicates of all kinds."""
+"""Rows 34 to 39 and 47: a first request, its replays, and its duplicates."""
 
 import asyncio
 
@@ -52,7 +52,7 @@ async def test_a_replay_does_not_move_the_expiry(surface, memory, clock):
 
 
 @pytest.mark.row(47)
-async def test_an_expired_record_is_as_none_even_for_another_payload(surface, memory, clock):
+async def test_a_key_whose_record_expired_is_free_also_for_another_payload(surface, memory, clock):
     service = surface(memory, config=IdempotencyConfig(expires_after_seconds=100))
     await service.request(b'{"a":1}')
     clock.advance(100)
@@ -62,7 +62,7 @@ async def test_an_expired_record_is_as_none_even_for_another_payload(surface, me
 
 @pytest.mark.row(36)
 @pytest.mark.fault(23)
-async def test_another_payload_after_completion_is_refused_and_nothing_leaks(surface, store):
+async def test_another_payload_after_completion_is_refused_without_the_stored_answer(surface, store):
     service = surface(store, Play(200, ((b"x-secret", b"tenant-7"),), (b"the stored answer",)))
     await service.request(b'{"amount":1}')
     before = await arecord_of(store)
@@ -76,7 +76,7 @@ async def test_another_payload_after_completion_is_refused_and_nothing_leaks(sur
 
 @pytest.mark.row(37, 38)
 @pytest.mark.fault(24)
-async def test_a_duplicate_in_progress_is_refused_and_a_mismatch_beats_that(surface, store):
+async def test_a_duplicate_in_progress_is_refused_and_another_payload_before_that(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=30))
     first = service.conversation(b'{"a":1}').start()
@@ -95,7 +95,7 @@ async def test_a_duplicate_in_progress_is_refused_and_a_mismatch_beats_that(surf
 
 @pytest.mark.row(37)
 @pytest.mark.parametrize(("passed", "most"), [(0, 30), (28.5, 2), (29.9, 1), (0.001, 30)])
-async def test_retry_after_is_at_least_one_and_at_most_the_rest_of_the_lease(surface, memory, clock, passed, most):
+async def test_retry_after_is_between_one_second_and_the_rest_of_the_lease(surface, memory, clock, passed, most):
     gate = asyncio.Event()
     service = surface(memory, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=30, heartbeat=False))
     first = service.conversation().start()
@@ -108,7 +108,7 @@ async def test_retry_after_is_at_least_one_and_at_most_the_rest_of_the_lease(sur
 
 @pytest.mark.row(39)
 @pytest.mark.fault(24)
-async def test_of_parallel_duplicates_one_runs(surface, store):
+async def test_one_of_the_parallel_duplicates_runs(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate))
     conversations = [service.conversation().start() for _ in range(20)]
@@ -121,7 +121,7 @@ async def test_of_parallel_duplicates_one_runs(surface, store):
 
 @pytest.mark.row(39)
 @pytest.mark.fault(24)
-async def test_of_parallel_duplicates_that_wait_all_get_the_one_answer(surface, store):
+async def test_parallel_duplicates_that_wait_all_get_the_same_answer(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=5))
     conversations = [service.conversation().start() for _ in range(10)]

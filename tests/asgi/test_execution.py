@@ -1,4 +1,4 @@
-"""Rows 54 and 54a: what the app can ask of its execution, and tell it."""
+"""Rows 54 and 54a: the execution that the app sees, and discarding its answer."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from tests.asgi.driver import Play, perform
 from tests.asgi.scenario import BROKEN, arecord_of
 
-# Answers that are not kept.
+# Discarding.
 
 
 @pytest.mark.row(54)
@@ -18,7 +18,7 @@ from tests.asgi.scenario import BROKEN, arecord_of
     [Play(), Play(503), Play(200, (), (b"do", b"ne")), Play(chunks=(b"x" * 99,)), Play(raises=BROKEN)],
     ids=["kept", "error", "stream", "large", "exception"],
 )
-async def test_a_discarded_answer_is_delivered_and_the_key_released(surface, store, on_error, play):
+async def test_a_discarded_answer_is_delivered_and_its_key_released(surface, store, on_error, play):
     said = []
     playing = replace(play, seen=lambda _: said.append(current_execution().discard()))
     service = surface(
@@ -33,7 +33,7 @@ async def test_a_discarded_answer_is_delivered_and_the_key_released(surface, sto
 
 
 @pytest.mark.row(54)
-async def test_discarding_after_the_settling_says_that_it_is_too_late(asgi_surface, store):
+async def test_discard_returns_false_after_the_settling(asgi_surface, store):
     said = []
 
     async def app(scope, receive, send):
@@ -48,7 +48,7 @@ async def test_discarding_after_the_settling_says_that_it_is_too_late(asgi_surfa
 
 
 @pytest.mark.row("54a")
-async def test_mounted_twice_the_inner_one_passes(surface, store):
+async def test_a_middleware_inside_another_one_passes_the_request_on(surface, store):
     inner = surface(store)
     outer = surface(store)
     outer.app.app = inner.app
@@ -59,16 +59,16 @@ async def test_mounted_twice_the_inner_one_passes(surface, store):
 
 
 @pytest.mark.row("54a")
-async def test_a_foreign_value_in_the_scope_does_not_switch_the_protection_off(surface, store):
+async def test_a_foreign_value_in_the_scope_does_not_disable_the_protection(surface, store):
     service = surface(store)
     await service.request(idempotency="somebody else's")
     assert (await service.request(idempotency="somebody else's")).replayed
 
 
-# What the app can ask.
+# The execution that the app sees.
 
 
-async def test_the_app_sees_its_execution_and_nobody_else_does(asgi_surface, store):
+async def test_only_the_app_sees_its_execution(asgi_surface, store):
     seen = []
 
     async def app(scope, receive, send):

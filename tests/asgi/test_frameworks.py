@@ -64,7 +64,7 @@ async def test_an_http_exception_of_fastapi_is_an_answer_and_frees_the_key(store
 
 
 @pytest.mark.row(54)
-async def test_the_execution_is_in_the_scope_too(store):
+async def test_the_execution_is_also_in_the_scope(store):
     app = fastapi_app(store)
     assert (await pay(app, path="/discard")).body == b'{"n":1}'
     assert (await pay(app, path="/discard")).body == b'{"n":2}'
@@ -72,7 +72,7 @@ async def test_the_execution_is_in_the_scope_too(store):
 
 @pytest.mark.row(82)
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_background_task_of_fastapi_is_not_waited_for(store, fails):
+async def test_a_client_does_not_wait_for_a_background_task_of_fastapi(store, fails):
     app = FastAPI()
     gate, runs = asyncio.Event(), []
 
@@ -100,10 +100,12 @@ async def test_a_background_task_of_fastapi_is_not_waited_for(store, fails):
 
 @pytest.mark.row(87)
 @pytest.mark.parametrize("scope", ["request", "function"])
-async def test_a_yield_dependency_that_fails_on_exit_after_or_before_the_response(store, scope):
-    """Of the request's scope its exit follows the response: the record stays, although the commit failed.
+async def test_a_yield_dependency_that_fails_before_the_response_frees_the_key_and_one_after_it_does_not(
+    store, scope
+):
+    """With the request's scope it exits after the response: the record stays although the commit failed.
 
-    Of the function's scope its exit comes before the response: the failure frees the key.
+    With the function's scope it exits before the response: the failure frees the key.
     """
     app = FastAPI()
     runs = []

@@ -1,4 +1,4 @@
-"""Rows 73 to 76: what the app receives, and a client that goes away."""
+"""Rows 73 to 76: what the app receives, and a client that disconnects."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ BODIES = {
 @pytest.mark.row(73)
 @pytest.mark.parametrize("key", ["k", None], ids=["keyed", "unkeyed"])
 @pytest.mark.parametrize("messages", BODIES.values(), ids=BODIES)
-async def test_the_app_sees_the_same_bytes_however_they_came(memory, messages, key):
+async def test_the_app_receives_the_same_bytes_however_they_were_split(memory, messages, key):
     seen = []
     service = ASGISurface(memory, Play(seen=seen.append))
     (await service.request(messages, key=key)).ok()
@@ -64,7 +64,7 @@ async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key
 
 @pytest.mark.row(74, 76)
 @pytest.mark.fault(11)
-async def test_a_keyed_app_is_not_told_that_its_client_has_gone(memory):
+async def test_the_app_of_a_keyed_request_is_not_told_that_its_client_has_gone(memory):
     told = []
 
     async def app(scope, receive, send):
@@ -88,7 +88,7 @@ async def test_a_keyed_app_is_not_told_that_its_client_has_gone(memory):
 @pytest.mark.row(75)
 @pytest.mark.parametrize("key", ["k", '"', None])
 @pytest.mark.parametrize("read", [0, 1])
-async def test_a_client_that_goes_while_its_body_is_read_gets_nothing_and_nothing_runs(memory, read, key):
+async def test_a_client_that_disconnects_while_its_body_is_read_starts_no_run(memory, read, key):
     store = AroundLayer(memory)
     service = ASGISurface(store, config=IdempotencyConfig(event_key_jmespath="key"))
     messages = [{"type": "http.request", "body": b"{", "more_body": True}][:read]
@@ -102,14 +102,14 @@ async def test_a_client_that_goes_while_its_body_is_read_gets_nothing_and_nothin
     assert (service.runs, store.calls) == (0, [])
 
 
-# A client that goes.
+# A client that disconnects.
 
 
 @pytest.mark.row(76)
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("on_gone", ["silent", "raise"])
 @pytest.mark.parametrize("play", [STREAM, DECLARED, Play()], ids=["stream", "declared", "one message"])
-async def test_the_app_runs_to_its_end_whenever_its_client_goes(memory, store, play, on_gone):
+async def test_the_app_runs_to_its_end_whenever_its_client_disconnects(memory, store, play, on_gone):
     for sent in range(len(play.chunks) + 1):
         service = ASGISurface(store, play)
         conversation = service.conversation(key=f"k-{sent}", gone_after=sent, on_gone=on_gone)
@@ -124,7 +124,7 @@ async def test_the_app_runs_to_its_end_whenever_its_client_goes(memory, store, p
 
 @pytest.mark.row(76)
 @pytest.mark.parametrize("on_gone", ["silent", "raise"])
-async def test_a_client_gone_while_the_app_runs_changes_nothing(memory, on_gone):
+async def test_a_client_that_disconnects_while_the_app_runs_changes_nothing(memory, on_gone):
     gate = asyncio.Event()
     service = ASGISurface(memory, Play(waits_for=gate))
     conversation = service.conversation(on_gone=on_gone).start()

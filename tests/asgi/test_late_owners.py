@@ -1,4 +1,4 @@
-"""Rows 48 to 51: lapsed leases, the owners that lost theirs, and the heartbeat that prevents it."""
+"""Rows 48 to 51: lapsed leases, takeovers, late owners, and the heartbeat that prevents them."""
 
 import asyncio
 from dataclasses import replace
@@ -11,12 +11,13 @@ from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from tests.asgi.driver import ManualClock, Play, until
 from tests.asgi.layers import AroundLayer, HookedLayer
 from tests.asgi.scenario import BROKEN, NO_HEARTBEAT
+from tests.memory import rewrite_results
 
 # A lapsed lease.
 
 
 def noting(notes: list[Any], gates: list[asyncio.Event | None]) -> Any:
-    """A play that notes the execution of each run, and lets the n-th one wait for the n-th gate."""
+    """A play that notes the execution of each run; the n-th run waits for the n-th gate."""
 
     def play(_: bytes) -> Play:
         execution = current_execution()
@@ -30,7 +31,7 @@ def noting(notes: list[Any], gates: list[asyncio.Event | None]) -> Any:
 
 @pytest.mark.row(48)
 @pytest.mark.fault(7)
-async def test_after_a_lapse_one_retry_takes_over_and_the_others_are_refused(surface, memory, clock):
+async def test_one_retry_takes_over_a_lapsed_claim_and_the_others_are_refused(surface, memory, clock):
     notes, dead, busy = [], asyncio.Event(), asyncio.Event()
     service = surface(memory, noting(notes, [dead, busy]), config=NO_HEARTBEAT)
     first = service.conversation().start()
@@ -48,7 +49,7 @@ async def test_after_a_lapse_one_retry_takes_over_and_the_others_are_refused(sur
 
 @pytest.mark.row(48)
 @pytest.mark.fault(23)
-async def test_after_a_lapse_another_payload_is_still_refused(surface, memory, clock):
+async def test_another_payload_does_not_take_over_a_lapsed_claim(surface, memory, clock):
     dead = asyncio.Event()
     service = surface(memory, Play(waits_for=dead), config=NO_HEARTBEAT)
     first = service.conversation(b'{"a":1}').start()
@@ -62,7 +63,7 @@ async def test_after_a_lapse_another_payload_is_still_refused(surface, memory, c
 
 @pytest.mark.row(49)
 @pytest.mark.fault(7)
-async def test_after_a_lapse_the_outcome_is_unknown_where_that_was_chosen(surface, memory, clock):
+async def test_with_after_crash_refuse_a_lapsed_claim_is_refused_as_outcome_unknown(surface, memory, clock):
     dead = asyncio.Event()
     config = IdempotencyConfig(after_crash="refuse", heartbeat=False, lease_seconds=30, expires_after_seconds=100)
     service = surface(memory, Play(waits_for=dead), config=config)
@@ -82,11 +83,11 @@ async def test_after_a_lapse_the_outcome_is_unknown_where_that_was_chosen(surfac
     assert service.runs == 2
 
 
-# A late owner: its lease lapsed, and another request took over.
+# A late owner: its lease lapsed and another request, the winner, took over.
 
 
 async def late(service: Any, clock: ManualClock, gates: list[asyncio.Event], *, finish: bool) -> tuple[Any, Any]:
-    """Start an owner, let its lease lapse, and let a second take over; return both conversations."""
+    """Start an owner, let its lease lapse and a second request take over; return both conversations."""
     owner = service.conversation().start()
     await until(lambda: service.runs == 1)
     clock.advance(31)
@@ -144,14 +145,13 @@ async def test_a_late_owner_whose_winner_left_a_tombstone_is_refused(surface, me
 
 @pytest.mark.row(50)
 @pytest.mark.row(52)
-async def test_a_late_owner_whose_winners_answer_can_not_be_read_gives_its_own(surface, memory, clock, caplog):
+async def test_a_late_owner_sends_its_own_answer_if_the_winners_is_unreadable(surface, memory, clock, caplog):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=NO_HEARTBEAT)
     owner, _ = await late(service, clock, gates, finish=True)
-    (write,) = memory._records.values()
-    object.__setattr__(write.frame, "result", b"2" + write.frame.result[1:])
+    rewrite_results(memory, lambda result: b"2" + result[1:])
     gates[0].set()
-    # A refusal would say that it was not carried out.
+    # A refusal would tell the client that its request was not carried out.
     answer = (await owner.end()).ok()
     assert (answer.brief(), answer.replayed) == ((200, b"answer 1"), False)
     assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
@@ -161,7 +161,7 @@ async def test_a_late_owner_whose_winners_answer_can_not_be_read_gives_its_own(s
 
 @pytest.mark.row(50)
 @pytest.mark.fault(20)
-async def test_a_late_owner_whose_record_is_gone_gives_its_own_answer(surface, memory, clock, caplog):
+async def test_a_late_owner_whose_record_is_gone_sends_its_own_answer(surface, memory, clock, caplog):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=replace(NO_HEARTBEAT, expires_after_seconds=60))
     owner, _ = await late(service, clock, gates, finish=True)
@@ -175,7 +175,9 @@ async def test_a_late_owner_whose_record_is_gone_gives_its_own_answer(surface, m
 
 @pytest.mark.row(50)
 @pytest.mark.fault(8, 20)
-async def test_a_late_owner_whose_key_has_another_fingerprint_gives_its_own_answer(surface, memory, clock, caplog):
+async def test_a_late_owner_sends_its_own_answer_if_the_record_has_another_fingerprint(
+    surface, memory, clock, caplog
+):
     gates = [asyncio.Event(), asyncio.Event()]
     service = surface(memory, noting([], gates), config=replace(NO_HEARTBEAT, expires_after_seconds=60))
     owner = service.conversation(b'{"a":1}').start()
@@ -193,7 +195,7 @@ async def test_a_late_owner_whose_key_has_another_fingerprint_gives_its_own_answ
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("raises", [None, BROKEN], ids=["error status", "exception"])
-async def test_a_late_owner_that_releases_gives_its_own_answer_and_leaves_the_winners(
+async def test_a_late_owner_that_releases_sends_its_own_answer_and_keeps_the_winners_record(
     surface, memory, clock, raises
 ):
     gates = [asyncio.Event(), asyncio.Event()]
@@ -219,7 +221,7 @@ async def test_a_late_owner_that_releases_gives_its_own_answer_and_leaves_the_wi
 
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
-async def test_a_late_owner_that_failed_gets_the_winners_replay_where_errors_are_stored(surface, memory, clock):
+async def test_with_stored_errors_a_late_owner_that_failed_gets_the_winners_replay(surface, memory, clock):
     gates = [asyncio.Event(), asyncio.Event()]
 
     def play(_: bytes) -> Play:
@@ -239,7 +241,9 @@ async def test_a_late_owner_that_failed_gets_the_winners_replay_where_errors_are
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("tail", [(b"1", b"2"), (b"1", b"2", b"")], ids=["last with content", "last empty"])
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(asgi_surface, memory, clock, tail, declared):
+async def test_a_late_owner_that_has_sent_a_part_finishes_its_own_answer(
+    asgi_surface, memory, clock, tail, declared
+):
     gate, sent_one = asyncio.Event(), asyncio.Event()
     headers = [(b"content-length", b"2")] if declared else []
 
@@ -267,7 +271,9 @@ async def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(asgi_surfa
 
 
 @pytest.mark.row(50, 74)
-async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends(asgi_surface, memory, clock):
+async def test_after_the_winners_replay_the_late_app_sends_to_nobody_and_is_told_of_a_disconnect(
+    asgi_surface, memory, clock
+):
     gates = [asyncio.Event(), asyncio.Event()]
     told = []
 
@@ -291,8 +297,8 @@ async def test_a_replaced_apps_later_messages_are_swallowed_and_its_receive_ends
 
 
 @pytest.mark.row(50)
-async def test_a_claim_lost_between_the_last_message_and_the_settling_is_found_there(surface, memory, clock):
-    """The take-over falls between the app's answer and the write of its owner."""
+async def test_a_claim_lost_just_before_the_settling_is_noticed_by_the_settling(surface, memory, clock):
+    """Another request takes over between the app's last message and its owner's write."""
     winner = []
 
     async def meanwhile(claim):
@@ -308,11 +314,11 @@ async def test_a_claim_lost_between_the_last_message_and_the_settling_is_found_t
     assert winner[0].body == b"2"
 
 
-# A long run.
+# Long runs.
 
 
 @pytest.mark.row(51)
-async def test_a_heartbeat_keeps_the_lease_of_a_long_run(surface, store):
+async def test_the_heartbeat_keeps_the_lease_of_a_long_run(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=0.6))
     first = service.conversation().start()
@@ -333,7 +339,7 @@ async def test_a_heartbeat_keeps_the_lease_of_a_long_run(surface, store):
 
 
 @pytest.mark.row(51)
-async def test_a_run_over_its_longest_time_loses_its_lease(surface, memory, caplog):
+async def test_a_run_longer_than_max_execution_seconds_loses_its_lease(surface, memory, caplog):
     layer = AroundLayer(MemoryPersistenceLayer())
     gate = asyncio.Event()
     config = IdempotencyConfig(lease_seconds=0.06, max_execution_seconds=0.03)

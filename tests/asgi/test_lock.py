@@ -1,4 +1,4 @@
-"""Turns on an event loop: one at a time, in the order in which they were asked for, whoever is cancelled."""
+"""The lock of the event loop: one holder at a time, in the order of asking, also if some are cancelled."""
 
 import asyncio
 from contextlib import suppress
@@ -8,98 +8,100 @@ import pytest
 from idempotency_mw.asgi.turns import Turns
 
 
-async def turn(turns, name, log, gate=None):
-    """Take a turn, and say when it began; it ends with the gate."""
-    if not turns.take():
-        await turns.wait()
+async def hold(lock, name, log, gate=None):
+    """Take the lock, log the name, and release the lock once the gate is open."""
+    if not lock.take():
+        await lock.wait()
     try:
         log.append(name)
         if gate is not None:
             await gate.wait()
     finally:
-        turns.end()
+        lock.end()
 
 
 async def begun(*coroutines):
-    """Start each in a task, in order, and let all get as far as they can."""
+    """Start each in a task, in order, and let all run as far as they can."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     for _ in range(5):
         await asyncio.sleep(0)
     return tasks
 
 
-async def test_a_turn_that_nobody_has_is_taken_at_once():
-    turns = Turns()
+async def test_a_free_lock_is_taken_at_once():
+    lock = Turns()
     for _ in range(2):
-        assert turns.take()
-        assert turns.is_taken
-        turns.end()
-        assert not turns.is_taken
+        assert lock.take()
+        assert lock.is_taken
+        lock.end()
+        assert not lock.is_taken
 
 
-async def test_turns_come_one_by_one_in_the_order_in_which_they_were_asked_for():
-    turns, log, gate = Turns(), [], asyncio.Event()
-    tasks = await begun(turn(turns, 0, log, gate), *(turn(turns, number, log) for number in range(1, 5)))
+async def test_waiting_tasks_get_the_lock_in_the_order_of_asking():
+    lock, log, gate = Turns(), [], asyncio.Event()
+    tasks = await begun(hold(lock, 0, log, gate), *(hold(lock, number, log) for number in range(1, 5)))
     assert log == [0]
     gate.set()
     await asyncio.gather(*tasks)
     assert log == [0, 1, 2, 3, 4]
-    assert not turns.is_taken
+    assert not lock.is_taken
 
 
-async def test_who_comes_between_the_end_of_a_turn_and_the_next_one_waits():
-    turns, log = Turns(), []
-    assert turns.take()
-    tasks = await begun(turn(turns, "waits", log))
-    turns.end()
-    assert not turns.take()  # it is the other's, who has not run yet
-    tasks += [asyncio.ensure_future(turn(turns, "late", log))]
+async def test_a_newcomer_can_not_take_a_lock_that_was_handed_to_a_waiting_task():
+    lock, log = Turns(), []
+    assert lock.take()
+    tasks = await begun(hold(lock, "waits", log))
+    lock.end()
+    assert not lock.take()  # the waiting task owns the lock although it has not run yet
+    tasks += [asyncio.ensure_future(hold(lock, "late", log))]
     await asyncio.gather(*tasks)
     assert log == ["waits", "late"]
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-async def test_who_is_cancelled_while_it_waits_is_passed_over(cancelled):
-    turns, log = Turns(), []
-    assert turns.take()
-    tasks = await begun(turn(turns, 0, log), turn(turns, 1, log))
+async def test_a_task_cancelled_while_it_waits_is_skipped(cancelled):
+    lock, log = Turns(), []
+    assert lock.take()
+    tasks = await begun(hold(lock, 0, log), hold(lock, 1, log))
     tasks[cancelled].cancel()
     await asyncio.sleep(0)
-    turns.end()
+    lock.end()
     await asyncio.wait(tasks)
     assert log == [1 - cancelled]
-    assert not turns.is_taken
+    assert not lock.is_taken
 
 
-async def test_who_is_cancelled_as_its_turn_comes_passes_it_on():
-    turns, log = Turns(), []
-    assert turns.take()
-    tasks = await begun(turn(turns, 0, log), turn(turns, 1, log))
-    turns.end()
+async def test_a_task_cancelled_when_it_was_given_the_lock_hands_it_on():
+    lock, log = Turns(), []
+    assert lock.take()
+    tasks = await begun(hold(lock, 0, log), hold(lock, 1, log))
+    lock.end()
     tasks[0].cancel()
     await asyncio.wait(tasks)
     assert tasks[0].cancelled()
     assert log == [1]
-    assert not turns.is_taken
+    assert not lock.is_taken
 
 
 @pytest.mark.parametrize("has_come", [False, True])
 @pytest.mark.parametrize("stop", [lambda each: each.close(), lambda each: each.throw(asyncio.CancelledError)])
-async def test_a_coroutine_that_is_ended_without_a_task_takes_no_turn_and_ends_none_of_another(stop, has_come):
-    turns = Turns()
-    assert turns.take()
-    waiting, next_one = turns.wait(), turns.wait()
+async def test_a_waiting_coroutine_that_is_closed_neither_keeps_the_lock_nor_releases_it_for_another(
+    stop, has_come
+):
+    lock = Turns()
+    assert lock.take()
+    waiting, next_one = lock.wait(), lock.wait()
     turn, next_turn = waiting.send(None), next_one.send(None)
     if has_come:
-        turns.end()
+        lock.end()
     with suppress(asyncio.CancelledError):
         stop(waiting)
     assert turn.done()
     assert next_turn.done() == has_come
     if not has_come:
-        turns.end()
+        lock.end()
         assert next_turn.done()
     with suppress(StopIteration):
         next_one.send(None)
-    turns.end()
-    assert not turns.is_taken
+    lock.end()
+    assert not lock.is_taken

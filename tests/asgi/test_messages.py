@@ -12,7 +12,7 @@ from tests.asgi.scenario import NO_HEARTBEAT, arecord_of, last, part, started, s
 # Apps that break the protocol, or use several tasks.
 
 
-async def test_a_second_start_is_refused_as_a_server_would(store):
+async def test_a_second_start_is_refused_as_by_a_server(store):
     async def app(scope, receive, send):
         await send(started())
         await send(part(b"a"))
@@ -26,7 +26,7 @@ async def test_a_second_start_is_refused_as_a_server_would(store):
 
 
 @pytest.mark.parametrize("on_error", ["release", "store"])
-async def test_a_body_before_the_start_is_refused_as_a_server_would(store, on_error):
+async def test_a_body_before_the_start_is_refused_as_by_a_server(store, on_error):
     async def app(scope, receive, send):
         await send(last(b"a"))
 
@@ -42,7 +42,7 @@ async def test_a_body_before_the_start_is_refused_as_a_server_would(store, on_er
 
 @pytest.mark.row(45, 79)
 @pytest.mark.parametrize("extra", [part(b"more"), last(b"more"), last()], ids=["part", "last", "empty"])
-async def test_what_is_sent_after_a_held_end_neither_frees_it_nor_is_stored(memory, extra):
+async def test_a_message_after_a_held_end_does_not_let_the_end_out_and_is_not_stored(memory, extra):
     layer = AroundLayer(memory)
     ended_early = []
 
@@ -57,12 +57,12 @@ async def test_what_is_sent_after_a_held_end_neither_frees_it_nor_is_stored(memo
     conversation = service.conversation()
     answer = await conversation.run()
     assert ended_early == [False]
-    assert isinstance(answer.raised, ProtocolError)  # the server's word on the extra message
+    assert isinstance(answer.raised, ProtocolError)  # what the server raises for the extra message
     assert (answer.body, answer.ended) == (b"done", True)
     assert (await service.request()).body == b"done"
 
 
-async def test_what_is_sent_after_a_settled_end_is_the_servers_to_judge(memory):
+async def test_a_message_after_a_settled_end_is_passed_to_the_server(memory):
     async def app(scope, receive, send):
         await perform(send, Play(200, ((b"content-length", b"4"),)))
         await send(last(b"more"))
@@ -74,7 +74,7 @@ async def test_what_is_sent_after_a_settled_end_is_the_servers_to_judge(memory):
 
 
 @pytest.mark.row(79)
-async def test_a_message_of_another_task_does_not_overtake_the_settling(memory):
+async def test_a_message_from_another_task_does_not_overtake_the_settling(memory):
     layer = GatedLayer(memory, "complete")
 
     async def app(scope, receive, send):
@@ -93,7 +93,7 @@ async def test_a_message_of_another_task_does_not_overtake_the_settling(memory):
 
 
 @pytest.mark.row(79)
-async def test_an_app_that_returns_while_its_task_still_sends_is_waited_for(memory):
+async def test_the_settling_waits_for_a_task_that_still_sends_after_the_app_returned(memory):
     layer = GatedLayer(memory, "complete")
     sending = []
 
@@ -126,7 +126,7 @@ async def test_messages_sent_from_many_tasks_keep_their_order(store):
 
 @pytest.mark.row(80)
 @pytest.mark.parametrize("key", ["k", None], ids=["keyed", "unkeyed"])
-async def test_ways_of_sending_a_body_past_us_are_hidden_from_keyed_requests_only(memory, key):
+async def test_extensions_that_bypass_the_capture_are_hidden_from_keyed_requests_only(memory, key):
     offered = {"http.response.pathsend": {}, "http.response.zerocopysend": {}, "http.response.push": {"a": 1}}
     seen = []
 
@@ -142,7 +142,7 @@ async def test_ways_of_sending_a_body_past_us_are_hidden_from_keyed_requests_onl
 
 @pytest.mark.row(80)
 @pytest.mark.parametrize("extensions", [None, {}, {"tls": {}}], ids=["absent", "none", "others"])
-async def test_other_extensions_are_the_servers(memory, extensions):
+async def test_other_extensions_are_left_as_the_server_gave_them(memory, extensions):
     seen = []
 
     async def app(scope, receive, send):
@@ -154,7 +154,7 @@ async def test_other_extensions_are_the_servers(memory, extensions):
 
 
 @pytest.mark.row(81)
-async def test_other_messages_pass_in_their_place_and_are_not_stored(store):
+async def test_other_messages_keep_their_place_and_are_not_stored(store):
     hint = {"type": "http.response.early_hint", "links": [b"</a.css>"]}
     push = {"type": "http.response.push", "path": "/a", "headers": []}
     debug = {"type": "http.response.debug", "info": {}}
@@ -194,7 +194,7 @@ async def test_other_messages_pass_in_their_place_and_are_not_stored(store):
 
 
 @pytest.mark.row(50, 81)
-async def test_an_early_hint_is_no_part_of_the_answer_so_that_a_late_owner_still_gets_the_winners(memory, clock):
+async def test_a_late_owner_that_has_sent_only_an_early_hint_gets_the_winners_replay(memory, clock):
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -213,10 +213,10 @@ async def test_an_early_hint_is_no_part_of_the_answer_so_that_a_late_owner_still
     assert (answer.body, answer.replayed) == (b"2", True)
 
 
-# The last message of a run that nobody waits for any more.
+# A task that outlives its app.
 
 
-async def test_a_task_that_outlives_its_app_cannot_add_to_a_settled_record(memory):
+async def test_a_task_that_outlives_its_app_can_not_add_to_a_settled_record(memory):
     left = []
 
     async def app(scope, receive, send):
@@ -237,8 +237,8 @@ async def test_a_task_that_outlives_its_app_cannot_add_to_a_settled_record(memor
 
 
 @pytest.mark.row(85)
-async def test_the_answer_of_the_driver_itself_is_checked():
-    """The driver refuses what a server refuses; else nothing above could fail."""
+async def test_the_driver_refuses_an_app_that_breaks_the_protocol():
+    """The driver refuses what a server refuses; otherwise the tests above could not fail."""
 
     async def twice(scope, receive, send):
         await perform(send, Play())

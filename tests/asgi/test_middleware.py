@@ -7,7 +7,7 @@ from idempotency_mw.asgi import IdempotencyMiddleware
 from tests.asgi.driver import ASGISurface
 
 
-def test_under_trio_a_keyed_request_is_a_configuration_error(memory):
+def test_a_keyed_request_under_trio_is_a_configuration_error(memory):
     import trio
 
     from idempotency_mw.errors import IdempotencyConfigurationError
@@ -35,14 +35,14 @@ def test_under_trio_a_keyed_request_is_a_configuration_error(memory):
         ({"http": HTTPConfig(header=None)}, "event_key_jmespath"),
     ],
 )
-def test_an_option_that_cannot_be_meant_is_told_at_construction(memory, options, match):
+def test_an_invalid_option_is_a_configuration_error_at_construction(memory, options, match):
     from idempotency_mw.errors import IdempotencyConfigurationError
 
     with pytest.raises(IdempotencyConfigurationError, match=match):
         IdempotencyMiddleware(None, **{"persistence_store": memory, **options})
 
 
-def test_hooks_need_starlette_and_say_so(memory, monkeypatch):
+def test_hooks_without_starlette_are_a_configuration_error(memory, monkeypatch):
     import sys
 
     from idempotency_mw.errors import IdempotencyConfigurationError
@@ -54,7 +54,7 @@ def test_hooks_need_starlette_and_say_so(memory, monkeypatch):
             IdempotencyMiddleware(None, persistence_store=memory, http=http)
 
 
-async def test_a_resolver_that_returns_something_else_is_a_configuration_error(memory):
+async def test_a_resolver_that_returns_no_configuration_is_a_configuration_error(memory):
     from idempotency_mw.errors import IdempotencyConfigurationError
 
     service = ASGISurface(memory, http=lambda request: "no")

@@ -6,7 +6,7 @@ from tests.asgi.driver import Answer, ASGISurface
 
 
 @pytest.mark.row(55)
-async def test_the_same_key_under_another_method_or_path_is_another_operation(surface, store):
+async def test_the_same_key_with_another_method_or_path_is_another_operation(surface, store):
     service = surface(store)
     answers: list[Answer] = [
         await service.request(),
@@ -33,14 +33,14 @@ async def test_the_same_key_under_another_method_or_path_is_another_operation(su
         (("/p\u00e4y", "/\u00e4"), ("/\u00e4/p\u00e4y", ""), True),
     ],
 )
-async def test_the_prefix_of_a_mount_counts_once_whether_the_path_has_it_or_not(memory, one, other, same):
+async def test_a_mounted_path_is_the_same_whether_or_not_it_repeats_the_root_path(memory, one, other, same):
     service = ASGISurface(memory)
     await service.request(path=one[0], root_path=one[1])
     assert (await service.request(path=other[0], root_path=other[1])).replayed is same
 
 
 @pytest.mark.row(83)
-async def test_a_server_may_leave_the_root_path_out(memory):
+async def test_a_scope_without_root_path_and_query_is_accepted(memory):
     conversation = ASGISurface(memory).conversation()
     del conversation.scope["root_path"]
     del conversation.scope["query_string"]
@@ -59,7 +59,7 @@ async def test_a_server_may_leave_the_root_path_out(memory):
         (b"", b"a=1", False),
     ],
 )
-async def test_the_order_of_names_in_a_query_does_not_count_and_that_of_values_does(memory, one, other, same):
+async def test_in_a_query_the_order_of_values_matters_and_that_of_names_does_not(memory, one, other, same):
     service = ASGISurface(memory)
     await service.request(query=one)
     retry = await service.request(query=other)

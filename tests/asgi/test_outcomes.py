@@ -1,4 +1,4 @@
-"""Rows 40 to 46 and 53: how the end of a run decides what is stored."""
+"""Rows 40 to 46 and 53: what is stored, by how the run ended."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tests.asgi.scenario import BROKEN, STORABLE, STORE_ERRORS, arecord_of
 
 @pytest.mark.row(40)
 @pytest.mark.parametrize("play", STORABLE, ids=lambda play: f"{play.status}-{len(play.chunks)}")
-async def test_success_and_redirection_of_every_form_are_kept(surface, store, play):
+async def test_successes_and_redirections_of_every_form_are_stored(surface, store, play):
     service = surface(store, play)
     first = (await service.request()).ok()
     retry = (await service.request()).ok()
@@ -33,7 +33,7 @@ async def test_an_error_status_frees_the_key(surface, store, status):
 
 @pytest.mark.row(41)
 @pytest.mark.parametrize("status", [404, 500])
-async def test_an_error_status_is_the_answer_where_errors_are_stored(surface, store, status):
+async def test_with_stored_errors_an_error_status_is_replayed(surface, store, status):
     service = surface(store, Play(status), config=STORE_ERRORS)
     await service.request()
     retry = (await service.request()).ok()
@@ -42,7 +42,7 @@ async def test_an_error_status_is_the_answer_where_errors_are_stored(surface, st
 
 @pytest.mark.row(42)
 @pytest.mark.fault(9)
-async def test_an_exception_before_the_response_frees_the_key_and_goes_on_unchanged(surface, store):
+async def test_an_exception_before_the_response_frees_the_key_and_is_raised_unchanged(surface, store):
     service = surface(store, Play(raises=BROKEN))
     answer = await service.request()
     assert answer.raised is BROKEN
@@ -55,7 +55,7 @@ async def test_an_exception_before_the_response_frees_the_key_and_goes_on_unchan
 
 @pytest.mark.row(42)
 @pytest.mark.fault(9)
-async def test_an_exception_is_a_stored_failure_where_errors_are_stored(surface, store):
+async def test_with_stored_errors_an_exception_is_replayed_as_a_failure(surface, store):
     service = surface(store, Play(raises=BROKEN), config=STORE_ERRORS)
     answer = await service.request()
     assert answer.raised is BROKEN
@@ -68,7 +68,7 @@ async def test_an_exception_is_a_stored_failure_where_errors_are_stored(surface,
 @pytest.mark.row(42, 44)
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("kind", [KeyError, ExceptionGroup])
-async def test_an_exception_after_the_start_alone_frees_the_key(surface, store, kind):
+async def test_an_exception_right_after_the_start_frees_the_key(surface, store, kind):
     error = kind("several", [BROKEN]) if kind is ExceptionGroup else kind("x")
     service = surface(store, Play(raises=error, raises_after=0))
     answer = await service.request()
@@ -86,7 +86,7 @@ WHOLE_BEFORE = [
 
 @pytest.mark.row(43)
 @pytest.mark.parametrize("play", WHOLE_BEFORE, ids=["declared", "declared, end not sent", "one message"])
-async def test_an_exception_after_a_whole_response_leaves_the_record_and_goes_on(surface, store, play):
+async def test_an_exception_after_a_whole_response_keeps_the_record_and_is_raised(surface, store, play):
     service = surface(store, play)
     answer = await service.request()
     assert answer.raised is BROKEN
@@ -105,7 +105,7 @@ PARTS = [
 @pytest.mark.row(44)
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("play", PARTS, ids=["undeclared", "declared", "declared, empty"])
-async def test_an_exception_in_mid_body_never_keeps_a_part(surface, store, play):
+async def test_an_exception_in_mid_body_stores_no_part(surface, store, play):
     service = surface(store, play)
     answer = await service.request()
     assert answer.raised is BROKEN
@@ -117,7 +117,7 @@ async def test_an_exception_in_mid_body_never_keeps_a_part(surface, store, play)
 @pytest.mark.row(44)
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("play", PARTS, ids=["undeclared", "declared", "declared, empty"])
-async def test_an_exception_in_mid_body_is_a_stored_failure_where_errors_are_stored(surface, store, play):
+async def test_with_stored_errors_an_exception_in_mid_body_is_replayed_as_a_failure(surface, store, play):
     service = surface(store, play, config=STORE_ERRORS)
     assert (await service.request()).brief() == surface.broken_off_after_one(play)
     retry = (await service.request()).ok()
@@ -125,7 +125,7 @@ async def test_an_exception_in_mid_body_is_a_stored_failure_where_errors_are_sto
 
 
 def returning(chunks: tuple[bytes, ...], headers: tuple[tuple[bytes, bytes], ...] = ()) -> Any:
-    """An app that sends these chunks, none of them the last, and returns."""
+    """An app that sends these chunks, without a last one, and returns."""
 
     async def app(scope, receive, send):
         await receive()
@@ -144,7 +144,7 @@ def returning(chunks: tuple[bytes, ...], headers: tuple[tuple[bytes, bytes], ...
 @pytest.mark.parametrize(
     ("chunks", "headers"), [((b"do",), ()), ((b"do",), ((b"content-length", b"4"),)), ((), ())], ids=str
 )
-async def test_a_return_in_mid_body_never_keeps_a_part(asgi_surface, store, chunks, headers, on_error):
+async def test_a_return_in_mid_body_stores_no_part(asgi_surface, store, chunks, headers, on_error):
     service = asgi_surface(store, config=IdempotencyConfig(on_error=on_error))
     service.app.app = returning(chunks, headers)
     answer = await service.request()
@@ -157,7 +157,7 @@ async def test_a_return_in_mid_body_never_keeps_a_part(asgi_surface, store, chun
 
 
 @pytest.mark.row(44, 45)
-async def test_a_last_message_short_of_the_declared_length_is_not_whole(asgi_surface, store):
+async def test_a_body_shorter_than_declared_is_not_stored(asgi_surface, store):
     service = asgi_surface(store, Play(200, ((b"content-length", b"9"),), (b"do", b"ne")))
     answer = await service.request()
     assert "less body" in str(answer.raised)
@@ -165,7 +165,7 @@ async def test_a_last_message_short_of_the_declared_length_is_not_whole(asgi_sur
 
 
 @pytest.mark.row(44)
-async def test_more_body_than_declared_is_not_whole(asgi_surface, store):
+async def test_a_body_longer_than_declared_is_not_stored(asgi_surface, store):
     service = asgi_surface(store, Play(200, ((b"content-length", b"3"),), (b"done",)))
     assert "more body" in str((await service.request()).raised)
     assert await arecord_of(store) is None
@@ -189,15 +189,13 @@ async def test_a_return_without_a_response_is_a_failure(asgi_surface, store, on_
         assert (retry.status, retry.slug, silent.runs) == (500, "execution-failed", 1)
 
 
-# Answers that are not kept.
+# Answers too large to keep.
 
 
 @pytest.mark.row(53)
 @pytest.mark.fault(17)
 @pytest.mark.parametrize("headers", [(), ((b"content-length", b"60"),)], ids=["undeclared", "declared"])
-async def test_a_storable_answer_over_the_cap_goes_out_whole_and_leaves_a_tombstone(
-    surface, store, headers, caplog
-):
+async def test_an_answer_over_the_limit_is_sent_whole_and_leaves_a_tombstone(surface, store, headers, caplog):
     service = surface(store, Play(200, headers, (b"x" * 30, b"y" * 30)), http=HTTPConfig(max_response_body=50))
     assert (await service.request()).ok().brief() == (200, b"x" * 30 + b"y" * 30)
     assert (await arecord_of(store)).status is Status.NOT_KEPT
@@ -208,14 +206,14 @@ async def test_a_storable_answer_over_the_cap_goes_out_whole_and_leaves_a_tombst
 
 
 @pytest.mark.row(53)
-async def test_an_answer_of_exactly_the_cap_is_kept(surface, store):
+async def test_an_answer_of_exactly_the_limit_is_stored(surface, store):
     service = surface(store, Play(200, (), (b"x" * 50,)), http=HTTPConfig(max_response_body=50))
     await service.request()
     assert (await service.request()).replayed
 
 
 @pytest.mark.row(53)
-async def test_an_error_answer_over_the_cap_is_released(surface, store):
+async def test_an_error_answer_over_the_limit_frees_the_key(surface, store):
     service = surface(store, Play(500, (), (b"x" * 60,)), http=HTTPConfig(max_response_body=50))
     await service.request()
     assert await arecord_of(store) is None

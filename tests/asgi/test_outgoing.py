@@ -1,4 +1,4 @@
-"""Rows 79, 80 and 82: what goes out, and when: streams, ends that are held, and a slow store."""
+"""Rows 79, 80 and 82: when messages are sent: streams, held last messages, and a slow store."""
 
 import asyncio
 import sys
@@ -16,7 +16,7 @@ from tests.asgi.scenario import BROKEN, DECLARED, STORABLE, STREAM, arecord_of, 
 
 @pytest.mark.row(34)
 async def test_the_record_is_completed_before_the_last_byte_goes_out(asgi_surface, memory):
-    """Whatever the form of the answer: a client that saw it whole finds it in the store."""
+    """For each form of answer: a client that has received it whole finds it in the store."""
     for number, play in enumerate(STORABLE):
         layer = GatedLayer(memory, "complete")
         service = asgi_surface(layer, play)
@@ -41,7 +41,7 @@ async def test_a_slow_store_changes_nothing(surface, memory):
 
 @pytest.mark.row(79)
 @pytest.mark.parametrize("play", [STREAM, DECLARED], ids=["undeclared", "declared"])
-async def test_a_stream_goes_out_as_it_comes_and_its_record_precedes_its_end(memory, play):
+async def test_a_stream_is_sent_as_it_comes_and_its_record_is_completed_before_its_end(memory, play):
     layer = GatedLayer(memory, "complete")
     service = ASGISurface(layer, play)
     conversation = service.conversation().start()
@@ -57,7 +57,7 @@ async def test_a_stream_goes_out_as_it_comes_and_its_record_precedes_its_end(mem
 
 
 @pytest.mark.row(79)
-async def test_the_first_bytes_of_a_stream_are_out_before_the_app_goes_on(memory):
+async def test_the_first_bytes_of_a_stream_are_sent_before_the_app_goes_on(memory):
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -73,8 +73,8 @@ async def test_the_first_bytes_of_a_stream_are_out_before_the_app_goes_on(memory
 
 
 @pytest.mark.row(79)
-async def test_a_declared_length_settles_at_the_chunk_that_reaches_it(memory):
-    """The client may take it for whole then, whatever more the app sends."""
+async def test_the_chunk_that_reaches_the_declared_length_settles(memory):
+    """The client may regard the body as whole then, even if the app sends more messages."""
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -97,7 +97,7 @@ async def test_a_declared_length_settles_at_the_chunk_that_reaches_it(memory):
 @pytest.mark.row(66, 79)
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(("status", "method"), [(204, "POST"), (304, "POST"), (200, "HEAD")])
-async def test_the_head_of_a_bodiless_answer_is_whole_and_waits_for_its_record(memory, status, method, fails):
+async def test_the_start_of_a_bodiless_answer_waits_for_its_record(memory, status, method, fails):
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
@@ -119,7 +119,7 @@ async def test_the_head_of_a_bodiless_answer_is_whole_and_waits_for_its_record(m
         assert (await service.request(method=method)).replayed
 
 
-async def test_the_body_of_a_head_is_not_held_in_memory(memory):
+async def test_the_body_of_an_answer_to_head_is_not_held_in_memory(memory):
     sent = []
 
     async def app(scope, receive, send):
@@ -135,11 +135,11 @@ async def test_the_body_of_a_head_is_not_held_in_memory(memory):
     assert sent == [0, 0, 0]
 
 
-# The hold of a last message.
+# A held last message.
 
 
 @pytest.mark.row(45, 82)
-async def test_a_held_end_goes_out_when_the_app_returns(memory, monkeypatch):
+async def test_a_held_last_message_is_sent_when_the_app_returns(memory, monkeypatch):
     monkeypatch.setattr(asgi_run, "HOLD_SECONDS", 60)
     layer = AroundLayer(memory)
 
@@ -157,7 +157,7 @@ async def test_a_held_end_goes_out_when_the_app_returns(memory, monkeypatch):
 @pytest.mark.row(45)
 @pytest.mark.parametrize("later", [0, 1, 3, 10])
 @pytest.mark.parametrize("chunks", [(b"part",), (b"pa", b"rt"), ()], ids=len)
-async def test_a_false_end_followed_by_an_exception_is_released(store, later, chunks):
+async def test_a_last_message_followed_by_an_exception_frees_the_key(store, later, chunks):
     async def app(scope, receive, send):
         await send(started())
         for chunk in chunks:
@@ -174,8 +174,8 @@ async def test_a_false_end_followed_by_an_exception_is_released(store, later, ch
 
 
 @pytest.mark.row(45)
-async def test_a_false_end_is_released_although_the_loop_was_blocked_longer_than_the_hold(memory):
-    """No turn passes while the loop is blocked, so that the exception had no time to come."""
+async def test_an_exception_after_the_last_message_frees_the_key_although_the_loop_was_blocked(memory):
+    """A blocked loop runs no iteration, so the app has had no chance to raise before the hold's time is over."""
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
@@ -193,8 +193,8 @@ async def test_a_false_end_is_released_although_the_loop_was_blocked_longer_than
 
 @pytest.mark.row(45)
 @pytest.mark.parametrize("before", [5, HOLD_TURNS + 20], ids=["quick", "slow"])
-async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once(memory, before):
-    """The timer has fired, its task exists, and has not run yet."""
+async def test_an_exception_in_the_loop_iteration_in_which_the_hold_ends_settles_once(memory, before):
+    """The timer has fired and created its task, which has not run yet."""
     layer = SlowLayer(memory, before=before)
 
     async def app(scope, receive, send):
@@ -202,7 +202,7 @@ async def test_an_exception_in_the_very_turn_in_which_the_hold_ends_settles_once
         await send(part(b"part"))
         await send(last())
         fired = asyncio.Event()
-        # Set for a moment later than the hold's timer, and therefore called right after it.
+        # Due a moment later than the hold's timer, and therefore called right after it.
         asyncio.get_running_loop().call_later(HOLD_SECONDS, fired.set)
         await fired.wait()
         raise BROKEN
@@ -234,7 +234,7 @@ async def test_a_return_while_the_hold_ends_settles_once(memory):
 
 @pytest.mark.row(45, 82)
 @pytest.mark.parametrize("error", [None, BROKEN], ids=["slow", "failing"])
-async def test_a_client_does_not_wait_for_a_background_task_and_a_retry_replays(memory, error):
+async def test_a_client_does_not_wait_for_a_background_task_and_a_retry_is_replayed(memory, error):
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -259,7 +259,7 @@ async def test_a_client_does_not_wait_for_a_background_task_and_a_retry_replays(
 
 @pytest.mark.row(82)
 @pytest.mark.parametrize("error", [None, BROKEN], ids=["slow", "failing"])
-async def test_a_whole_answer_is_out_before_a_background_task_begins(memory, error):
+async def test_an_answer_of_declared_length_is_sent_before_a_background_task_begins(memory, error):
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
@@ -278,7 +278,7 @@ async def test_a_whole_answer_is_out_before_a_background_task_begins(memory, err
 
 @pytest.mark.row(45)
 @pytest.mark.parametrize("ending", [None, BROKEN], ids=["return", "exception"])
-async def test_an_app_that_ends_while_the_held_answer_is_being_settled_lets_it_out_first(memory, ending):
+async def test_an_app_that_ends_while_its_held_end_is_settled_waits_until_it_is_sent(memory, ending):
     layer = GatedLayer(memory, "complete")
 
     async def app(scope, receive, send):
@@ -297,8 +297,8 @@ async def test_an_app_that_ends_while_the_held_answer_is_being_settled_lets_it_o
     assert layer.calls == ["acquire", "complete"]
 
 
-async def test_what_the_server_says_of_a_held_message_reaches_the_app_call(memory):
-    """Settled by the timer, its error has no `send` of the app to come out of."""
+async def test_an_error_of_the_server_for_a_held_message_is_raised_by_the_apps_call(memory):
+    """The timer settled the answer, so no `send` of the app can raise the server's error."""
     layer = GatedLayer(memory, "complete")
 
     async def refuse(message):
@@ -316,16 +316,16 @@ async def test_what_the_server_says_of_a_held_message_reaches_the_app_call(memor
     assert isinstance(answer.raised, ProtocolError)
 
 
-# While the store is slow to settle.
+# A store that is slow to settle.
 
 
 @pytest.mark.row(51)
-async def test_a_beat_that_is_due_while_the_record_is_completed_reports_no_lost_claim(memory, caplog):
+async def test_a_heartbeat_due_while_the_record_is_completed_reports_no_lost_claim(memory, caplog):
     class SlowToSettle(AroundLayer):
         async def _call(self, verb, *arguments):
             answer = await super()._call(verb, *arguments)
             if verb == "complete":
-                await asyncio.sleep(0.05)  # five beats
+                await asyncio.sleep(0.05)  # five heartbeats are due meanwhile
             return answer
 
     layer = SlowToSettle(memory)

@@ -63,8 +63,8 @@ def starlette_app(store, endpoint, *, inside=(), outside=(), **options):
 @pytest.mark.parametrize("spec_version", ["2.0", "2.3", "2.4"])
 @pytest.mark.parametrize("inside", [0, 1, 2])
 @pytest.mark.parametrize("on_gone", ["silent", "raise"])
-async def test_a_stream_is_stored_whole_whenever_its_client_goes(memory, spec_version, inside, on_gone):
-    """I8, for a client that goes after each message."""
+async def test_a_stream_is_stored_whole_whenever_its_client_disconnects(memory, spec_version, inside, on_gone):
+    """I8, for a client that disconnects after each message."""
     for gone_after in (None, 0, 1, 2, 3, 4):
         store = AroundLayer(memory)
         ended = []
@@ -94,7 +94,7 @@ DECLARED = {"content-length": "3"}
 async def test_a_stream_that_fails_at_any_chunk_leaves_no_truncated_record(
     memory, spec_version, headers, inside, on_error
 ):
-    """I8, for an app that raises at each chunk, behind middlewares that end the body falsely."""
+    """I8, for an app that raises at each chunk, behind middlewares that end the body as if it were whole."""
     for fails_at in range(4):
         store = AroundLayer(memory)
         app = starlette_app(
@@ -107,7 +107,7 @@ async def test_a_stream_that_fails_at_any_chunk_leaves_no_truncated_record(
         assert answer.raised is not None
         record = await arecord_of(store)
         if fails_at == 3 and headers is not None:
-            assert record.status is Status.COMPLETED  # whole by its length, before the exception
+            assert record.status is Status.COMPLETED  # the body reached its declared length before the exception
             assert record.result.endswith(b"abc")
         elif on_error == "release":
             assert record is None
@@ -119,7 +119,7 @@ async def test_a_stream_that_fails_at_any_chunk_leaves_no_truncated_record(
 @pytest.mark.row(45)
 @pytest.mark.parametrize("order", [0, 1])
 async def test_a_compressed_stream_that_fails_leaves_no_truncated_record(memory, order):
-    """The compression ends what it was given properly, whatever became of its source."""
+    """The compressor ends its output properly even if its source failed."""
     inside = [Middleware(GZipMiddleware), Middleware(Passing)]
     for fails_at in range(4):
         store = AroundLayer(memory)
@@ -128,10 +128,10 @@ async def test_a_compressed_stream_that_fails_leaves_no_truncated_record(memory,
         assert await arecord_of(store) is None
 
 
-async def test_a_middleware_that_declares_the_length_of_a_part_is_believed(memory):
-    """The documented residue: its answer is whole by its length, for the client, and so for us.
+async def test_a_middleware_that_declares_the_length_of_a_truncated_body_is_believed(memory):
+    """A documented limit: such an answer is whole by its length for the client, and so for this middleware.
 
-    Starlette hands such a middleware a broken stream as if it had ended, and raises when all is sent.
+    Starlette gives that middleware a broken stream as if it had ended, and raises when everything is sent.
     """
 
     class Buffering(BaseHTTPMiddleware):
@@ -148,7 +148,7 @@ async def test_a_middleware_that_declares_the_length_of_a_part_is_believed(memor
 
 @pytest.mark.row(45)
 @pytest.mark.parametrize("inside", [1, 3])
-async def test_an_exception_before_a_stream_behind_middlewares_is_released(memory, inside):
+async def test_an_exception_before_a_stream_behind_middlewares_frees_the_key(memory, inside):
     async def endpoint(request):
         raise BROKEN
 
@@ -162,7 +162,7 @@ async def test_an_exception_before_a_stream_behind_middlewares_is_released(memor
 @pytest.mark.row(43, 82)
 @pytest.mark.parametrize("inside", [0, 1, 2])
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_failing_background_task_leaves_the_record_of_a_whole_response(store, inside, declared):
+async def test_a_failing_background_task_keeps_the_record_of_a_whole_response(store, inside, declared):
     async def fail():
         await asyncio.sleep(0.12)
         raise BROKEN
@@ -182,7 +182,7 @@ async def test_a_failing_background_task_leaves_the_record_of_a_whole_response(s
 @pytest.mark.row(74)
 @pytest.mark.parametrize("key", [True, False])
 @pytest.mark.parametrize("inside", [0, 1])
-async def test_is_disconnected_tells_nothing_before_the_answer(memory, key, inside):
+async def test_is_disconnected_is_false_until_the_answer_is_sent(memory, key, inside):
     told = []
 
     async def endpoint(request):
@@ -206,7 +206,7 @@ async def test_is_disconnected_tells_nothing_before_the_answer(memory, key, insi
 
 @pytest.mark.row(85)
 @pytest.mark.parametrize("on_error", ["release", "store"])
-async def test_wrapped_around_or_added_an_exception_has_the_same_end(memory, on_error):
+async def test_an_exception_is_handled_alike_if_the_middleware_is_added_or_wraps_the_app(memory, on_error):
     async def endpoint(request):
         raise BROKEN
 
@@ -221,7 +221,7 @@ async def test_wrapped_around_or_added_an_exception_has_the_same_end(memory, on_
     assert (await ask(wrapped, headers=[("Idempotency-Key", "k-2")])).status == 500
     record = await arecord_of(store)
     if on_error == "release":
-        # Outside of the app's own error handling there is an answer, a 500, and an exception after it.
+        # Outside the app's own error handling an exception comes after its answer, a 500.
         assert record is None
     else:
         assert record.status is Status.COMPLETED
@@ -230,7 +230,7 @@ async def test_wrapped_around_or_added_an_exception_has_the_same_end(memory, on_
 
 
 @pytest.mark.row(83)
-async def test_inside_a_mount_the_prefix_counts_once(memory):
+async def test_inside_a_mount_the_prefix_is_part_of_the_path_once(memory):
     async def endpoint(request):
         return PlainTextResponse(request.url.path)
 
@@ -246,7 +246,7 @@ async def test_inside_a_mount_the_prefix_counts_once(memory):
 
 @pytest.mark.row(80)
 @pytest.mark.parametrize("inside", [0, 1])
-async def test_a_file_is_sent_through_us_and_stored(memory, tmp_path, inside):
+async def test_a_file_response_passes_the_middleware_and_is_stored(memory, tmp_path, inside):
     from starlette.responses import FileResponse
 
     path = tmp_path / "receipt.txt"
@@ -262,8 +262,8 @@ async def test_a_file_is_sent_through_us_and_stored(memory, tmp_path, inside):
 
 
 @pytest.mark.row(77)
-async def test_a_base_http_middleware_outside_that_ends_early_leaves_the_claim(memory):
-    """It answers by itself and cancels what is inside: the claim is not released, its lease lapses."""
+async def test_an_outer_base_http_middleware_that_ends_early_does_not_release_the_claim(memory):
+    """It answers by itself and cancels the app: the claim is not released, its lease lapses."""
     entered = asyncio.Event()
 
     class Impatient(BaseHTTPMiddleware):
@@ -281,7 +281,7 @@ async def test_a_base_http_middleware_outside_that_ends_early_leaves_the_claim(m
     store = AroundLayer(memory)
     app = starlette_app(store, endpoint, outside=[Middleware(Impatient)])
     assert (await ask(app, headers=[KEY])).status == 504
-    # Its own task group sees the app to its end, or cancels it: never half of it.
+    # The task group of BaseHTTPMiddleware lets the app end or cancels it; the record is never half written.
     record = await arecord_of(store)
     assert record.status in (Status.IN_PROGRESS, Status.COMPLETED)
 
@@ -313,8 +313,8 @@ def bearer(name):
 
 
 @pytest.mark.row(61, 56)
-async def test_authentication_outside_tells_the_caller(store):
-    """The order of the README: authentication, then ours."""
+async def test_an_outer_authentication_names_the_caller(store):
+    """The order that the README recommends: the authentication first, then this middleware."""
     app = starlette_app(store, account, outside=[AUTHENTICATION], http=HTTPConfig(caller=user_of))
     assert json.loads((await ask(app, **bearer("ann"))).body) == {"of": "ann"}
     assert json.loads((await ask(app, **bearer("bob"))).body) == {"of": "bob"}
@@ -323,8 +323,8 @@ async def test_authentication_outside_tells_the_caller(store):
 
 
 @pytest.mark.row(61, 57)
-async def test_authentication_inside_leaves_a_replay_to_the_bound_credentials(store):
-    """The wrong order: a replay does not pass the authentication, so only the same credentials may get it."""
+async def test_with_an_inner_authentication_only_the_same_credentials_get_the_replay(store):
+    """The wrong order: a replay bypasses the authentication, so only the same credentials may get it."""
     app = starlette_app(store, account, inside=[AUTHENTICATION])
     assert json.loads((await ask(app, **bearer("ann"))).body) == {"of": "ann"}
     assert (await ask(app, **bearer("bob"))).slug == "key-reused"
@@ -333,7 +333,7 @@ async def test_authentication_inside_leaves_a_replay_to_the_bound_credentials(st
 
 
 @pytest.mark.row(61)
-async def test_authentication_inside_cannot_tell_the_caller(store):
+async def test_an_inner_authentication_can_not_name_the_caller(store):
     app = starlette_app(store, account, inside=[AUTHENTICATION], http=HTTPConfig(caller=user_of))
     answer = await ask(app, **bearer("ann"))
     assert isinstance(answer.raised, AssertionError)  # Starlette's own: there is no user yet

@@ -1,4 +1,4 @@
-"""Row 52: records that can't be read."""
+"""Row 52: unreadable records."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.asgi.scenario import record_of
 @pytest.mark.parametrize(
     "value", [b"", b"9" * 150, b"hello", b"1P" + b"z" * 117], ids=["empty", "version", "short", "mangled"]
 )
-async def test_an_unreadable_record_is_refused_and_left_alone(surface, any_server, value, policy):
+async def test_an_unreadable_record_is_refused_and_left_unchanged(surface, any_server, value, policy):
     from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix="unreadable:") as layer:
@@ -31,7 +31,7 @@ async def test_an_unreadable_record_is_refused_and_left_alone(surface, any_serve
 
 
 @pytest.mark.row(52)
-async def test_a_key_of_a_wrong_type_is_refused_and_left_alone(surface, any_server):
+async def test_a_key_of_another_redis_type_is_refused_and_left_unchanged(surface, any_server):
     from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix="wrong-type:") as layer:

@@ -106,7 +106,7 @@ def test_a_malformed_key_is_refused_before_the_body_is_read(lines: list[bytes]) 
 
 
 @pytest.mark.row(19)
-def test_a_header_of_almost_our_name_is_not_ours() -> None:
+def test_a_header_with_a_similar_name_is_not_the_key() -> None:
     assert key_of(exchange(), request(KEY, (b"idempotency_key", b"other"))) == "k"
     assert key_of(exchange(), request((b"idempotency_key", b"other"))) == "pass, body unread"
 

@@ -75,7 +75,7 @@ def test_the_first_wait_is_the_preferred_one(lines: list[str], seconds: int) -> 
         ['foo=", wait=5, "'],
     ],
 )
-def test_a_preference_that_makes_no_sense_is_ignored(lines: list[str]) -> None:
+def test_an_invalid_preference_is_ignored(lines: list[str]) -> None:
     assert wait(*lines) is None
 
 

@@ -69,7 +69,7 @@ def test_a_caller_is_its_text_and_not_what_it_shows_of_itself() -> None:
 
 
 @pytest.mark.row(56)
-def test_with_callers_credentials_may_rotate() -> None:
+def test_a_caller_may_change_its_credentials() -> None:
     asked = [
         request(KEY),
         request(KEY, (b"authorization", b"a")),

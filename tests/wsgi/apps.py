@@ -1,8 +1,8 @@
 """Apps for real servers: the same few endpoints in plain WSGI, Werkzeug, Flask and Django.
 
-One process serves them all: `/flask/whole` is Flask's. What a run does is in its query; that it began, and ended,
-is written down in a folder, and a run waits at its gate until a file there says go. So a test counts runs across
-processes and their deaths, and waits for nothing by the clock.
+One process serves them all: `/flask/whole` is the Flask app. The query says what a run does. Each run writes files
+into a folder when it begins and ends, and can wait there for a file, its gate. So a test counts runs across processes,
+also of killed ones, and never waits by the clock.
 """
 
 import json
@@ -23,14 +23,14 @@ from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
 
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
-logging.getLogger("django.request").setLevel(logging.ERROR)  # a warning is what it makes of each 4xx
+logging.getLogger("django.request").setLevel(logging.ERROR)  # it logs a warning for each 4xx
 
 MARKS = Path(os.environ["TEST_MARKS"])
 LONGEST_WAIT = 15.0
 
 
 class Work:
-    """What one run does, from its query: `run` names it, `hold` says before which step it waits at its gate."""
+    """What one run does, from the query: `run` is its name, `hold` the step before which it waits at its gate."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         query = dict(parse_qsl(environ["QUERY_STRING"]))
@@ -40,7 +40,7 @@ class Work:
         self._size = int(query.get("size", 1000))
         self._seconds = float(query.get("seconds", 0))
         self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # no two runs answer alike
+        self._nonce = token_hex(8)  # makes each run's answer different
         self.number = self._begin()
         self.status = int(query.get("first", 201)) if self.number == 1 else 201
 
@@ -52,7 +52,7 @@ class Work:
         number = 1
         while True:
             try:
-                # As O_EXCL, and whole for whoever sees it.
+                # Exclusive like O_EXCL; and the file appears with its content, not empty.
                 (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
             except FileExistsError:
                 number += 1
@@ -60,7 +60,7 @@ class Work:
                 return number
 
     def note(self, what: str) -> None:
-        """Write down that the run came so far."""
+        """Record that the run reached this point."""
         (MARKS / f"{self.run}.{what}").touch()
 
     def gate(self, step: int) -> None:
@@ -85,7 +85,7 @@ class Work:
         self.note("ended")
 
     def failing(self) -> Iterator[bytes]:
-        """Raise in mid-stream, the first time."""
+        """Raise in the middle of the stream, in the first run only."""
         for number, chunk in enumerate(self.stream()):
             if number == 3 and self.number == 1:
                 raise RuntimeError("this app fails in mid-stream")
@@ -202,7 +202,7 @@ def _store(url: str) -> Any:
 
 
 STORE = _store(os.environ["TEST_STORE"])
-STORE.check()  # so that a worker inherits what was in use before the fork
+STORE.check()  # so that the workers inherit a store that was in use before the fork
 CONFIG = IdempotencyConfig(**json.loads(os.environ["TEST_CONFIG"]))
 HTTP = json.loads(os.environ["TEST_HTTP"])
 FRAMEWORKS: dict[str, Callable[[], Any]] = {

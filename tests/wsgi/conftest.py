@@ -20,7 +20,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def memory(clock: ManualClock) -> Noting:
-    """A store whose time is the test's."""
+    """A store whose clock the test moves."""
     return Noting(MemoryPersistenceLayer(clock=clock))
 
 

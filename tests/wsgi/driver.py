@@ -1,7 +1,7 @@
 """A server and a client for one request, in this process and strict about PEP 3333.
 
-`serve` makes one request and returns what came. What the server does and what the app does stand in one list of
-events, in their order: an app under test adds its own.
+`serve` makes one request and returns its answer. One list of events records what the server and the app do, in their
+order; an app under test adds its own events.
 """
 
 import io
@@ -22,12 +22,12 @@ TEXT = ("Content-Type", "text/plain")
 
 
 class ProtocolError(AssertionError):
-    """The app broke PEP 3333; what a server raises then."""
+    """The app broke PEP 3333; a server raises such an error."""
 
 
 @dataclass
 class Answer:
-    """What the client got, and how the app's call ended."""
+    """The answer that the client got, and how the app's call ended."""
 
     status: int | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def slug(self) -> str:
-        """The last part of a problem's type."""
+        """The last part of the problem's type."""
         assert self.one("content-type") == "application/problem+json", self
         problem = json.loads(self.body)
         assert problem["status"] == self.status
@@ -65,7 +65,7 @@ class Answer:
 
 
 class OneRead(io.BytesIO):
-    """An input that never ends by itself: a read beyond the body would wait for ever."""
+    """An input that never ends: a read beyond the body would block for ever."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body)
@@ -89,7 +89,7 @@ def environ_of(
     key: str | None = canaries.KEY,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what a server gives. Lines with one name are joined, as PEP 3333 leaves no other way."""
+    """Return the environ of a server. Headers of the same name are joined; PEP 3333 has no other way to give them."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": script,
@@ -166,7 +166,7 @@ class _Server:
 def serve(
     app: WSGIApp, *, events: list[Any] | None = None, stop_after: int | None = None, **options: Any
 ) -> Answer:
-    """Make one request. `stop_after` so many chunks the server stops, and closes."""
+    """Make one request. After `stop_after` chunks the server stops and closes the body."""
     server = _Server([] if events is None else events, stop_after)
     try:
         server.run(app, environ_of(**options))
@@ -176,7 +176,7 @@ def serve(
 
 
 class Body:
-    """The iterable that an app returns, noting each chunk that is asked for, and its own closing."""
+    """The iterable that an app returns; notes each chunk that the server asks for, and its own `close`."""
 
     def __init__(self, chunks: Iterable[Any], events: list[Any], *, on_close: BaseException | None = None) -> None:
         self._chunks = iter(chunks)
@@ -198,7 +198,7 @@ class Body:
 
 
 class Noting:
-    """A layer's verbs, passed on and noted. `claim` is the first one that came."""
+    """Passes the verbs on to `store` and notes them. `claim` is the first claim."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -223,7 +223,7 @@ class Noting:
         return getattr(self.store, verb)(*arguments)
 
     def record(self) -> Any:
-        """Return what stands under the first claim's key, None for nothing; the store is unchanged."""
+        """Return the record under the first claim's key, or `None` if the key is free. The store is unchanged."""
         probe = Claim(Operation(self.claim.storage_key, "0" * 64), "f" * 32, 1000, 1000, may_take_over=False)
         found = self.store.acquire(probe)
         if isinstance(found, Existing):
@@ -233,7 +233,7 @@ class Noting:
 
 
 class Service:
-    """An app behind the middleware. Counts its starts, and notes what happens."""
+    """An app behind the middleware; counts its starts and keeps their executions."""
 
     def __init__(self, app: WSGIApp, store: Any, **options: Any) -> None:
         self.app = app

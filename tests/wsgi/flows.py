@@ -1,4 +1,4 @@
-"""Apps that keep to PEP 3333, however unusual they are: each answers in a way of its own."""
+"""Flows: apps that follow PEP 3333, each with another way to answer, however unusual."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ SMALL = HTTPConfig(max_response_body=50, methods=("POST", "HEAD"))
 def answering(
     *chunks: Any, status: str = "200 OK", headers: Iterable[tuple[str, str]] = (TEXT,), events: Any = None
 ) -> Any:
-    """Return an app that gives these chunks in an iterable that it has to have closed."""
+    """Return an app that gives these chunks in an iterable with a `close`."""
 
     def app(environ, start_response):
         start_response(status, list(headers))
@@ -26,7 +26,7 @@ def answering(
     return app
 
 
-# The flows: each an app that keeps to PEP 3333, however unusual it may be.
+# The flows.
 
 
 def a_list(environ, start_response):
@@ -70,7 +70,7 @@ def late_start(environ, start_response):
         start_response("200 OK", [TEXT])
         yield b"done"
 
-    # The validator asks for the start at the first chunk, even if it is empty.
+    # The validator demands that start_response was called at the first chunk, even if that is empty.
     started = body()
     next(started)
     return Body(started, environ["test.events"])
@@ -221,7 +221,7 @@ NAMED = {"ids": lambda value: getattr(value, "__name__", None)}
 
 
 def flow(app: Any, **options: Any) -> Any:
-    """Make one request of a flow, through a validator on both sides of the middleware."""
+    """Make one request of a flow; the app adds its events to those of the server."""
     events: list[Any] = []
     return serve(app, events=events, **options, **{"test.events": events})
 
@@ -231,6 +231,6 @@ def guarded(app: Any, store: Any, guard: Callable[[Any], Any], **options: Any) -
 
 
 def echo(environ, start_response):
-    """Answer with the body that the app sees."""
+    """Answer with the body that the app reads."""
     start_response("200 OK", [TEXT])
     return [environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))]

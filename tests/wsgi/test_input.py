@@ -1,4 +1,4 @@
-"""Rows 32, 33, 75, 96 and 98: how the body of a request is read, and what the app reads of it."""
+"""Rows 32, 33, 75, 96 and 98: how the middleware reads the body, and how the app reads it after that."""
 
 import io
 import json
@@ -10,11 +10,9 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig
 from tests.wsgi.driver import OneRead, Service, environ_of, slug_of
 from tests.wsgi.flows import echo
 
-# The body.
-
 
 @pytest.mark.row(98)
-def test_the_app_reads_the_full_body_however_it_asks_for_it(memory):
+def test_the_app_can_read_the_whole_body_with_every_method_of_its_input(memory):
     body = b'{"a":\n1}\n'
     ways = {
         "length": lambda stream: stream.read(len(body)),
@@ -34,14 +32,14 @@ def test_the_app_reads_the_full_body_however_it_asks_for_it(memory):
 
 
 class Trickling(io.BytesIO):
-    """A stream that gives a few bytes at a time, and then ends."""
+    """A stream that gives a few bytes at a time and then ends."""
 
     def read(self, size: int = -1, /) -> bytes:
         return super().read(min(size, 3))
 
 
 @pytest.mark.row(96)
-def test_a_chunked_body_is_read_to_its_end_where_the_server_says_that_it_ends(memory):
+def test_a_chunked_body_is_read_to_its_end_if_the_server_terminates_the_input(memory):
     service = Service(echo, memory)
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     bodies = (b"0123456789", b"0123456789", b"another")
@@ -53,7 +51,7 @@ def test_a_chunked_body_is_read_to_its_end_where_the_server_says_that_it_ends(me
 
 @pytest.mark.row(96)
 @pytest.mark.parametrize("length", ["", None])
-def test_without_a_length_nothing_is_read(memory, length):
+def test_a_body_without_a_length_is_not_read(memory, length):
     service = Service(echo, memory)
     environ = environ_of(CONTENT_LENGTH=length or "")
     if length is None:
@@ -64,7 +62,7 @@ def test_without_a_length_nothing_is_read(memory, length):
 
 @pytest.mark.row(96)
 @pytest.mark.parametrize("length", ["3", "9" * 10, "9" * 5000, "-1", "+2", "2.0", "two", "\u00b2"])
-def test_a_body_that_is_shorter_than_declared_or_of_no_length_at_all_is_refused(memory, length):
+def test_a_body_shorter_than_declared_or_with_an_invalid_length_is_refused(memory, length):
     service = Service(echo, memory, http=HTTPConfig(max_request_body=10**11))
     answer = service.request(CONTENT_LENGTH=length, **{"wsgi.input": io.BytesIO(b"{}")})
     assert (answer.status, answer.slug, service.runs) == (400, "body-invalid", 0)
@@ -82,7 +80,7 @@ def test_a_body_over_the_limit_is_refused(memory, size, chunked):
 
 
 @pytest.mark.row(75)
-def test_a_client_that_goes_while_its_body_is_read_gets_nothing_and_nothing_runs(memory):
+def test_a_client_that_disconnects_while_its_body_is_read_starts_no_run(memory):
     class Gone(OneRead):
         def read(self, size: int = -1, /) -> bytes:
             raise ConnectionResetError
@@ -94,14 +92,14 @@ def test_a_client_that_goes_while_its_body_is_read_gets_nothing_and_nothing_runs
 
 
 @pytest.mark.row(4, 26, 32)
-def test_a_body_without_a_key_is_given_to_the_app_as_a_copy(memory):
+def test_a_body_that_was_read_for_a_key_and_has_none_reaches_the_app(memory):
     service = Service(echo, memory, config=IdempotencyConfig(event_key_jmespath="key"))
     assert service.request(key=None, body=b'{"key": null}').ok().body == b'{"key": null}'
     assert memory.calls == []
 
 
 @pytest.mark.row(24, 29, 32)
-def test_a_key_in_the_body_is_found_without_a_header(memory):
+def test_a_key_in_the_body_needs_no_header(memory):
     service = Service(echo, memory, config=IdempotencyConfig(event_key_jmespath="key"))
     body = json.dumps({"key": "k"}).encode()
     assert service.request(key=None, body=body).ok().body == body

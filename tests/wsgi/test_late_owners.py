@@ -1,4 +1,4 @@
-"""Row 50: the owner of a lapsed claim, after another request took over."""
+"""Row 50: late owners, whose lease lapsed and whose key another request, the winner, took over."""
 
 from typing import Any
 from wsgiref.validate import validator
@@ -32,7 +32,7 @@ def lapsing(clock: Any, memory: Any, first: Any, **options: Any) -> tuple[Servic
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("way", ["list", "body", "write"])
-def test_a_late_owner_gets_the_winners_replay_and_the_rest_of_its_own_is_swallowed(memory, clock, way):
+def test_a_late_owner_gets_the_winners_replay_and_nothing_of_its_own_answer(memory, clock, way):
     def first(environ, start_response, lapse):
         write = start_response("200 OK", [TEXT, ("Content-Length", "2"), ("X-Mine", "1")])
         lapse()
@@ -48,7 +48,7 @@ def test_a_late_owner_gets_the_winners_replay_and_the_rest_of_its_own_is_swallow
 
 
 @pytest.mark.row(50)
-def test_a_late_owner_of_no_declared_length_gets_the_winners_replay(memory, clock):
+def test_a_late_owner_without_a_declared_length_gets_the_winners_replay(memory, clock):
     def first(environ, start_response, lapse):
         start_response("200 OK", [TEXT])
         yield b"mine"
@@ -60,7 +60,7 @@ def test_a_late_owner_of_no_declared_length_gets_the_winners_replay(memory, cloc
 
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
-def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(memory, clock):
+def test_a_late_owner_that_has_sent_a_part_finishes_its_own_answer(memory, clock):
     def first(environ, start_response, lapse):
         start_response("200 OK", [TEXT])
         yield b"mi"
@@ -76,7 +76,7 @@ def test_a_late_owner_that_has_sent_a_part_goes_on_with_its_own(memory, clock):
 
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
-def test_a_late_owner_is_refused_as_the_record_now_says(memory, clock):
+def test_a_late_owner_whose_key_is_in_progress_again_is_refused(memory, clock):
     def first(environ, start_response, lapse):
         start_response("200 OK", [TEXT])
         yield b"mine"
@@ -96,7 +96,7 @@ def test_a_late_owner_is_refused_as_the_record_now_says(memory, clock):
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("moment", ["call", "body"])
 @pytest.mark.parametrize("guard", [lambda app: app, validator], ids=["bare", "validated"])
-def test_a_late_owner_that_failed_gets_the_winners_replay_and_then_the_exception_goes_on(
+def test_a_late_owner_that_failed_gets_the_winners_replay_and_then_its_exception_is_raised(
     memory, clock, moment, guard
 ):
     def first(environ, start_response, lapse):
@@ -118,7 +118,7 @@ def test_a_late_owner_that_failed_gets_the_winners_replay_and_then_the_exception
 
 
 @pytest.mark.row(50)
-def test_a_late_owner_that_failed_gets_the_winners_empty_answer_too(memory, clock):
+def test_a_late_owner_that_failed_gets_the_winners_answer_also_if_it_is_empty(memory, clock):
     def app(environ, start_response):
         if service.runs > 1:
             return no_content(environ, start_response)

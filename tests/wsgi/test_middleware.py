@@ -1,4 +1,4 @@
-"""The middleware's options: hooks, layers, and invocations of Lambda."""
+"""The middleware's options: hooks, layers, Lambda invocations, and what follows from the store."""
 
 import sys
 from typing import Any
@@ -14,11 +14,11 @@ from idempotency_mw.wsgi import IdempotencyMiddleware
 from tests.wsgi.driver import TEXT, Service, environ_of, serve
 from tests.wsgi.flows import echo
 
-# The hooks.
+# Hooks.
 
 
 @pytest.mark.row(56, 58)
-def test_a_caller_is_asked_with_werkzeugs_request_and_keeps_callers_apart(memory):
+def test_the_caller_hook_gets_werkzeugs_request_and_each_caller_has_its_own_record(memory):
     service = Service(echo, memory, http=HTTPConfig(caller=lambda request: request.headers.get("X-Tenant")))
     for tenant in ("a", "b"):
         assert not service.request(headers=[("X-Tenant", tenant)]).ok().replayed
@@ -28,7 +28,7 @@ def test_a_caller_is_asked_with_werkzeugs_request_and_keeps_callers_apart(memory
 
 
 @pytest.mark.row(58)
-def test_an_error_of_the_caller_goes_on(memory):
+def test_an_exception_of_the_caller_hook_is_raised_to_the_server(memory):
     def caller(request):
         raise LookupError("who?")
 
@@ -37,7 +37,7 @@ def test_an_error_of_the_caller_goes_on(memory):
     assert memory.calls == []
 
 
-def test_a_hook_sees_no_body_and_leaves_no_trace(memory):
+def test_a_hook_can_not_read_the_body_and_does_not_change_the_environ(memory):
     seen = []
 
     def caller(request):
@@ -63,19 +63,19 @@ def test_an_async_hook_is_a_configuration_error(memory, hook):
     assert "async" in str(raised)
 
 
-def test_a_resolver_that_returns_something_else_is_a_configuration_error(memory):
+def test_a_resolver_that_returns_no_configuration_is_a_configuration_error(memory):
     raised = Service(echo, memory, http=lambda request: "no").request().raised
     assert isinstance(raised, IdempotencyConfigurationError)
 
 
-def test_a_caller_named_by_a_resolver_is_asked_too(memory):
+def test_the_caller_hook_of_a_resolved_configuration_is_called(memory):
     per_route = HTTPConfig(caller=lambda request: "somebody")
     service = Service(echo, memory, http=lambda request: per_route)
     service.request(headers=[("Authorization", "one")])
     assert service.request(headers=[("Authorization", "two")]).replayed
 
 
-def test_hooks_need_werkzeug_and_say_so(memory, monkeypatch):
+def test_hooks_without_werkzeug_are_a_configuration_error(memory, monkeypatch):
     monkeypatch.setitem(sys.modules, "werkzeug.wrappers", None)
     with pytest.raises(IdempotencyConfigurationError, match=r"idempotency_mw\[wsgi\]"):
         IdempotencyMiddleware(echo, persistence_store=memory, http=HTTPConfig(caller=lambda request: "a"))
@@ -100,7 +100,7 @@ def test_an_async_layer_is_a_configuration_error_at_construction(layer):
     [{"persistence_store": object()}, {"config": {}}, {"http": "x"}, {"http": HTTPConfig(header=None)}],
     ids=["persistence_store", "config", "http", "no key anywhere"],
 )
-def test_an_option_that_can_not_be_meant_is_told_at_construction(memory, options):
+def test_an_invalid_option_is_a_configuration_error_at_construction(memory, options):
     with pytest.raises(IdempotencyConfigurationError):
         IdempotencyMiddleware(echo, **{"persistence_store": memory, **options})
 
@@ -108,8 +108,8 @@ def test_an_option_that_can_not_be_meant_is_told_at_construction(memory, options
 # On Lambda.
 
 
-class Invocation:
-    """A context as Lambda gives it."""
+class InvocationContext:
+    """The context object of a Lambda invocation."""
 
     def __init__(self, left_ms: int) -> None:
         self.get_remaining_time_in_millis = lambda: left_ms
@@ -118,18 +118,18 @@ class Invocation:
 @pytest.mark.row(111)
 @pytest.mark.parametrize("adapter", ["serverless.context", "apig_wsgi.context", "awsgi.context"])
 @pytest.mark.parametrize(("left_ms", "lease_ms"), [(2999, 2999), (0, 1000)])
-def test_on_lambda_the_lease_is_what_the_invocation_has_left_and_nobody_extends_it(
+def test_on_lambda_the_lease_is_the_remaining_time_and_has_no_heartbeat(
     memory, adapter, left_ms, lease_ms, monkeypatch
 ):
     monkeypatch.setattr("idempotency_mw.heartbeat._pulses", pulses := {})
     service = Service(echo, memory)
-    assert service.request(**{adapter: Invocation(left_ms)}).ok().body == b"{}"
+    assert service.request(**{adapter: InvocationContext(left_ms)}).ok().body == b"{}"
     assert memory.claim.lease_ms == lease_ms
     assert pulses == {}
     assert service.request(**{adapter: None}).replayed
 
 
-# What comes of the store.
+# Replays, and a store that fails.
 
 
 def test_the_local_cache_answers_without_the_store(memory):
@@ -141,7 +141,7 @@ def test_the_local_cache_answers_without_the_store(memory):
 
 
 @pytest.mark.row(71)
-def test_a_replay_to_a_head_has_headers_and_no_body(memory):
+def test_a_replay_or_refusal_of_a_head_request_has_no_body(memory):
     service = Service(echo, memory, http=HTTPConfig(methods=("HEAD",), required=True))
     for _ in range(2):
         answer = service.request(method="HEAD").ok()
@@ -152,7 +152,7 @@ def test_a_replay_to_a_head_has_headers_and_no_body(memory):
 
 
 @pytest.mark.row(69)
-def test_a_status_that_no_one_has_named_is_replayed_as_it_was(memory):
+def test_an_unregistered_status_is_replayed_unchanged(memory):
     def app(environ, start_response):
         start_response("299 Very fine", [TEXT])
         return [b"x"]
@@ -163,7 +163,7 @@ def test_a_status_that_no_one_has_named_is_replayed_as_it_was(memory):
 
 
 @pytest.mark.row(68, 70)
-def test_header_values_are_bytes_and_a_marker_of_the_apps_own_is_removed(memory):
+def test_header_bytes_are_kept_and_a_replay_marker_that_the_app_sets_is_removed(memory):
     def app(environ, start_response):
         start_response("200 OK", [TEXT, ("X-Bytes", "caf\u00e9"), ("IDEMPOTENT-Replayed", "true")])
         return [b"x"]
@@ -175,7 +175,7 @@ def test_header_values_are_bytes_and_a_marker_of_the_apps_own_is_removed(memory)
 
 
 @pytest.mark.row(103)
-def test_a_store_that_is_passed_by_leaves_the_app_with_the_whole_body(memory):
+def test_with_on_store_failure_pass_the_app_reads_the_whole_body(memory):
     from idempotency_mw.testing import FailingPersistenceLayer
 
     failing = FailingPersistenceLayer(memory)

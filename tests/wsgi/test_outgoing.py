@@ -1,4 +1,4 @@
-"""Rows 93 to 97: what goes out, and when, and a client that hangs up."""
+"""Rows 93 to 97: when chunks are sent, and a client that hangs up."""
 
 import io
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from tests.wsgi.flows import (
     write_and_iterable,
 )
 
-# What goes out, and when.
+# When chunks are sent.
 
 
 @pytest.mark.row(79, 95)
-def test_each_chunk_is_out_before_the_next_but_one_is_asked_for(memory):
+def test_one_chunk_at_most_is_held_back(memory):
     events: list[Any] = []
     app = answering(b"1", b"", b"2", b"3", events=events)
     service = Service(app, memory)
@@ -40,7 +40,7 @@ def test_each_chunk_is_out_before_the_next_but_one_is_asked_for(memory):
 
 
 @pytest.mark.row(79, 95)
-def test_with_a_declared_length_each_chunk_is_out_before_the_next_is_asked_for(memory):
+def test_with_a_declared_length_no_chunk_is_held_back(memory):
     events: list[Any] = []
     app = answering(b"1", b"", b"23", headers=[("Content-Length", "3")], events=events)
     Service(app, memory).request(events=events).ok()
@@ -65,13 +65,13 @@ def test_the_record_is_completed_before_the_last_byte_goes_out(memory, app):
     assert out[-1] not in before
     assert b"".join(each for each in before if isinstance(each, bytes)) != answer.body or not answer.body
     if len(out) < 3:
-        assert "headers" not in before  # of an empty answer, or one of one chunk, the headers say enough
+        assert "headers" not in before  # the headers alone would tell the client the length of so short an answer
 
 
 @pytest.mark.row(71, 95)
 @pytest.mark.parametrize("chunks", [(b"a body",), (b"a", b"body")])
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
-def test_where_no_body_goes_out_the_headers_wait_for_the_record(memory, status, chunks):
+def test_the_headers_of_a_bodiless_answer_wait_for_the_record(memory, status, chunks):
     method = "HEAD" if status == "200 OK" else "POST"
     events: list[Any] = []
     app = answering(*chunks, status=status, headers=[("X-A", "1")], events=events)
@@ -85,7 +85,7 @@ def test_where_no_body_goes_out_the_headers_wait_for_the_record(memory, status, 
 
 @pytest.mark.row(97)
 @pytest.mark.parametrize("size", [49, 51])
-def test_a_wrapped_file_is_stored_or_a_tombstone_and_closed(memory, size):
+def test_a_wrapped_file_is_stored_or_leaves_a_tombstone_and_is_closed(memory, size):
     file = io.BytesIO(bytes(size))
 
     def app(environ, start_response):
@@ -101,7 +101,7 @@ def test_a_wrapped_file_is_stored_or_a_tombstone_and_closed(memory, size):
 
 
 @pytest.mark.row(97)
-def test_a_wrapper_that_knows_only_getitem_is_iterated_as_servers_do(memory):
+def test_a_file_wrapper_with_getitem_alone_is_iterated(memory):
     class OldWrapper:
         def __init__(self, chunks: list[bytes]) -> None:
             self.chunks = chunks
@@ -124,7 +124,7 @@ def test_a_wrapper_that_knows_only_getitem_is_iterated_as_servers_do(memory):
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 @pytest.mark.parametrize("app", [undeclared, write_and_iterable, late_start, two_in_a_list], **NAMED)
-def test_when_the_client_has_gone_the_rest_is_drained_and_the_retry_replays_the_whole(store, app, stop_after):
+def test_after_a_hang_up_the_rest_is_drained_and_the_retry_gets_the_whole_answer(store, app, stop_after):
     service = Service(app, store)
     flow(service.middleware, stop_after=stop_after).ok()
     retry = flow(service.middleware).ok()
@@ -141,7 +141,7 @@ def test_a_settled_answer_is_not_drained(memory):
 
 @pytest.mark.row(94)
 @pytest.mark.fault(17)
-def test_an_answer_too_large_to_keep_is_not_drained_any_further(memory, caplog):
+def test_an_answer_too_large_to_store_is_not_drained(memory, caplog):
     events: list[Any] = []
     app = answering(*[b"x" * 20] * 100, events=events)
     service = Service(app, memory, http=SMALL)
@@ -154,7 +154,7 @@ def test_an_answer_too_large_to_keep_is_not_drained_any_further(memory, caplog):
 
 @pytest.mark.row(94)
 @pytest.mark.fault(11)
-def test_what_does_not_end_in_time_is_left_to_lapse(memory, clock, caplog, monkeypatch):
+def test_the_claim_of_an_app_that_does_not_end_in_time_while_draining_lapses(memory, clock, caplog, monkeypatch):
     monkeypatch.setattr(wsgi_run, "DRAIN_SECONDS", 0.02)
     events: list[Any] = []
 
@@ -174,7 +174,7 @@ def test_what_does_not_end_in_time_is_left_to_lapse(memory, clock, caplog, monke
 
 @pytest.mark.row(94)
 @pytest.mark.fault(10, 11)
-def test_an_exception_while_draining_frees_the_key_and_goes_on(memory):
+def test_an_exception_while_draining_frees_the_key_and_is_raised(memory):
     service = Service(raising_in_body, memory)
     answer = flow(service.middleware, stop_after=0)
     assert answer.raised is BROKEN
@@ -184,7 +184,7 @@ def test_an_exception_while_draining_frees_the_key_and_goes_on(memory):
 
 @pytest.mark.row(76, 91)
 @pytest.mark.fault(11)
-def test_a_client_gone_while_the_app_writes_is_not_the_apps_business(memory):
+def test_the_app_does_not_notice_a_client_that_hangs_up_while_it_writes(memory):
     written = []
 
     def gone(chunk: bytes) -> None:

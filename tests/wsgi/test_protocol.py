@@ -34,7 +34,7 @@ from tests.wsgi.flows import (
 @pytest.mark.parametrize("method", ["POST", "HEAD"])
 @pytest.mark.parametrize("key", [canaries.KEY, None], ids=["keyed", "unkeyed"])
 @pytest.mark.parametrize("app", [*KEPT, *NOT_KEPT, *TOMBSTONES], **NAMED)
-def test_every_flow_satisfies_the_validator_on_both_sides(memory, app, key, method, stop_after):
+def test_every_flow_satisfies_wsgirefs_validator_on_both_sides(memory, app, key, method, stop_after):
     if key is None and app is discarded:
         pytest.skip("nothing to discard without a key")
     guarded_app = guarded(app, memory, validator)
@@ -44,11 +44,11 @@ def test_every_flow_satisfies_the_validator_on_both_sides(memory, app, key, meth
         assert answer.events.count("closed") <= 1
 
 
-# What Werkzeug's lint remarks on, with or without the middleware, although the app is right.
+# Werkzeug's lint warns about these with or without the middleware, although the app is right.
 FALSE_ALARMS = {
-    "Absolute URLs required for location header.",  # not since RFC 7231, section 7.1.2
-    "204 responses must have an empty content length.",  # it takes none for one
-    # To a HEAD, and after an early stop.
+    "Absolute URLs required for location header.",  # no longer since RFC 7231, section 7.1.2
+    "204 responses must have an empty content length.",  # it warns also if there is no length
+    # For HEAD, and after an early stop.
     "Content-Length and the number of bytes sent to the client do not match.",
 }
 
@@ -56,7 +56,7 @@ FALSE_ALARMS = {
 @pytest.mark.row(89)
 @pytest.mark.parametrize("options", [{}, {"stop_after": 1}, {"method": "HEAD"}], ids=str)
 @pytest.mark.parametrize("app", [*KEPT, *NOT_KEPT, *TOMBSTONES], **NAMED)
-def test_every_flow_satisfies_werkzeugs_lint_but_for_its_false_alarms(memory, app, options):
+def test_every_flow_satisfies_werkzeugs_lint_except_for_its_false_alarms(memory, app, options):
     guarded_app = guarded(app, memory, LintMiddleware)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -68,7 +68,7 @@ def test_every_flow_satisfies_werkzeugs_lint_but_for_its_false_alarms(memory, ap
 
 @pytest.mark.row(40, 90, 91, 92, 97)
 @pytest.mark.parametrize("app", KEPT, **NAMED)
-def test_whatever_way_a_whole_answer_takes_it_is_kept_and_replayed(store, app):
+def test_every_flow_with_a_whole_answer_is_stored_and_replayed(store, app):
     service = Service(app, store)
     first, retry = flow(service.middleware), flow(service.middleware)
     assert first.raised is (BROKEN if app is raising_in_close else None)
@@ -82,7 +82,7 @@ def test_whatever_way_a_whole_answer_takes_it_is_kept_and_replayed(store, app):
 @pytest.mark.row(41, 42, 44, 54, 92)
 @pytest.mark.fault(9, 10)
 @pytest.mark.parametrize("app", NOT_KEPT, **NAMED)
-def test_an_answer_that_failed_or_was_discarded_is_not_kept(store, app):
+def test_an_answer_that_failed_or_was_discarded_is_not_stored(store, app):
     service = Service(app, store)
     for _ in range(2):
         answer = flow(service.middleware)
@@ -117,7 +117,7 @@ def _closing_twice(body: Any) -> Iterator[bytes]:
 
 
 @pytest.mark.row(93)
-def test_an_iterable_that_can_not_be_iterated_is_closed_too(memory):
+def test_a_body_whose_iter_raises_is_closed(memory):
     class Broken:
         closed = 0
 
@@ -139,7 +139,7 @@ def test_an_iterable_that_can_not_be_iterated_is_closed_too(memory):
 
 
 @pytest.mark.row(90)
-def test_a_start_at_the_first_iteration_is_in_time(memory):
+def test_an_app_may_call_start_response_at_the_first_iteration(memory):
     def app(environ, start_response):
         start_response("202 Accepted", [TEXT])
         yield b"done"
@@ -158,7 +158,7 @@ def test_the_last_headers_before_output_are_sent_and_stored(memory):
 
 
 @pytest.mark.row(92)
-def test_after_output_the_error_goes_to_the_app_with_its_traceback(memory):
+def test_after_output_start_response_raises_the_error_with_its_traceback(memory):
     answer = Service(replacing_after_output, memory).request(**{"test.events": []})
     assert answer.raised is BROKEN
     assert answer.raised.__traceback__ is not None
@@ -167,7 +167,7 @@ def test_after_output_the_error_goes_to_the_app_with_its_traceback(memory):
 
 
 @pytest.mark.row(92)
-def test_what_was_yielded_counts_as_output_although_it_is_still_held(memory):
+def test_a_chunk_that_is_still_held_counts_as_output(memory):
     def app(environ, start_response):
         start_response("200 OK", [TEXT])
         yield b"done"
@@ -175,7 +175,7 @@ def test_what_was_yielded_counts_as_output_although_it_is_still_held(memory):
 
     answer = Service(app, memory).request()
     assert answer.raised is BROKEN
-    assert answer.events == []  # the server still can say what went wrong
+    assert answer.events == []  # nothing was sent, so the server can still answer with an error
 
 
 @pytest.mark.row(44)

@@ -1,4 +1,4 @@
-"""Which requests are protected, what their key is, and which of them are the same operation."""
+"""Which requests are protected, what their key is, and which requests are the same operation."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from tests.wsgi.driver import TEXT, Service, environ_of
 from tests.wsgi.flows import echo
 from tests.wsgi.surface import WSGISurface
 
-# What passes.
+# Which requests pass.
 
 
 @pytest.mark.row(2)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
-def test_an_unprotected_method_passes_untouched_even_with_a_key(memory, method):
+def test_an_unprotected_method_passes_unchanged_even_with_a_key(memory, method):
     seen: list[Any] = []
     environ = environ_of(method=method)
     before = dict(environ)
@@ -50,8 +50,8 @@ def test_without_a_key_the_app_gets_the_servers_own_environ_stream_and_start_res
     assert memory.calls == []
 
 
-class Counting(dict):
-    """An environ that counts how often it is asked."""
+class CountingEnviron(dict):
+    """An environ that counts look-ups and refuses to be iterated."""
 
     asked = 0
 
@@ -72,13 +72,13 @@ class Counting(dict):
 @pytest.mark.row(4)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_request_without_a_key_costs_one_look_up(memory, method):
-    environ = Counting(environ_of(method=method, key=None))
+    environ = CountingEnviron(environ_of(method=method, key=None))
     IdempotencyMiddleware(lambda *_: [], persistence_store=memory)(environ, None)
     assert environ.asked == 1
 
 
 @pytest.mark.row(5)
-def test_where_a_key_is_required_a_request_without_is_refused(memory):
+def test_a_request_without_the_required_key_is_refused(memory):
     service = Service(echo, memory, http=HTTPConfig(required=True))
     answer = service.request(key=None)
     assert (answer.status, answer.slug, service.runs) == (400, "key-missing", 0)
@@ -98,7 +98,7 @@ def test_a_resolver_that_returns_none_lets_a_keyed_request_pass(memory):
 
 
 @pytest.mark.row(7)
-def test_methods_and_header_names_are_matched_without_regard_to_case(memory):
+def test_methods_and_header_names_are_case_insensitive(memory):
     http = HTTPConfig(methods=("put",), header="x-IDEM-key")
     service = Service(echo, memory, http=http)
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_methods_and_header_names_are_matched_without_regard_to_case(memory):
 
 
 @pytest.mark.row(8)
-def test_what_the_app_does_to_its_environ_does_not_reach_the_servers(memory):
+def test_changes_of_the_app_to_its_environ_do_not_reach_the_servers_environ(memory):
     def app(environ, start_response):
         environ["PATH_INFO"] = "/elsewhere"
         del environ["wsgi.input"]
@@ -120,7 +120,7 @@ def test_what_the_app_does_to_its_environ_does_not_reach_the_servers(memory):
 
 
 @pytest.mark.row("54a")
-def test_mounted_twice_the_inner_one_passes(memory):
+def test_a_middleware_inside_another_one_passes_the_request_on(memory):
     inner = Service(echo, memory)
     outer = Service(inner.middleware, memory)
     assert outer.request().ok().body == b"{}"
@@ -129,14 +129,14 @@ def test_mounted_twice_the_inner_one_passes(memory):
 
 
 @pytest.mark.row("54a")
-def test_a_foreign_value_in_the_environ_does_not_switch_the_protection_off(memory):
+def test_a_foreign_value_in_the_environ_does_not_disable_the_protection(memory):
     service = Service(echo, memory)
     for _ in range(2):
         answer = service.request(**{"idempotency_mw.execution": "somebody else's"})
     assert answer.replayed
 
 
-def test_the_app_finds_its_execution_in_its_environ_and_while_its_body_is_made(memory):
+def test_the_app_sees_its_execution_in_its_environ_and_while_its_body_is_iterated(memory):
     seen = []
 
     def app(environ, start_response):
@@ -161,14 +161,14 @@ def test_the_app_finds_its_execution_in_its_environ_and_while_its_body_is_made(m
 
 @pytest.mark.row(16, 19)
 @pytest.mark.parametrize("second", [canaries.KEY, "k-2"])
-def test_two_header_lines_are_refused_also_when_another_spelling_was_joined_to_ours(memory, second):
+def test_two_key_headers_are_refused_also_if_one_has_an_underscore(memory, second):
     answer = Service(echo, memory).request(headers=[("Idempotency_Key", second)])
     assert (answer.status, answer.slug) == (400, "key-invalid")
     assert memory.calls == []
 
 
 @pytest.mark.row(15, 18)
-def test_a_key_is_trimmed_and_one_beyond_ascii_is_refused(memory):
+def test_spaces_around_a_key_are_removed_and_a_key_beyond_ascii_is_refused(memory):
     service = Service(echo, memory)
     service.request(key=" k ")
     assert service.request(key="k").replayed
@@ -176,14 +176,14 @@ def test_a_key_is_trimmed_and_one_beyond_ascii_is_refused(memory):
 
 
 @pytest.mark.row(22)
-def test_an_opaque_key_is_taken_as_it_came_but_for_a_comma(memory):
+def test_an_opaque_key_is_used_as_it_came_unless_it_has_a_comma(memory):
     service = Service(echo, memory, http=HTTPConfig(header="PayPal-Request-Id", key_syntax="opaque"))
     ask = [service.request(key=None, headers=[("PayPal-Request-Id", key)]) for key in ('"k"', "k", '"k"', "a,b")]
     assert [answer.ok().replayed for answer in ask] == [False, False, True, False]
     assert ask[3].slug == "key-invalid"
 
 
-# Where it goes.
+# The operation.
 
 
 @pytest.mark.row(55, 83)
@@ -197,7 +197,7 @@ def test_an_opaque_key_is_taken_as_it_came_but_for_a_comma(memory):
         ({"path": "/pay", "query": "a=1&b=2"}, {"path": "/pay", "query": "b=2&a=1"}, True),
     ],
 )
-def test_the_full_path_and_the_method_are_the_operation(memory, one, other, same):
+def test_the_full_path_the_method_and_the_query_make_the_operation(memory, one, other, same):
     service = Service(echo, memory)
     assert service.request(**one).ok().status == 200
     assert service.request(**other).ok().replayed is same
@@ -223,7 +223,7 @@ async def test_a_request_is_the_same_operation_over_asgi(options):
 
 @pytest.mark.row(57)
 @pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-API-Key", "Host"])
-def test_another_credential_with_the_same_key_gets_no_answer(memory, name):
+def test_another_credential_with_the_same_key_is_refused(memory, name):
     service = Service(echo, memory)
     service.request(headers=[(name, "one")])
     assert service.request(headers=[(name, "two")]).slug == "key-reused"
@@ -231,7 +231,7 @@ def test_another_credential_with_the_same_key_gets_no_answer(memory, name):
     assert service.request(headers=[(name, "one")]).replayed
 
 
-def test_the_media_type_is_part_of_the_request_and_a_header_of_that_name_can_not_pose_as_it(memory):
+def test_the_media_type_is_read_from_content_type_and_not_from_http_content_type(memory):
     service = Service(echo, memory)
     service.request()
     assert service.request(HTTP_CONTENT_TYPE="text/plain", HTTP_CONTENT_LENGTH="7").replayed
@@ -239,7 +239,7 @@ def test_the_media_type_is_part_of_the_request_and_a_header_of_that_name_can_not
 
 
 @pytest.mark.parametrize("variable", ["CONTENT_TYPE", "CONTENT_LENGTH"])
-def test_a_server_that_leaves_a_variable_empty_and_one_that_leaves_it_out_say_the_same(memory, variable):
+def test_an_empty_and_a_missing_environ_variable_are_the_same(memory, variable):
     http = HTTPConfig(bound_headers=["content-type", "content-length"])
     middleware = IdempotencyMiddleware(echo, persistence_store=memory, http=http)
     without = environ_of(body=b"")

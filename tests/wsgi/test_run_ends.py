@@ -1,4 +1,4 @@
-"""However a run ends: what is settled, and what stops with it."""
+"""How a run ends: what is stored, and that its heartbeat stops."""
 
 import contextlib
 import gc
@@ -31,12 +31,10 @@ from tests.wsgi.flows import (
     undeclared,
 )
 
-# The flows: each an app that keeps to PEP 3333, however unusual it may be.
-
 
 @pytest.mark.row(46)
 @pytest.mark.parametrize("on_error", ["release", "store"])
-def test_an_app_without_a_response_is_a_failure_that_the_server_reports(memory, on_error):
+def test_an_app_without_a_response_fails_and_the_server_reports_it(memory, on_error):
     service = Service(lambda environ, start: [], memory, config=IdempotencyConfig(on_error=on_error))
     answer = service.request()
     assert isinstance(answer.raised, ProtocolError)
@@ -50,14 +48,14 @@ def test_an_app_without_a_response_is_a_failure_that_the_server_reports(memory, 
 @pytest.mark.row(44)
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("chunks", [(b"do",), (b"do", b"ne!")], ids=["less than declared", "more than declared"])
-def test_an_answer_of_another_length_than_declared_is_not_whole(memory, chunks):
+def test_an_answer_of_another_length_than_declared_is_not_stored(memory, chunks):
     app = answering(*chunks, headers=[TEXT, ("Content-Length", "4")])
     assert Service(app, memory).request().ok().body == b"".join(chunks)
     assert memory.record() is None
 
 
 @pytest.mark.row(43)
-def test_an_exception_after_the_declared_length_leaves_the_record(memory):
+def test_an_exception_after_the_declared_length_keeps_the_record(memory):
     def app(environ, start_response):
         start_response("200 OK", [TEXT, ("Content-Length", "4")])
         yield b"done"
@@ -71,7 +69,7 @@ def test_an_exception_after_the_declared_length_leaves_the_record(memory):
 
 @pytest.mark.row(42)
 @pytest.mark.fault(9)
-def test_an_exception_is_a_stored_failure_where_errors_are_stored(memory):
+def test_with_stored_errors_an_exception_is_replayed_as_a_failure(memory):
     service = Service(raising, memory, config=STORE_ERRORS)
     assert service.request().raised is BROKEN
     retry = service.request().ok()
@@ -79,7 +77,7 @@ def test_an_exception_is_a_stored_failure_where_errors_are_stored(memory):
 
 
 @pytest.mark.row(54)
-def test_a_discarded_exception_is_not_stored_either(memory):
+def test_with_stored_errors_a_discarded_exception_is_not_stored(memory):
     def app(environ, start_response):
         assert current_execution().discard()
         raise BROKEN
@@ -89,7 +87,7 @@ def test_a_discarded_exception_is_not_stored_either(memory):
 
 
 @pytest.mark.row(54)
-def test_discarding_after_the_settling_says_that_it_is_too_late(memory):
+def test_discard_returns_false_after_the_settling(memory):
     said = []
 
     def app(environ, start_response):
@@ -108,7 +106,7 @@ def test_discarding_after_the_settling_says_that_it_is_too_late(memory):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=repr)
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize("moment", ["call", "body", "write"])
-def test_what_interrupts_the_app_leaves_the_claim_to_lapse(memory, clock, error, on_error, moment):
+def test_the_claim_of_an_interrupted_app_lapses(memory, clock, error, on_error, moment):
     def app(environ, start_response):
         write = start_response("200 OK", [TEXT])
         if moment == "write":
@@ -131,14 +129,14 @@ def test_what_interrupts_the_app_leaves_the_claim_to_lapse(memory, clock, error,
     assert service.executions[-1].attempt == 2
 
 
-# Where the store fails.
+# A store that fails.
 
 
 @pytest.mark.row(104)
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("verb", ["complete", "release"])
 @pytest.mark.parametrize("app", [undeclared, an_error], **NAMED)
-def test_a_store_that_fails_at_the_end_changes_nothing_for_the_client(memory, app, verb, caplog):
+def test_a_client_gets_its_answer_if_the_store_fails_at_the_end(memory, app, verb, caplog):
     failing = FailingPersistenceLayer(memory.store)
     failing.fail_before(verb)
     answer = flow(Service(app, failing).middleware).ok()
@@ -150,15 +148,15 @@ def test_a_store_that_fails_at_the_end_changes_nothing_for_the_client(memory, ap
 # The heartbeat.
 
 
-class Odd(Noting):
+class BuggyLayer(Noting):
     """A layer with a bug."""
 
     def complete(self, claim: Any, result: Any) -> Any:
         raise ZeroDivisionError
 
 
-def ending_in(environ, start_response):
-    """Be settled by the declared length, and go on a little."""
+def ending_late(environ, start_response):
+    """Settle by the declared length, and run a little longer."""
     start_response("200 OK", [TEXT, ("Content-Length", "4")])
     yield b"done"
     time.sleep(0.05)
@@ -176,10 +174,10 @@ def endless(environ, start_response):
 @pytest.mark.row(51, 77, 94)
 @pytest.mark.parametrize(
     ("app", "layer"),
-    [(ending_in, Noting), (interrupted, Noting), (endless, Noting), (a_list, Odd), (raising, Noting)],
+    [(ending_late, Noting), (interrupted, Noting), (endless, Noting), (a_list, BuggyLayer), (raising, Noting)],
     **NAMED,
 )
-def test_however_a_run_ends_its_heartbeat_ends_too(app, layer, caplog):
+def test_the_heartbeat_stops_however_the_run_ends(app, layer, caplog):
     store = layer(MemoryPersistenceLayer())
     config = IdempotencyConfig(lease_seconds=0.03, expires_after_seconds=0.1)
     middleware = IdempotencyMiddleware(app, persistence_store=store, config=config, http=SMALL)
@@ -197,7 +195,7 @@ def test_however_a_run_ends_its_heartbeat_ends_too(app, layer, caplog):
     assert "claim was lost" not in caplog.text
 
 
-def test_an_error_that_goes_back_to_the_app_is_kept_by_no_cycle(memory):
+def test_an_error_raised_by_start_response_is_in_no_reference_cycle(memory):
     class OneError(Exception):
         pass
 
@@ -222,7 +220,7 @@ def test_an_error_that_goes_back_to_the_app_is_kept_by_no_cycle(memory):
         gc.enable()
 
 
-def test_a_server_that_closes_at_once_is_told_nothing(memory):
+def test_closing_the_body_without_iterating_it_stores_the_answer(memory):
     started = []
     service = Service(nothing, memory)
     service.middleware(environ_of(), lambda *arguments: started.append(arguments)).close()

@@ -1,0 +1,19 @@
+"""The one place where tests look behind the memory layer's interface, at the records that it holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+from idempotency_mw.persistence.memory import MemoryPersistenceLayer
+
+__all__ = ["held", "rewrite_results"]
+
+
+def held(layer: MemoryPersistenceLayer) -> dict[str, Any]:
+    """Return the layer's own records by storage key, with the expired ones. Changes to them change the layer."""
+    return layer._records
+
+
+def rewrite_results(layer: MemoryPersistenceLayer, change: Callable[[bytes], bytes]) -> None:
+    """Change the bytes of every record's result."""
+    for write in held(layer).values():
+        object.__setattr__(write.frame, "result", change(write.frame.result))
