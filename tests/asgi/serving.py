@@ -249,6 +249,10 @@ class Caller:
         self._writer.write(data)
         await self._writer.drain()
 
+    def end_writing(self) -> None:
+        """Send a FIN; the server's answer can still be read."""
+        self._writer.write_eof()
+
     async def read_until(self, what: bytes, within: float = 10.0) -> None:
         """Read until `what` was received; more may follow it."""
         async with asyncio.timeout(within):

@@ -22,7 +22,7 @@ json_data = st.recursive(
 )
 
 
-# The storage key of every record in every store depends on these: a change here orphans them all.
+# The storage key of every record in every store depends on these: a change here orphans all records.
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -32,17 +32,17 @@ json_data = st.recursive(
         ([b"ab", b"c"], "430fb1b4ac43316eca81fab27a1930ab8eff8fef6a1dc7903dce44bbc2790dc5"),
     ],
 )
-def test_a_digest_stays_what_it_was(given: list[bytes], expected: str) -> None:
+def test_the_digests_are_pinned(given: list[bytes], expected: str) -> None:
     assert digest(given) == expected
 
 
-def test_a_digest_is_that_of_the_parts_with_their_lengths_in_front() -> None:
+def test_a_digest_is_sha256_of_the_parts_with_their_lengths_in_front() -> None:
     assert digest([b"a", b"bc"]) == sha256(b"1:a2:bc").hexdigest()
     assert digest(iter([b"a", b"bc"])) == digest([b"a", b"bc"])
 
 
 @pytest.mark.parametrize("sizes", [(1, LARGE, 1), (LARGE,), (LARGE - 1, LARGE + 1), (LARGE, LARGE)])
-def test_a_large_part_is_hashed_as_a_small_one_is(sizes: tuple[int, ...]) -> None:
+def test_a_large_part_is_hashed_like_a_small_one(sizes: tuple[int, ...]) -> None:
     whole = b"".join(b"%d:%b" % (size, b"p" * size) for size in sizes)
     assert digest(b"p" * size for size in sizes) == sha256(whole).hexdigest()
 
@@ -55,7 +55,7 @@ def test_only_equal_parts_have_equal_digests(one: list[bytes], other: list[bytes
 
 @pytest.mark.row(56)
 @given(parts.filter(lambda given: len(given) > 1), st.data())
-def test_moving_a_delimiter_changes_the_digest(given: list[bytes], data: st.DataObject) -> None:
+def test_moving_a_boundary_between_two_parts_changes_the_digest(given: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(given)
     at = data.draw(st.integers(0, len(whole)))
     assume([whole[:at], whole[at:]] != given)
@@ -67,12 +67,12 @@ def test_only_equal_text_has_equal_bytes(one: str, other: str) -> None:
     assert (text(one) == text(other)) is (one == other)
 
 
-def test_half_of_a_surrogate_pair_has_bytes_of_its_own() -> None:
+def test_a_lone_surrogate_has_bytes_of_its_own() -> None:
     texts = ["\ud83d", "\ude00", "\ud83d\ude00", "\U0001f600", "\ufffd", "?"]
     assert len({text(each) for each in texts}) == len(texts)
 
 
-def test_unicode_forms_are_told_apart() -> None:
+def test_unicode_normalization_forms_have_different_bytes() -> None:
     assert text("\u00e9") != text("e\u0301")
 
 
@@ -85,12 +85,12 @@ def test_unicode_forms_are_told_apart() -> None:
         ([1, 1.0, -0.0, 1e100], b"[1,1.0,-0.0,1e+100]"),
     ],
 )
-def test_the_canonical_form_stays_what_it_was(data: Any, expected: bytes) -> None:
+def test_the_canonical_form_is_pinned(data: Any, expected: bytes) -> None:
     assert canonical(data) == expected
 
 
 @given(json_data)
-def test_the_order_of_members_does_not_matter(data: Any) -> None:
+def test_the_canonical_form_does_not_depend_on_the_order_of_members(data: Any) -> None:
     def reversed_members(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: reversed_members(value[name]) for name in reversed(value)}
@@ -133,7 +133,7 @@ def circle() -> list[Any]:
         circle,
     ],
 )
-def test_what_is_not_json_has_no_canonical_form_and_is_not_quoted(make: Any) -> None:
+def test_data_that_is_not_json_is_refused_without_quoting_it(make: Any) -> None:
     data = make()
     with pytest.raises(IdempotencyKeyError) as caught:
         canonical(data)

@@ -24,7 +24,7 @@ from tests.core.showing import SECRET, shown
         ("@", None, None),
     ],
 )
-def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expected: Any) -> None:
+def test_a_selection_is_the_result_of_jmespath(expression: str, data: Any, expected: Any) -> None:
     assert Selection(expression).of(data) == expected
 
 
@@ -39,13 +39,13 @@ def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expect
         ("max_by(@, &card)", [{"card": SECRET}, {"card": 1}]),
     ],
 )
-def test_an_expression_that_fails_on_a_payload_does_not_quote_it(expression: str, data: Any) -> None:
+def test_the_error_of_a_failing_expression_does_not_quote_the_payload(expression: str, data: Any) -> None:
     with pytest.raises(IdempotencyKeyError, match="fails on this payload") as caught:
         Selection(expression).of(data)
     assert SECRET not in shown(caught.value)
 
 
-class Shouting(functions.Functions):
+class OwnFunctions(functions.Functions):
     @functions.signature({"types": ["string"]})
     def _func_shout(self, value: str) -> str:
         return value.upper()
@@ -55,14 +55,14 @@ class Shouting(functions.Functions):
         return value[SECRET]
 
 
-OPTIONS = jmespath.Options(custom_functions=Shouting())
+OPTIONS = jmespath.Options(custom_functions=OwnFunctions())
 
 
 def test_custom_functions_are_added_to_those_of_jmespath() -> None:
     assert Selection("shout(to_string(id))", OPTIONS).of({"id": "a"}) == "A"
 
 
-def test_a_function_that_there_is_not_is_found_before_it_is_called() -> None:
+def test_an_unknown_function_is_refused_when_the_expression_is_compiled() -> None:
     for options in (None, jmespath.Options(), jmespath.Options(dict_cls=dict)):
         with pytest.raises(UnknownFunctionError, match=r"there is no function shout\(\)"):
             Selection("a.b || [c, shout(d)]", options)
@@ -70,22 +70,22 @@ def test_a_function_that_there_is_not_is_found_before_it_is_called() -> None:
         Selection("whisper(id)", OPTIONS)
 
 
-class Answering:
+class AnyFunction:
     def call_function(self, name: str, arguments: list[Any]) -> str:
         return f"{name} {arguments}"
 
 
-def test_functions_that_are_in_no_table_are_left_to_jmespath() -> None:
-    assert Selection("shout(id)", jmespath.Options(custom_functions=Answering())).of({"id": 1}) == "shout [1]"
+def test_a_custom_functions_object_without_a_table_is_left_to_jmespath() -> None:
+    assert Selection("shout(id)", jmespath.Options(custom_functions=AnyFunction())).of({"id": 1}) == "shout [1]"
 
 
-def test_a_custom_function_that_fails_does_not_quote_the_payload() -> None:
+def test_the_error_of_a_failing_custom_function_does_not_quote_the_payload() -> None:
     with pytest.raises(IdempotencyKeyError, match="KeyError") as caught:
         Selection("card(@)", OPTIONS).of({})
     assert SECRET not in shown(caught.value)
 
 
-def test_what_a_custom_function_returns_may_have_no_canonical_form() -> None:
+def test_a_selected_value_without_a_canonical_form_is_refused() -> None:
     reference = Selection("&card").of({"card": SECRET})
     with pytest.raises(IdempotencyKeyError):
         canonical(reference)

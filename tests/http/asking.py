@@ -1,4 +1,4 @@
-"""Requests without a server, and what an exchange makes of them."""
+"""Requests as values, and helpers to ask an exchange about them."""
 
 from typing import Any, assert_never
 
@@ -25,7 +25,7 @@ def request(
 
 
 def reached(ours: Exchange, asked: Request, body: bytes = b"", caller: object = None) -> Operation | str:
-    """Return the operation, or what ended the way to it: `pass`, `pass, body unread`, or the problem's slug."""
+    """Return the operation. Without one: `pass`, `pass, body unread`, or the slug of the refusal."""
     wanted = ours.head(asked)
     match wanted:
         case Pass():
@@ -55,7 +55,7 @@ def operation(ours: Exchange, asked: Request, body: bytes = b"", caller: object 
 
 
 def key_of(ours: Exchange, asked: Request, body: bytes = b"") -> str:
-    """Return the key, or what ended the way to it."""
+    """Return the key. Without one: `pass`, `pass, body unread`, or the slug of the refusal."""
     wanted = ours.head(asked)
     keyed = ours.keyed(wanted, body) if isinstance(wanted, Wanted) else wanted
     if isinstance(keyed, Keyed):
@@ -75,7 +75,7 @@ FIRST = operation(OURS, BASE, b"body")
 
 
 def answered(ours: Exchange, asked: Request, status: int, headers: Headers, *chunks: bytes) -> bytes:
-    """Return what the store is given for a whole answer."""
+    """Return the bytes that the store gets for a whole answer."""
     capture = ours.replies.capture(asked)
     capture.start(status, headers)
     for chunk in chunks:

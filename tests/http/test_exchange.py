@@ -13,7 +13,7 @@ from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Refuse, Wanted
 from tests.http.asking import JSON, KEY, exchange, key_of, operation, reached, request
 
-# Which requests are ours.
+# Which requests are protected.
 
 
 @pytest.mark.row(2, 4, 5, 7)
@@ -44,13 +44,13 @@ def test_which_methods_are_protected(http: HTTPConfig, method: str, protected: b
         (HTTPConfig(header=None), "id", None),
     ],
 )
-def test_the_header_without_which_a_request_passes(
+def test_a_request_without_the_sought_header_can_pass_at_once(
     http: HTTPConfig, event_key: str | None, sought: bytes | None
 ) -> None:
     assert exchange(http, event_key_jmespath=event_key).sought_header == sought
 
 
-def test_a_key_has_to_be_somewhere() -> None:
+def test_a_configuration_without_any_place_for_the_key_is_refused() -> None:
     with pytest.raises(IdempotencyConfigurationError, match=r"header is None.*event_key_jmespath"):
         exchange(HTTPConfig(header=None))
 
@@ -69,7 +69,9 @@ def test_a_request_without_a_key_passes_unless_one_is_required() -> None:
         (HTTPConfig(header=None, required=True), "id", "body"),
     ],
 )
-def test_a_missing_key_learns_where_it_belongs(http: HTTPConfig, event_key: str | None, named: str) -> None:
+def test_the_refusal_of_a_missing_key_says_where_it_belongs(
+    http: HTTPConfig, event_key: str | None, named: str
+) -> None:
     ours = exchange(http, event_key_jmespath=event_key)
     asked = request(JSON)
     found = ours.head(asked)
@@ -79,17 +81,17 @@ def test_a_missing_key_learns_where_it_belongs(http: HTTPConfig, event_key: str 
     assert named in found.refusal.detail
 
 
-# Section B: what the header's syntax makes of the record. Its rows in full are in test_key.py.
+# Section B: which keys in a header have which record. All rows of the syntax are in test_key.py.
 
 
 @pytest.mark.row(9, 10, 18)
-def test_quoted_and_bare_are_one_record() -> None:
+def test_a_quoted_and_a_bare_key_have_the_same_record() -> None:
     keys = [b'"8e03"', b"8e03", b"  8e03 ", b' "8e03";p=1']
     assert len({operation(exchange(), request((b"idempotency-key", key))) for key in keys}) == 1
 
 
 @pytest.mark.row(20, 21)
-def test_other_keys_are_other_records_however_they_look() -> None:
+def test_different_keys_have_different_records_even_if_they_look_like_commands() -> None:
     keys = [b"a", b"A", b"a:b", b"a*", b"*", b"{a}", b'"DEL a"', b"a/b", b'"a b"', b'"a\\"b"']
     found = {operation(exchange(), request((b"idempotency-key", key))).storage_key for key in keys}
     assert len(found) == len(keys)
@@ -112,14 +114,14 @@ def test_a_header_with_a_similar_name_is_not_the_key() -> None:
 
 
 @pytest.mark.row(22)
-def test_another_header_with_opaque_keys() -> None:
+def test_a_configured_header_with_opaque_keys() -> None:
     ours = exchange(HTTPConfig(header="PayPal-Request-Id", key_syntax="opaque"))
     assert key_of(ours, request((b"paypal-request-id", b'"a" b;c'))) == '"a" b;c'
     assert key_of(ours, request((b"paypal-request-id", b"a,b"))) == "key-invalid"
     assert key_of(ours, request(KEY)) == "pass, body unread"
 
 
-# Section C.
+# Section C: a key in the body.
 
 OPTIONAL, REQUIRED = HTTPConfig(), HTTPConfig(required=True)
 DEEP = b"[" * 100_000
@@ -163,7 +165,7 @@ BODIES = [
         for at, (row, *cells) in enumerate(BODIES)
     ],
 )
-def test_what_is_the_key_in_a_body(media: str, body: bytes, optional: str, required: str) -> None:
+def test_the_key_in_a_body(media: str, body: bytes, optional: str, required: str) -> None:
     asked = request(*([(b"content-type", media.encode())] if media else []))
     assert key_of(exchange(OPTIONAL, event_key_jmespath="id"), asked, body) == optional
     assert key_of(exchange(REQUIRED, event_key_jmespath="id"), asked, body) == required
@@ -204,13 +206,13 @@ def test_several_fields_make_one_key(body: Any, key: str) -> None:
         (b'"k', b'{"id": "k"}', "key-invalid"),
     ],
 )
-def test_a_key_in_the_header_and_one_in_the_body(header: bytes, body: bytes, key: str) -> None:
+def test_keys_in_both_the_header_and_the_body(header: bytes, body: bytes, key: str) -> None:
     ours = exchange(event_key_jmespath="id")
     assert key_of(ours, request(JSON, (b"idempotency-key", header)), body) == key
 
 
 @pytest.mark.row(29)
-def test_several_fields_equal_the_header_by_their_text() -> None:
+def test_a_header_equals_several_fields_if_it_is_their_text() -> None:
     ours = exchange(event_key_jmespath="[t, id]")
     asked = request(JSON, (b"idempotency-key", b'"[\\"a\\",\\"7\\"]"'))
     assert key_of(ours, asked, b'{"t": "a", "id": 7}') == '["a","7"]'
@@ -218,7 +220,7 @@ def test_several_fields_equal_the_header_by_their_text() -> None:
 
 
 @pytest.mark.row(28)
-def test_a_key_in_the_body_only_leaves_the_header_alone() -> None:
+def test_with_header_none_the_header_is_ignored() -> None:
     ours = exchange(HTTPConfig(header=None), event_key_jmespath="id")
     assert key_of(ours, request(JSON, KEY), b'{"id": "b"}') == "b"
     assert key_of(ours, request(JSON, KEY), b"{}") == "pass"
@@ -231,31 +233,31 @@ def test_a_body_that_is_not_json_may_have_its_key_in_the_header() -> None:
 
 
 @pytest.mark.row(26, 31)
-def test_an_expression_that_fails_is_a_body_that_cannot_be_used() -> None:
+def test_a_body_on_which_the_expression_fails_is_refused() -> None:
     assert key_of(exchange(event_key_jmespath="abs(id)"), request(JSON), b'{"id": "4111"}') == "body-invalid"
 
 
-class Summing(functions.Functions):
+class OrderFunctions(functions.Functions):
     @functions.signature({"types": ["object"]})
     def _func_order(self, value: dict[str, Any]) -> Any:
         return value["order"]
 
 
-def test_custom_functions_are_used() -> None:
-    options = jmespath.Options(custom_functions=Summing())
+def test_an_expression_can_call_custom_functions() -> None:
+    options = jmespath.Options(custom_functions=OrderFunctions())
     ours = exchange(event_key_jmespath="order(@)", jmespath_options=options)
     assert key_of(ours, request(JSON), b'{"order": "a"}') == "a"
     assert key_of(ours, request(JSON), b"{}") == "body-invalid"
 
 
 @pytest.mark.row(31)
-def test_a_sum_of_too_many_digits_is_refused() -> None:
+def test_a_key_computed_as_a_sum_of_too_many_digits_is_refused() -> None:
     body = b'{"ids": [%b, %b]}' % (b"9" * 4300, b"9" * 4300)
     assert key_of(exchange(event_key_jmespath="sum(ids)"), request(JSON), body) == "key-invalid"
 
 
 @pytest.mark.row(26)
-def test_without_a_key_a_payload_need_not_be_selectable() -> None:
+def test_the_validation_expression_may_fail_on_a_body_without_a_key() -> None:
     ours = exchange(event_key_jmespath="id", payload_validation_jmespath="sum(prices)")
     assert reached(ours, request(JSON), b'{"prices": ["a"]}') == "pass"
     assert reached(ours, request(JSON), b'{"prices": ["a"], "id": "k"}') == "body-invalid"
@@ -274,7 +276,7 @@ def test_a_declared_length_over_the_limit_is_refused_at_once(length: bytes, foun
 
 
 @pytest.mark.row(33)
-def test_the_limit_holds_where_a_body_is_read_for_its_key_and_nowhere_else() -> None:
+def test_a_body_without_a_header_key_is_limited_only_if_it_is_read_for_its_key() -> None:
     http = HTTPConfig(max_request_body=100)
     large = (b"content-length", b"101")
     assert reached(exchange(http), request(JSON, large)) == "pass, body unread"
@@ -283,7 +285,7 @@ def test_the_limit_holds_where_a_body_is_read_for_its_key_and_nowhere_else() -> 
 
 
 @pytest.mark.row(5, 33)
-def test_the_key_is_looked_at_before_the_size() -> None:
+def test_the_key_is_checked_before_the_size() -> None:
     http = HTTPConfig(max_request_body=0, required=True)
     large = (b"content-length", b"1")
     assert reached(exchange(http), request(large)) == "key-missing"

@@ -15,18 +15,18 @@ from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.message import Request
 from tests.http.asking import BASE, FIRST, JSON, KEY, OURS, exchange, operation, reached, request
 
-# What makes an operation.
+# The operation.
 
 
-# Every record depends on these: they may change only together with a way to read what is stored.
-def test_an_operation_stays_what_it_was() -> None:
+# Every record depends on these digests: if they change, all stored records are orphaned.
+def test_the_digests_of_an_operation_are_pinned() -> None:
     assert operation(OURS, request(KEY), b"body") == Operation(
         storage_key="77023e5e5ab18e2f46f666c3c5fa5ff9a24cde8b731a9fc14722a42e5dfd7b70",
         fingerprint="b976bd89ab0ac9a59d7bbd36a7a83f0a24e782d867807dea3b18fe7a4c5a8de7",
     )
 
 
-def test_an_operation_with_all_its_parts_stays_what_it_was() -> None:
+def test_the_digests_of_an_operation_with_all_its_parts_are_pinned() -> None:
     http = HTTPConfig(caller=str)
     ours = exchange(http, key_prefix="orders", event_key_jmespath="id", payload_validation_jmespath="{a: a}")
     asked = request((b"content-type", b"application/json"), method="PATCH", path="/\u00fc", query=b"b=%41&a=")
@@ -38,7 +38,7 @@ def test_an_operation_with_all_its_parts_stays_what_it_was() -> None:
 
 @dataclass(frozen=True)
 class Other:
-    """What another request has, and whether it names another key, or is another request with this one."""
+    """Another request: its head and body, and the exchange that it is given to."""
 
     asked: Request
     body: bytes = b"body"
@@ -81,13 +81,13 @@ SAME_REQUESTS = {
 
 @pytest.mark.row(20, 55)
 @pytest.mark.parametrize("other", OTHER_KEYS.values(), ids=OTHER_KEYS)
-def test_another_key_is_another_record(other: Other) -> None:
+def test_another_key_method_path_or_prefix_has_another_record(other: Other) -> None:
     assert operation(other.ours, other.asked, other.body).storage_key != FIRST.storage_key
 
 
 @pytest.mark.row(36, 57)
 @pytest.mark.parametrize("other", OTHER_REQUESTS.values(), ids=OTHER_REQUESTS)
-def test_another_request_with_the_key_has_another_fingerprint(other: Other) -> None:
+def test_another_request_with_the_same_key_has_another_fingerprint(other: Other) -> None:
     found = operation(other.ours, other.asked, other.body)
     assert found.storage_key == FIRST.storage_key
     assert found.fingerprint != FIRST.fingerprint
@@ -100,7 +100,7 @@ def test_a_retry_is_the_same_operation(other: Other) -> None:
 
 
 @pytest.mark.row(84)
-def test_the_order_of_a_query_counts_only_within_a_name() -> None:
+def test_in_a_query_the_order_of_values_matters_and_that_of_names_does_not() -> None:
     def of(query: bytes) -> Operation:
         return operation(OURS, BASE._replace(query=query))
 
@@ -109,7 +109,7 @@ def test_the_order_of_a_query_counts_only_within_a_name() -> None:
 
 
 @pytest.mark.row(56)
-def test_parts_of_an_operation_cannot_run_into_each_other() -> None:
+def test_moving_a_boundary_between_two_parts_changes_the_storage_key() -> None:
     def of(caller: str, path: str, key: bytes, prefix: str = "") -> str:
         ours = exchange(HTTPConfig(caller=str), key_prefix=prefix)
         return operation(ours, request((b"idempotency-key", key), path=path), caller=caller).storage_key
@@ -126,7 +126,7 @@ def test_parts_of_an_operation_cannot_run_into_each_other() -> None:
     assert len(set(found)) == len(found)
 
 
-# What of the body counts.
+# The body.
 
 
 def fingerprint(ours: Exchange, body: bytes, media: bytes = b"application/json") -> str:
@@ -134,7 +134,7 @@ def fingerprint(ours: Exchange, body: bytes, media: bytes = b"application/json")
 
 
 @pytest.mark.row(36)
-def test_the_selected_part_of_a_body_counts_in_any_form() -> None:
+def test_the_fingerprint_depends_on_the_selected_values_and_not_on_their_form() -> None:
     ours = exchange(payload_validation_jmespath="{a: amount, c: currency}")
     first = fingerprint(ours, b'{"amount": 1, "currency": "EUR", "sent": 1}')
     assert fingerprint(ours, b'{"currency":"\\u0045UR","sent":2,"amount":1}') == first
@@ -144,7 +144,7 @@ def test_the_selected_part_of_a_body_counts_in_any_form() -> None:
 
 
 @pytest.mark.row(28)
-def test_a_body_that_cannot_be_parsed_counts_by_its_bytes() -> None:
+def test_an_unparsable_body_is_compared_by_its_bytes() -> None:
     ours = exchange(payload_validation_jmespath="amount")
     found = [
         fingerprint(ours, b'{"amount": 1'),
@@ -158,14 +158,14 @@ def test_a_body_that_cannot_be_parsed_counts_by_its_bytes() -> None:
 
 @pytest.mark.row(31)
 @pytest.mark.parametrize("amount", [b"1e999", b"-1e999", b"9" * 400 + b".0", b"[[1e400]]"])
-def test_a_number_over_the_range_of_floats_is_not_taken_for_another(amount: bytes) -> None:
+def test_a_selected_number_beyond_the_range_of_floats_is_refused(amount: bytes) -> None:
     ours = exchange(payload_validation_jmespath="amount")
     assert reached(ours, request(KEY, JSON), b'{"amount": %b}' % amount) == "body-invalid"
     assert isinstance(reached(ours, request(KEY, JSON), b'{"amount": 1, "other": %b}' % amount), Operation)
 
 
 @pytest.mark.row(30)
-def test_a_body_that_need_not_be_read_may_have_what_it_likes() -> None:
+def test_duplicate_members_are_refused_only_in_a_body_that_must_be_parsed() -> None:
     assert fingerprint(exchange(), b'{"a": 1, "a": 2}') != fingerprint(exchange(), b'{"a": 2}')
     assert (
         reached(exchange(payload_validation_jmespath="a"), request(KEY, JSON), b'{"b": 1, "b": 2}')
@@ -188,7 +188,7 @@ def test_a_multipart_retry_with_another_boundary_is_the_same_request() -> None:
     assert of(b"aaa", b"pay --aaa") != of(b"bbb", b"pay --bbb")
 
 
-def test_a_selection_and_bytes_never_have_the_same_fingerprint() -> None:
+def test_a_selection_and_the_same_bytes_have_different_fingerprints() -> None:
     assert fingerprint(exchange(payload_validation_jmespath="@"), b"[1]") != fingerprint(exchange(), b"[1]")
 
 
@@ -224,17 +224,17 @@ DIFFERENT = [
 
 @pytest.mark.row(84)
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_the_same_members_make_equal_queries(one: bytes, other: bytes) -> None:
+def test_queries_of_the_same_members_are_equal(one: bytes, other: bytes) -> None:
     assert canonical_query(one) == canonical_query(other)
 
 
 @pytest.mark.row(84)
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_other_members_or_another_order_of_values_make_different_queries(one: bytes, other: bytes) -> None:
+def test_queries_of_other_members_or_another_order_of_values_differ(one: bytes, other: bytes) -> None:
     assert canonical_query(one) != canonical_query(other)
 
 
-def test_the_canonical_query_stays_what_it_was() -> None:
+def test_the_canonical_query_is_pinned() -> None:
     assert canonical_query(b"") == b""
     assert canonical_query(b"b=2&a=%E9&a=") == b"1:a2:\xc3\xa91:a0:1:b1:2"
 
@@ -250,7 +250,7 @@ def by_name(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @pytest.mark.row(84)
 @given(members, members)
-def test_queries_are_equal_exactly_where_their_members_are(
+def test_two_queries_are_equal_only_if_their_members_are(
     one: list[tuple[str, str]], other: list[tuple[str, str]]
 ) -> None:
     first = urlencode(one, encoding="latin-1", quote_via=quote).encode()
@@ -259,7 +259,7 @@ def test_queries_are_equal_exactly_where_their_members_are(
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_query(query: bytes) -> None:
+def test_any_bytes_have_a_canonical_query(query: bytes) -> None:
     assert canonical_query(query) == canonical_query(query + b"&")
 
 

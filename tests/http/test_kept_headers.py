@@ -29,14 +29,14 @@ def is_kept(name: str) -> bool:
         "Upgrade",
     ],
 )
-def test_what_is_of_the_connection_is_not_kept(name: str) -> None:
+def test_connection_headers_are_not_kept(name: str) -> None:
     assert [is_kept(form) for form in (name, name.lower(), name.upper())] == [False] * 3
     nothing_dropped = KeptHeaders((), b"idempotent-replayed")
     assert nothing_dropped.of(((name.lower().encode(), b"x"),)) == ()
 
 
 @pytest.mark.row(63)
-def test_what_the_connection_names_is_not_kept() -> None:
+def test_headers_named_by_the_connection_header_are_not_kept() -> None:
     headers = lines("""
         connection: close, X-Hop ,, x-other
         x-hop: 1
@@ -58,12 +58,12 @@ def test_what_the_connection_names_is_not_kept() -> None:
         "Server-Timing", "traceparent", "tracestate", "X-Request-ID", "X-Correlation-ID",
     ],
 )  # fmt: skip
-def test_what_is_true_of_one_answer_only_is_not_kept(name: str) -> None:
+def test_headers_that_are_true_of_one_answer_only_are_not_kept(name: str) -> None:
     assert [is_kept(form) for form in (name, name.lower(), name.upper())] == [False] * 3
 
 
 @pytest.mark.row(70)
-def test_the_marker_is_not_kept_even_if_nothing_else_is_dropped() -> None:
+def test_the_replay_marker_is_not_kept_even_if_nothing_else_is_dropped() -> None:
     assert KeptHeaders((), b"x-replayed").of(((b"X-Replayed", b"true"), (b"x-a", b"1"))) == ((b"x-a", b"1"),)
 
 
@@ -82,12 +82,12 @@ def test_the_marker_is_not_kept_even_if_nothing_else_is_dropped() -> None:
         "TE-X",
     ],
 )
-def test_what_is_of_the_answer_is_kept(name: str) -> None:
+def test_other_headers_are_kept(name: str) -> None:
     assert is_kept(name)
 
 
 @pytest.mark.row(62, 68, 69)
-def test_repeated_headers_and_their_order_and_bytes_are_kept() -> None:
+def test_repeated_headers_keep_their_order_and_bytes() -> None:
     headers = (
         (b"link", b"</a>; rel=a"),
         (b"set-cookie", b"a=b"),
@@ -100,13 +100,13 @@ def test_repeated_headers_and_their_order_and_bytes_are_kept() -> None:
 
 
 @pytest.mark.row(65)
-def test_the_length_is_kept_only_where_it_is_not_the_length_of_the_body() -> None:
+def test_content_length_is_kept_only_for_a_bodiless_response() -> None:
     headers = lines("Content-Length: 5\nx-a: 1")
     assert KEPT.of(headers) == ((b"x-a", b"1"),)
     assert KEPT.of(headers, keeps_length=True) == headers
 
 
-def test_a_star_at_the_end_stands_for_any_ending() -> None:
+def test_a_star_at_the_end_of_a_name_matches_any_ending() -> None:
     kept = KeptHeaders(("x-*", "a*b"), b"idempotent-replayed")
     assert kept.of(lines("x-a: 1\nX-: 2\nx: 3\naxb: 4\na*b: 5")) == lines("x: 3\naxb: 4")
     assert KeptHeaders(("*",), b"idempotent-replayed").of(lines("x-a: 1\ncontent-type: a/b")) == ()

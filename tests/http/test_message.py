@@ -16,10 +16,10 @@ from tests.http.asking import lines
         ([b"a", b"b, c"], [b"a", b"b", b"c"]),
     ],
 )
-def test_a_list_of_a_header_is_its_members(given_lines: list[bytes], members: list[bytes]) -> None:
+def test_a_list_header_is_split_into_its_members(given_lines: list[bytes], members: list[bytes]) -> None:
     assert split_list(given_lines) == members
 
 
 @pytest.mark.row(62)
-def test_the_values_of_a_header_are_those_of_all_its_lines() -> None:
+def test_the_values_of_a_header_come_from_all_its_lines() -> None:
     assert values(lines("a: 1\nb: 2\na: 3"), b"a") == [b"1", b"3"]

@@ -1,4 +1,4 @@
-"""From an answer to its replay, section F of the table; the hook on replays; refusals."""
+"""From an answer to its record and its replay, section F of the table; the response hook; refusals."""
 
 import json
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from tests.http.asking import (
     there_and_back,
 )
 
-# Section F: the way of an answer into the store, and out of it.
+# Section F: from an answer to its record, and to its replay.
 
 
 @pytest.mark.row(35, 62, 65, 67, 68, 69)
-def test_a_replay_is_the_answer_marked_and_with_its_length() -> None:
+def test_a_replay_is_the_answer_with_its_length_and_a_marker() -> None:
     headers = (
         (b"link", b"<a>"),
         (b"location", b"../a"),
@@ -51,7 +51,7 @@ def test_a_streamed_answer_is_replayed_with_its_length() -> None:
 
 
 @pytest.mark.row(60, 63, 64)
-def test_what_is_not_of_the_answer_is_not_replayed() -> None:
+def test_headers_that_belong_to_the_first_transmission_are_not_replayed() -> None:
     headers = (
         (b"date", b"now"),
         (b"set-cookie", b"s3cr3t"),
@@ -64,7 +64,7 @@ def test_what_is_not_of_the_answer_is_not_replayed() -> None:
 
 
 @pytest.mark.row(60, 64)
-def test_what_is_dropped_is_a_choice() -> None:
+def test_the_dropped_headers_are_configurable() -> None:
     headers = ((b"date", b"now"), (b"x-b", b"1"), (b"te", b"x"))
     replay = there_and_back(200, headers, dropped_headers=["X-*"])
     assert replay.headers == ((b"date", b"now"), length(0), MARKER)
@@ -80,21 +80,21 @@ def test_a_bodiless_status_is_replayed_without_a_body(status: int, expected: Hea
 
 
 @pytest.mark.row(2, 71)
-def test_a_head_is_replayed_without_a_body_but_with_its_length() -> None:
+def test_an_answer_to_head_is_replayed_without_a_body_but_with_its_length() -> None:
     headers = ((b"content-type", b"text/plain"), (b"content-length", b"7"))
     assert there_and_back(200, headers, method="HEAD") == Response(200, (*headers, MARKER), b"")
     assert there_and_back(200, headers[:1], b"ignored", method="HEAD") == Response(200, (headers[0], MARKER), b"")
 
 
 @pytest.mark.row(70)
-def test_a_marker_of_the_app_is_removed() -> None:
+def test_a_replay_marker_that_the_app_sets_is_removed() -> None:
     headers = ((b"Idempotent-Replayed", b"false"), (b"x-a", b"1"))
     assert exchange().replies.without_marker(headers) == ((b"x-a", b"1"),)
     assert there_and_back(200, headers).headers == ((b"x-a", b"1"), length(0), MARKER)
 
 
 @pytest.mark.row(35, 70)
-def test_the_name_of_the_marker_is_a_choice() -> None:
+def test_the_replay_marker_has_the_configured_name() -> None:
     headers = ((b"idempotent-replayed", b"mine"), (b"x-replayed", b"mine"))
     replay = there_and_back(200, headers, replay_header="X-Replayed")
     assert replay.headers == (headers[0], length(0), (b"x-replayed", b"true"))
@@ -102,7 +102,7 @@ def test_the_name_of_the_marker_is_a_choice() -> None:
 
 @pytest.mark.row(72)
 @pytest.mark.parametrize("line", [(b"x", b"a\r\nb: c"), (b"x", b"a\x00"), (b"a:b", b"c"), (b"", b"x")])
-def test_an_answer_that_cannot_be_sent_is_not_kept(line: tuple[bytes, bytes]) -> None:
+def test_an_answer_with_an_invalid_header_is_not_encoded(line: tuple[bytes, bytes]) -> None:
     capture = exchange().replies.capture(BASE)
     capture.start(200, (line,))
     capture.finish()
@@ -113,7 +113,7 @@ def test_an_answer_that_cannot_be_sent_is_not_kept(line: tuple[bytes, bytes]) ->
 @pytest.mark.parametrize(
     "result", [None, b"", b"x", b"2200000000", b"1200000008a:b\r\nc:\nd", b"1200000005a:\x00\nd"]
 )
-def test_a_stored_answer_that_cannot_be_read_is_a_refusal_and_reported(
+def test_an_unreadable_stored_answer_is_refused_and_reported(
     result: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusal = replayed(OURS, BASE, result)
@@ -127,7 +127,7 @@ def test_a_stored_answer_that_cannot_be_read_is_a_refusal_and_reported(
     assert replayed(OURS, BASE._replace(method="HEAD"), result).body == b""
 
 
-# The hook.
+# The response hook.
 
 
 def hooked(hook: Callable[[Response, Record], Any], result: bytes) -> Response:
@@ -148,30 +148,30 @@ def test_a_hook_changes_a_replay() -> None:
     assert seen[0][1].status is Status.COMPLETED
 
 
-def test_a_hook_may_replace_a_part_of_the_response() -> None:
+def test_a_hook_can_replace_a_part_of_the_response() -> None:
     replay = hooked(lambda response, record: replace(response, body=b"other"), b"1200000000")
     assert replay == Response(200, (length(5), MARKER), b"other")
 
 
-def test_a_hook_has_to_return_a_response() -> None:
+def test_a_hook_that_returns_no_response_is_a_configuration_error() -> None:
     with pytest.raises(IdempotencyConfigurationError, match="response_hook must return"):
         hooked(lambda response, record: response.body, b"1200000000")
 
 
 @pytest.mark.row(52)
-def test_a_hook_does_not_see_what_cannot_be_read() -> None:
+def test_a_hook_is_not_called_for_an_unreadable_answer() -> None:
     def never(response: Response, record: Record) -> Response:
         raise AssertionError
 
     assert hooked(never, b"mangled").status == 503
 
 
-# Refusals, and waiting.
+# Refusals and preferences.
 
 
 @pytest.mark.row(2, 119)
 @pytest.mark.parametrize("reason", Reason)
-def test_a_refusal_bears_no_marker_and_has_no_body_for_a_head(reason: Reason) -> None:
+def test_a_refusal_has_no_marker_and_for_head_no_body(reason: Reason) -> None:
     refusal = OURS.replies.rejection(BASE, Reject(reason, retry_after_ms=1))
     to_head = OURS.replies.rejection(BASE._replace(method="HEAD"), Reject(reason, retry_after_ms=1))
     assert MARKER not in refusal.headers
@@ -199,7 +199,7 @@ def test_how_long_a_preference_is_honoured(longest: float, prefer: bytes | None,
 
 
 @pytest.mark.row(114, 115)
-def test_a_preference_that_was_applied_is_named_on_replays_and_refusals() -> None:
+def test_an_applied_preference_is_named_in_replays_and_refusals() -> None:
     applied = (b"preference-applied", b"wait=3")
     result = answered(OURS, BASE, 200, ())
     assert replayed(OURS, BASE, result, waited=3).headers[-2:] == (MARKER, applied)

@@ -11,11 +11,11 @@ from idempotency_mw.http.exchange import Keyed, Refuse, Wanted
 from idempotency_mw.http.message import Response
 from tests.http.asking import BASE, FIRST, JSON, KEY, SECRETS, exchange, operation, reached, request
 
-# What makes an operation.
+# Bound headers.
 
 
 @pytest.mark.row(57)
-def test_bound_headers_cannot_run_into_each_other_or_into_the_body() -> None:
+def test_moving_a_boundary_between_bound_headers_or_the_body_changes_the_fingerprint() -> None:
     ours = exchange(HTTPConfig(bound_headers=["x-a", "x-b"]))
 
     def of(*headers: tuple[bytes, bytes], body: bytes = b"") -> str:
@@ -36,13 +36,13 @@ def test_bound_headers_cannot_run_into_each_other_or_into_the_body() -> None:
 
 
 @pytest.mark.row(57)
-def test_which_headers_are_bound_is_a_choice() -> None:
+def test_the_bound_headers_are_configurable() -> None:
     ours = exchange(HTTPConfig(bound_headers=["X-Tenant"]))
     assert operation(ours, request(KEY, (b"x-tenant", b"a"))) != operation(ours, request(KEY, (b"x-tenant", b"b")))
     assert operation(ours, request(KEY, (b"cookie", b"a"))) == operation(ours, request(KEY, (b"cookie", b"b")))
 
 
-# Section E.
+# Section E: callers.
 
 CALLERS = exchange(HTTPConfig(caller=str))
 
@@ -56,7 +56,7 @@ def test_two_callers_have_two_records() -> None:
     assert len({FIRST.storage_key, *map(of, callers)}) == len(callers) + 1
 
 
-def test_a_caller_is_its_text_and_not_what_it_shows_of_itself() -> None:
+def test_a_caller_of_a_subclass_of_str_is_its_text_and_not_its_str() -> None:
     class Masked(str):
         __slots__ = ()
 
@@ -80,25 +80,25 @@ def test_a_caller_may_change_its_credentials() -> None:
 
 @pytest.mark.row(58)
 @pytest.mark.parametrize("caller", [None, ""])
-def test_a_caller_that_cannot_be_told_is_refused(caller: object) -> None:
+def test_a_request_without_a_caller_is_refused(caller: object) -> None:
     assert reached(CALLERS, BASE, caller=caller) == "caller-missing"
 
 
 @pytest.mark.row(58)
 @pytest.mark.parametrize("caller", [7, 0, False, b"alice", ["alice"], object()])
-def test_a_caller_that_is_not_text_is_a_mistake_of_the_configuration(caller: object) -> None:
+def test_a_caller_that_is_not_text_is_a_configuration_error(caller: object) -> None:
     with pytest.raises(IdempotencyConfigurationError, match="caller must return str") as caught:
         reached(CALLERS, BASE, caller=caller)
     assert "alice" not in str(caught.value)
 
 
 @pytest.mark.row(56)
-def test_a_request_without_callers_never_meets_one_with() -> None:
+def test_a_request_with_a_caller_and_one_without_callers_have_two_records() -> None:
     assert operation(CALLERS, BASE, caller="x").storage_key != FIRST.storage_key
 
 
 @pytest.mark.row(59)
-def test_neither_key_nor_credentials_nor_body_are_shown() -> None:
+def test_a_repr_shows_no_key_credential_or_body() -> None:
     asked = request(
         JSON, (b"idempotency-key", b"s3cr3t-key"), (b"authorization", b"s3cr3t"), query=b"card=4111"
     )  # fmt: skip
@@ -130,7 +130,7 @@ def test_neither_key_nor_credentials_nor_body_are_shown() -> None:
         (b"s3cr3t", b'{"id": "s3cr3t", "n": "4111"}'),
     ],
 )
-def test_a_refusal_quotes_nothing(header: bytes, body: bytes) -> None:
+def test_a_refusal_quotes_no_key_or_body(header: bytes, body: bytes) -> None:
     ours = exchange(event_key_jmespath="id", payload_validation_jmespath="abs(n)")
     asked = request(JSON, (b"idempotency-key", header))
     found = ours.head(asked)
@@ -140,7 +140,7 @@ def test_a_refusal_quotes_nothing(header: bytes, body: bytes) -> None:
     assert not any(secret in repr(refused) + answer.body.decode() + str(answer.headers) for secret in SECRETS)
 
 
-# Refusals, and waiting.
+# A mismatch.
 
 
 @pytest.mark.row(36, 57)
@@ -148,7 +148,9 @@ def test_a_refusal_quotes_nothing(header: bytes, body: bytes) -> None:
     ("http", "is_named"),
     [(HTTPConfig(), True), (HTTPConfig(caller=str), False), (HTTPConfig(bound_headers=()), False)],
 )
-def test_a_mismatch_names_the_remedy_where_credentials_are_bound(http: HTTPConfig, is_named: bool) -> None:
+def test_the_refusal_of_a_mismatch_recommends_callers_if_headers_are_bound(
+    http: HTTPConfig, is_named: bool
+) -> None:
     refusal = exchange(http).replies.rejection(BASE, Reject(Reason.REUSED))
     assert refusal.status == 422
     assert ("`caller`" in json.loads(refusal.body)["detail"]) is is_named

@@ -1,4 +1,4 @@
-"""How a run ended, told from the captured answer."""
+"""The verdict on a run, by its captured answer."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.http.asking import BASE, MARKER, OURS, SECRETS, exchange, length, rep
     ("status", "storable"),
     [(200, True), (204, True), (303, True), (399, True), (400, False), (404, False), (500, False)],
 )
-def test_the_status_says_whether_an_answer_is_storable(status: int, storable: bool) -> None:
+def test_the_status_decides_whether_an_answer_is_storable(status: int, storable: bool) -> None:
     capture = OURS.replies.capture(BASE)
     capture.start(status, ())
     capture.finish()
@@ -22,7 +22,7 @@ def test_the_status_says_whether_an_answer_is_storable(status: int, storable: bo
 
 
 @pytest.mark.row(40, 41)
-def test_what_is_storable_is_a_choice() -> None:
+def test_storable_statuses_are_configurable() -> None:
     ours = exchange(HTTPConfig(storable=lambda status: status == 404))
     capture = ours.replies.capture(BASE)
     capture.start(404, ())
@@ -61,12 +61,12 @@ def test_an_answer_over_the_limit_is_not_captured() -> None:
 
 
 @pytest.mark.row(54)
-def test_a_discarded_answer_is_discarded_whatever_it_is() -> None:
+def test_a_discarded_answer_is_discarded_even_if_it_is_not_whole() -> None:
     assert OURS.replies.verdict(OURS.replies.capture(BASE), discarded=True) == Discarded()
 
 
 @pytest.mark.row(42, 44)
-def test_a_failure_is_kept_as_a_problem() -> None:
+def test_a_failure_is_stored_as_a_problem() -> None:
     capture = OURS.replies.capture(BASE)
     capture.start(200, ((b"x-part", b"s3cr3t"),))
     capture.add(b"4111")

@@ -1,8 +1,8 @@
 """Apps for real servers: the same few endpoints in plain WSGI, Werkzeug, Flask and Django.
 
 One process serves them all: `/flask/whole` is the Flask app. The query says what a run does. Each run writes files
-into a folder when it begins and ends, and can wait there for a file, its gate. So a test counts runs across processes,
-also of killed ones, and never waits by the clock.
+into a folder when it begins and ends, and can wait there for a file, its gate. So a test counts runs across
+processes, also of killed ones, and never waits by the clock.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A server and a client for one request, in this process and strict about PEP 3333.
 
-`serve` makes one request and returns its answer. One list of events records what the server and the app do, in their
-order; an app under test adds its own events.
+`serve` makes one request and returns its answer. One list of events records what the server and the app do, in
+their order; an app under test adds its own events.
 """
 
 import io
@@ -89,7 +89,7 @@ def environ_of(
     key: str | None = canaries.KEY,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return the environ of a server. Headers of the same name are joined; PEP 3333 has no other way to give them."""
+    """Return a server's environ. Headers of the same name are joined, as PEP 3333 has no other form for them."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": script,

@@ -207,7 +207,7 @@ async def test_a_chunked_request_is_read_if_the_server_supports_it(server, clien
 async def test_a_body_that_ends_before_its_length_is_refused(server, run):
     async with Caller(server, f"/plain/whole?run={run}", run) as caller:
         await caller.write(caller.head + b"Content-Length: 10\r\n\r\n{}")
-        caller._writer.write_eof()
+        caller.end_writing()
         await caller.read_until(b"body-invalid")
         assert b" 400 " in caller.received
     assert server.marks.begun(run) == []
