@@ -1,11 +1,11 @@
-"""Processes that run one request and are killed, or stopped, in the middle of it.
+"""Processes that run one request and are killed or stopped during it.
 
     with Nursery() as nursery:
         child = nursery.run(kind, surface, connection, dies="after the effect")
-        child.wait()                 # until it is dead, or stopped
+        await child.until_dead()     # or until_stopped()
 
-The nursery is one process that has imported everything and has one thread; each request runs in a child that it
-forks. That takes milliseconds where a new interpreter takes a second.
+The nursery is one process with one thread that has imported everything; it forks a child for each request. A fork
+takes milliseconds; a new interpreter takes a second.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Child:
         return json.loads(path.read_text()) if path.exists() else None
 
     def state(self) -> str:
-        """Return the letter that the kernel gives its state; "-" once it is gone."""
+        """Return the kernel's letter for its state, or "-" once it is gone."""
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except (FileNotFoundError, ProcessLookupError):
@@ -78,7 +78,7 @@ class Nursery:
         self._process.stdout.close()
 
     def run(self, surface: str, store: dict[str, Any], how: str, folder: Path) -> Child:
-        """Begin a request that dies at one of the moments, or, with "stopped", stops itself while it runs."""
+        """Start a request that is killed at one of the `MOMENTS`, or with "stopped" stops itself while it runs."""
         line = json.dumps({"surface": surface, "store": store, "how": how, "folder": str(folder)})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -91,7 +91,7 @@ class Nursery:
 
 
 def _nurse() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are gone at once
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead children leave no zombies
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -121,7 +121,7 @@ async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -
             _die()
         if how == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(0.2)  # another thread than this one may be the first to stop
+            time.sleep(0.2)  # another thread may stop before this one
 
     play = Play(seen=app, chunks=(b"the first",))
     seen = await surface_over(surface, layer, play, config=IdempotencyConfig()).send()

@@ -1,4 +1,4 @@
-"""Owners that are killed, or stopped past their lease: real processes, and what becomes of their keys."""
+"""Owners that are killed, or stopped until their lease has lapsed, as real processes."""
 
 from pathlib import Path
 
@@ -8,9 +8,7 @@ from tests.asgi.driver import until
 from tests.faults.dying import MOMENTS, Nursery
 from tests.faults.rows import shows
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="what a process does is told by /proc"
-)
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to watch a process")
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +19,7 @@ def nursery():
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @shows(7)
-async def test_the_key_of_a_killed_worker_is_taken_over_once_its_lease_is_over(place, nursery, tmp_path, moment):
+async def test_the_key_of_a_killed_worker_is_taken_over_when_its_lease_lapses(place, nursery, tmp_path, moment):
     surface = place.surface()
     child = nursery.run(place.kind, place.store.address(), moment, tmp_path)
     await child.until_dead()
@@ -35,7 +33,7 @@ async def test_the_key_of_a_killed_worker_is_taken_over_once_its_lease_is_over(p
 
 
 @shows(7)
-async def test_the_outcome_of_a_killed_worker_is_unknown_where_a_second_run_is_refused(place, nursery, tmp_path):
+async def test_with_after_crash_refuse_the_outcome_of_a_killed_worker_is_unknown(place, nursery, tmp_path):
     surface = place.surface(after_crash="refuse")
     child = nursery.run(place.kind, place.store.address(), "after the effect", tmp_path)
     await child.until_dead()
@@ -47,7 +45,7 @@ async def test_the_outcome_of_a_killed_worker_is_unknown_where_a_second_run_is_r
 
 
 @shows(8)
-async def test_one_stopped_past_its_lease_gives_its_client_the_winners_answer(place, nursery, tmp_path):
+async def test_the_client_of_a_worker_stopped_past_its_lease_gets_the_winners_answer(place, nursery, tmp_path):
     surface = place.surface()
     child = nursery.run(place.kind, place.store.address(), "stopped", tmp_path)
     await child.until_stopped()

@@ -1,14 +1,24 @@
-"""Functions that the tests protect, and what they raise."""
+"""Functions that the tests protect, and the context object of Lambda."""
 
 SECRET = "4111-1111"
+"""Must not be in any message."""
 
 
 class DeclinedError(Exception):
-    pass
+    """What the functions raise."""
 
 
 async def decline(payload):
     raise DeclinedError(SECRET)
+
+
+def returning(result):
+    """Return a body that returns this result."""
+
+    async def body(payload):
+        return result
+
+    return body
 
 
 async def work_async(payload):
@@ -21,6 +31,8 @@ class AsyncWork:
 
 
 class Context:
+    """The context object of a Lambda invocation that has these seconds left."""
+
     def __init__(self, seconds):
         self.seconds = seconds
 

@@ -1,4 +1,4 @@
-"""What can be decorated: functions, methods and objects of every kind, and async functions in disguise."""
+"""What can be decorated: functions, methods, callable objects, and async functions that don't look async."""
 
 import asyncio
 import functools
@@ -18,10 +18,8 @@ from idempotency_mw.persistence.threaded import as_async
 from tests.functions.bodies import AsyncWork, work_async
 from tests.functions.conftest import closed
 
-# Handlers, and Lambda.
 
-
-def test_bare_and_called_decorators_on_methods_of_every_kind():
+def test_methods_of_every_kind_can_be_decorated():
     layer = MemoryPersistenceLayer()
     guarded = functools.partial(idempotent_function, persistence_store=layer, data_keyword_argument="data")
 
@@ -66,7 +64,7 @@ def test_bare_and_called_decorators_on_methods_of_every_kind():
     assert Shop.runs == 5
 
 
-def test_the_payload_may_be_a_default_or_among_keywords():
+def test_the_payload_can_be_a_default_or_a_keyword_argument():
     layer = MemoryPersistenceLayer()
     runs = []
 
@@ -90,7 +88,7 @@ def test_the_payload_may_be_a_default_or_among_keywords():
         defaulted(1, 2)
 
 
-async def test_a_callable_object_runs_as_its_method_does():
+async def test_a_callable_object_can_be_decorated():
     layer = MemoryPersistenceLayer()
     work = idempotent_function(AsyncWork(), persistence_store=layer, key_prefix="work")
     assert await work(1) == await work(payload=1) == 1
@@ -133,15 +131,12 @@ def two(one, other):
         ("text", {}, "only functions"),
     ],
 )
-def test_what_can_not_be_protected_is_refused_when_it_is_decorated(function, options, told):
+def test_a_function_that_can_not_be_protected_is_refused_when_it_is_decorated(function, options, told):
     with pytest.raises(IdempotencyConfigurationError, match=told):
         idempotent_function(function, **{"persistence_store": MemoryPersistenceLayer()} | options)
 
 
-# Without a decorator.
-
-
-def test_functions_know_neither_http_nor_a_framework():
+def test_functions_import_neither_http_nor_a_framework():
     code = (
         "import sys, types\n"
         "package = types.ModuleType('idempotency_mw'); package.__path__ = [sys.argv[1]]\n"
@@ -155,7 +150,7 @@ def test_functions_know_neither_http_nor_a_framework():
     assert done.stdout.strip() == "[]"
 
 
-# Async functions in disguise.
+# Async functions that don't look async.
 
 
 @pytest.mark.parametrize("function", [functools.partial(work_async), functools.partial(AsyncWork())])
@@ -172,7 +167,7 @@ async def later():
 
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize("how", ["decorated", "handled"])
-async def test_a_plain_function_that_returns_a_coroutine_is_refused_and_its_key_is_free(store, on_error, how):
+async def test_a_plain_function_that_returns_a_coroutine_is_refused_and_frees_its_key(store, on_error, how):
     layer = store.open("plain")
     config, runs = IdempotencyConfig(on_error=on_error), []
 
@@ -188,13 +183,13 @@ async def test_a_plain_function_that_returns_a_coroutine_is_refused_and_its_key_
     for _ in range(2):
         with pytest.raises(IdempotencyConfigurationError, match="make it async"):
             call()
-    # A coroutine that is dropped unawaited would be a warning, and a warning an error.
+    # A coroutine that is dropped without await causes a warning, and the suite turns warnings into errors.
     assert runs == [1, 1]
     assert store.lifetimes() == []
     await closed(layer)
 
 
-async def test_another_awaitable_is_refused_too_and_left_to_itself(in_memory):
+async def test_a_plain_function_that_returns_a_future_is_refused_and_the_future_is_not_cancelled(in_memory):
     if in_memory.is_async:
         return
     future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""What a decorated function does, plain and async, over each store: duplicates, failures, payloads and keys."""
+"""A decorated function, plain and async, over each store: duplicates, failures, payloads and keys."""
 
 import pytest
 
@@ -16,9 +16,6 @@ from tests.functions.bodies import SECRET, DeclinedError, decline
 PAYLOAD = {"order": 7, "to": {"name": "Ada"}}
 
 
-# Over each store.
-
-
 async def test_a_duplicate_gets_the_first_result_and_does_not_run(surface):
     function = surface.function()
     first = await surface.call(function, PAYLOAD)
@@ -30,7 +27,7 @@ async def test_a_duplicate_gets_the_first_result_and_does_not_run(surface):
 
 
 @pytest.mark.fault(9)
-async def test_an_exception_frees_the_key_and_is_raised_as_it_was(surface):
+async def test_an_exception_frees_the_key_and_is_raised_unchanged(surface):
     function = surface.function(decline)
     for _ in range(2):
         with pytest.raises(DeclinedError, match=SECRET):
@@ -39,7 +36,7 @@ async def test_an_exception_frees_the_key_and_is_raised_as_it_was(surface):
 
 
 @pytest.mark.fault(9)
-async def test_a_stored_failure_names_the_class_and_no_argument(surface):
+async def test_a_stored_failure_names_the_exceptions_class_and_not_its_arguments(surface):
     function = surface.function(decline, config=IdempotencyConfig(on_error="store"))
     with pytest.raises(DeclinedError):
         await surface.call(function, PAYLOAD)
@@ -50,7 +47,7 @@ async def test_a_stored_failure_names_the_class_and_no_argument(surface):
 
 
 @pytest.mark.fault(23)
-async def test_another_validated_payload_is_refused_also_while_the_first_runs(surface):
+async def test_another_validated_payload_is_refused_also_while_the_first_call_runs(surface):
     config = IdempotencyConfig(event_key_jmespath="order", payload_validation_jmespath="amount")
 
     async def body(payload):
@@ -69,7 +66,7 @@ async def test_another_validated_payload_is_refused_also_while_the_first_runs(su
     assert len(surface.runs) == 1
 
 
-async def test_the_payload_before_the_run_is_the_one_that_counts(surface):
+async def test_the_key_is_that_of_the_payload_before_the_run(surface):
     async def body(payload):
         payload["seen"] = True
         return "done"
@@ -107,7 +104,7 @@ async def test_falsy_values_are_keys(surface, payload):
     assert len(surface.runs) == 1
 
 
-async def test_falsy_values_that_are_selected_are_keys_and_not_one(surface):
+async def test_selected_falsy_values_are_different_keys(surface):
     function = surface.function(config=IdempotencyConfig(event_key_jmespath="id"))
     for value in (0, 0.0, False):
         for trace in (1, 2):
@@ -115,7 +112,7 @@ async def test_falsy_values_that_are_selected_are_keys_and_not_one(surface):
     assert repr([payload["id"] for payload in surface.runs]) == "[0, 0.0, False]"
 
 
-async def test_an_expression_that_selects_nothing_is_no_key_and_one_that_fails_is_an_error(surface, caplog):
+async def test_an_expression_that_selects_nothing_gives_no_key_and_one_that_fails_is_an_error(surface, caplog):
     function = surface.function(config=IdempotencyConfig(event_key_jmespath="[a, b]"))
     assert await surface.call(function, {"c": 1}) == {"c": 1}
     assert "has no idempotency key" in caplog.text
@@ -126,7 +123,7 @@ async def test_an_expression_that_selects_nothing_is_no_key_and_one_that_fails_i
     assert len(surface.runs) == 1
 
 
-async def test_a_payload_without_a_plain_form_fails_before_the_run_and_is_not_quoted(surface):
+async def test_a_payload_without_a_plain_form_is_refused_before_the_run_and_not_quoted(surface):
     class Card:
         def __repr__(self):
             return SECRET
@@ -174,10 +171,10 @@ async def test_the_name_or_the_prefix_is_part_of_the_key(surface):
     assert len(surface.runs) == 3
 
 
-# Runs.
+# Hooks, switches and caches.
 
 
-async def test_the_hook_changes_replays_only(surface):
+async def test_the_response_hook_changes_replays_only(surface):
     def hook(value, record):
         assert record.attempt == 1
         return {**value, "replayed": True}
@@ -187,7 +184,9 @@ async def test_the_hook_changes_replays_only(surface):
     assert await surface.call(function, PAYLOAD) == PAYLOAD | {"replayed": True}
 
 
-async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
+async def test_the_environment_variable_that_disables_protection_is_read_at_each_call(
+    surface, monkeypatch, caplog
+):
     function = surface.function()
     for value in ("1", "true", "TRUE"):
         monkeypatch.setenv("IDEMPOTENCY_DISABLED", value)
@@ -201,7 +200,7 @@ async def test_disabling_is_read_at_each_call(surface, monkeypatch, caplog):
 
 
 @pytest.mark.fault(1)
-async def test_a_store_that_fails_refuses_or_is_passed_by(surface):
+async def test_a_call_is_refused_or_runs_unprotected_if_the_store_fails(surface):
     layer = surface.failing()
     layer.fail_before("acquire", times=None)
     with pytest.raises(IdempotencyPersistenceConnectionError):
@@ -222,9 +221,6 @@ async def test_the_local_cache_answers_without_the_store_and_compares_fingerprin
         await surface.call(function, {"id": 1, "amount": 3})
     assert layer.calls == ["acquire", "complete", "acquire"]
     assert len(surface.runs) == 1
-
-
-# Without a decorator.
 
 
 @pytest.mark.fault(22)

@@ -11,8 +11,6 @@ from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from tests.functions.bodies import AsyncWork, work_async
 
-# Without a decorator.
-
 
 async def test_the_handlers_take_an_explicit_key(surface):
     runs = []
@@ -38,7 +36,7 @@ async def test_the_handlers_take_an_explicit_key(surface):
     assert runs == [1]
 
 
-def test_a_decorated_function_and_a_call_of_its_name_are_one_operation():
+def test_a_decorated_function_and_a_handlers_call_of_its_name_are_the_same_operation():
     layer = MemoryPersistenceLayer()
     config = IdempotencyConfig(key_prefix="shop", event_key_jmespath="id", payload_validation_jmespath="amount")
 
@@ -51,9 +49,6 @@ def test_a_decorated_function_and_a_call_of_its_name_are_one_operation():
     assert handler.handle(Call("a", "charge", 5), lambda: 6) == 5
     with pytest.raises(IdempotencyValidationError):
         handler.handle(Call("a", "charge", 6), lambda: 6)
-
-
-# Async functions in disguise.
 
 
 @pytest.mark.parametrize(

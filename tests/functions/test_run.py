@@ -1,4 +1,4 @@
-"""How a run ends: results, failures, crashes, interruptions, and owners that lost their claim."""
+"""How a run ends: results, failures, crashes, interruptions, and late owners."""
 
 import asyncio
 import logging
@@ -18,10 +18,8 @@ from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from tests.functions.bodies import SECRET, Context, DeclinedError
 from tests.functions.conftest import Surface, closed
 
-# Runs.
 
-
-async def test_the_function_can_ask_what_it_runs_under(surface):
+async def test_the_function_can_read_its_execution(surface):
     seen = []
 
     async def body(payload):
@@ -47,7 +45,7 @@ async def test_a_discarded_result_is_delivered_and_frees_the_key(surface, on_err
 
 
 @pytest.mark.fault(7)
-async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(surface):
+async def test_after_a_crash_the_next_call_is_the_second_attempt(surface):
     attempts = []
 
     async def body(payload):
@@ -64,7 +62,7 @@ async def test_after_a_crash_the_next_call_knows_that_it_is_the_second_attempt(s
 
 
 @pytest.mark.fault(7)
-async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
+async def test_with_after_crash_refuse_the_outcome_of_a_crashed_call_is_unknown(surface):
     async def body(payload):
         raise SystemExit
 
@@ -77,7 +75,7 @@ async def test_where_crashes_are_refused_the_outcome_is_unknown(surface):
 
 
 @pytest.mark.fault(8)
-async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
+async def test_a_late_owner_whose_winner_still_runs_is_refused(surface):
     async def body(payload):
         if len(surface.runs) == 1:
             surface.advance(31)
@@ -92,7 +90,7 @@ async def test_a_late_owner_whose_winner_still_runs_is_told_so(surface):
 
 
 @pytest.mark.fault(8)
-async def test_a_late_owner_that_fails_gets_the_winners_result_where_failures_are_stored(surface):
+async def test_with_stored_failures_a_late_owner_that_fails_gets_the_winners_result(surface):
     async def body(payload):
         if len(surface.runs) == 1:
             surface.advance(31)
@@ -105,7 +103,7 @@ async def test_a_late_owner_that_fails_gets_the_winners_result_where_failures_ar
 
 
 @pytest.mark.fault(12)
-async def test_a_cancelled_task_leaves_its_claim_to_the_lease(store):
+async def test_the_claim_of_a_cancelled_task_lapses(store):
     layer = store.open("async")
     surface = Surface("async", layer, store)
     running = asyncio.Event()
@@ -131,14 +129,14 @@ async def test_a_cancelled_task_leaves_its_claim_to_the_lease(store):
 
 @pytest.fixture
 def interruptible():
-    """Have SIGINT raise KeyboardInterrupt: who starts the tests in the background has it ignored."""
+    """Make SIGINT raise KeyboardInterrupt: a shell ignores SIGINT for what it starts in the background."""
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, usual)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_call_interrupted_by_a_signal_leaves_its_claim_to_the_lease(store):
+def test_the_claim_of_a_call_interrupted_by_a_signal_lapses(store):
     layer = store.open("plain")
     surface = Surface("plain", layer, store)
 
@@ -159,7 +157,7 @@ def test_a_call_interrupted_by_a_signal_leaves_its_claim_to_the_lease(store):
 
 
 @pytest.mark.fault(24)
-async def test_a_duplicate_waits_as_long_as_it_may():
+async def test_a_duplicate_waits_for_the_first_result():
     function_runs = []
 
     @idempotent_function(
@@ -174,11 +172,11 @@ async def test_a_duplicate_waits_as_long_as_it_may():
     assert len(function_runs) == 1
 
 
-# Handlers, and Lambda.
+# Lambda.
 
 
 @pytest.mark.parametrize("event", [{"order": 1}, {}], ids=["keyed", "unkeyed"])
-async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_functions_inside(surface, event):
+async def test_on_lambda_the_lease_is_the_remaining_time_also_for_nested_functions(surface, event):
     leases = []
     surface.watch(lambda verb, claim, outcome: leases.append(claim.lease_ms) if verb == "acquire" else None)
     inner = surface.function()
@@ -199,11 +197,8 @@ async def test_on_lambda_the_lease_is_what_the_invocation_has_left_also_for_func
     assert leases == [30000, 30000, 30000]
 
 
-# Without a decorator.
-
-
 @pytest.mark.fault(17)
-async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog):
+async def test_a_result_that_can_not_be_stored_is_returned_reported_and_refused_to_duplicates(surface, caplog):
     result = object()
 
     async def body(payload):
@@ -218,11 +213,11 @@ async def test_a_result_that_is_not_kept_is_said_so_and_reported(surface, caplog
     assert len(surface.runs) == 1
 
 
-# A late owner whose winner's record can't be read.
+# A late owner whose winner's record is unreadable.
 
 
-def spoiled(surface, then):
-    """Decorate what ends late and then does the rest, with a winner's record that is spoiled meanwhile."""
+def late_owner_of_an_unreadable_winner(surface, then):
+    """Decorate a late owner; its winner's record is made unreadable before `then` ends the late run."""
 
     async def body(payload):
         if len(surface.runs) > 1:
@@ -236,8 +231,8 @@ def spoiled(surface, then):
     return function
 
 
-async def test_a_late_owner_gets_its_own_result_where_the_winners_can_not_be_read(surface, caplog):
-    function = spoiled(surface, lambda: "late")
+async def test_a_late_owner_gets_its_own_result_if_the_winners_is_unreadable(surface, caplog):
+    function = late_owner_of_an_unreadable_winner(surface, lambda: "late")
     assert await surface.call(function, 1) == "late"
     assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
     with pytest.raises(IdempotencyRecordError):
@@ -245,17 +240,17 @@ async def test_a_late_owner_gets_its_own_result_where_the_winners_can_not_be_rea
     assert len(surface.runs) == 2
 
 
-async def test_a_late_owner_gets_its_own_exception_where_the_winners_result_can_not_be_read(surface, caplog):
+async def test_a_late_owner_gets_its_own_exception_if_the_winners_result_is_unreadable(surface, caplog):
     def fail():
         raise DeclinedError(SECRET)
 
     with pytest.raises(DeclinedError, match=SECRET):
-        await surface.call(spoiled(surface, fail), 1)
+        await surface.call(late_owner_of_an_unreadable_winner(surface, fail), 1)
     assert "the late owner's own answer goes out: IdempotencyRecordError" in caplog.text
     assert SECRET not in caplog.text
 
 
-async def test_a_late_owner_gets_its_own_result_where_the_whole_record_is_spoiled(holding_bytes, caplog):
+async def test_an_owner_gets_its_own_result_if_its_record_became_unreadable(holding_bytes, caplog):
     async def body(payload):
         holding_bytes.store.plant(b"2" * 130)
         return "own"
@@ -269,7 +264,7 @@ async def test_a_late_owner_gets_its_own_result_where_the_whole_record_is_spoile
 
 
 @pytest.mark.parametrize("late", ["ends", "fails"])
-async def test_a_late_owner_gets_the_winners_failure_where_failures_are_stored(surface, late):
+async def test_with_stored_failures_a_late_owner_gets_the_winners_failure(surface, late):
     async def body(payload):
         if len(surface.runs) > 1:
             raise DeclinedError
@@ -283,11 +278,11 @@ async def test_a_late_owner_gets_the_winners_failure_where_failures_are_stored(s
     function = surface.function(body, config=IdempotencyConfig(on_error="store"))
     with pytest.raises(IdempotencyExecutionFailedError, match="DeclinedError") as caught:
         await surface.call(function, 1)
-    # It stands for itself: what the late one failed with is not what it says.
+    # The winner's failure is not chained to the late owner's own exception.
     assert caught.value.__context__ is None
 
 
-async def test_a_late_owner_gets_its_own_result_where_nothing_is_left(surface, caplog):
+async def test_a_late_owner_gets_its_own_result_if_no_record_is_left(surface, caplog):
     async def body(payload):
         surface.advance(90_000)
         return "own"

@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-class CountingEnviron:
+class CountingLayer:
     """A layer that counts its acquires, and on which time can pass between question and reply."""
 
     def __init__(self, clock: Clock) -> None:
@@ -48,7 +48,7 @@ class Cached:
 
     def __init__(self, kind: str, max_items: int = 256) -> None:
         self.clock = Clock()
-        self.layer = CountingEnviron(self.clock)
+        self.layer = CountingLayer(self.clock)
         if kind == "blocking":
             self.cache: Any = LocalCache(self.layer, max_items, clock=self.clock)
         else:
