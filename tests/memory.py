@@ -5,12 +5,17 @@ from typing import Any
 
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 
-__all__ = ["held", "rewrite_results"]
+__all__ = ["expiries", "held", "rewrite_results"]
 
 
 def held(layer: MemoryPersistenceLayer) -> dict[str, Any]:
     """Return the layer's own records by storage key, with the expired ones. Changes to them change the layer."""
     return layer._records
+
+
+def expiries(layer: MemoryPersistenceLayer) -> int:
+    """Return the number of entries on the heap of expiries."""
+    return len(layer._expiries)
 
 
 def rewrite_results(layer: MemoryPersistenceLayer, change: Callable[[bytes], bytes]) -> None:

@@ -13,9 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -24,59 +22,30 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from tests.marking import LONGEST_WAIT, MARKS, MarkedRun
 
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 
-MARKS = Path(os.environ["TEST_MARKS"])
-LONGEST_WAIT = 15.0
 
-
-class Work:
-    """What one run does, from the query: `run` is its name, `hold` the step before which it waits at its gate."""
+class Work(MarkedRun):
+    """One run of an ASGI app."""
 
     def __init__(self, scope: Any) -> None:
-        query = dict(parse_qsl(scope["query_string"].decode("ascii")))
-        self.run = query["run"]
-        self.chunks = int(query.get("chunks", 5))
-        self._size = int(query.get("size", 1000))
-        self._seconds = float(query.get("seconds", 0))
-        self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # makes each run's answer different
-        self.number = self._begin()
-        self.status = int(query.get("first", 201)) if self.number == 1 else 201
-
-    def _begin(self) -> int:
-        execution = current_execution()
-        attempt = 0 if execution is None else execution.attempt
-        assert execution is None or execution.previous_unfinished == (attempt > 1)
-        written = MARKS / f"{self._nonce}.new"
-        written.write_text(f"{attempt} {os.getpid()}")
-        number = 1
-        while True:
-            try:
-                # Exclusive like O_EXCL; and the file appears with its content, not empty.
-                (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
-                return number
-            except FileExistsError:
-                number += 1
+        super().__init__(scope["query_string"].decode("ascii"))
 
     @property
     def is_over(self) -> bool:
         return (MARKS / f"{self.run}.ended").exists()
 
-    def note(self, what: str) -> None:
-        """Record that the run reached this point."""
-        (MARKS / f"{self.run}.{what}").touch()
-
     async def gate(self, step: int) -> None:
         """Wait for the gate's file, if this is the step to wait at."""
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(self.seconds)
         waited = 0.0
-        while step == self._hold and not (MARKS / f"{self.run}.gate").exists():
+        while self.has_to_wait(step):
             assert waited < LONGEST_WAIT, f"{self.run}: nobody opened the gate"
             await asyncio.sleep(0.01)
             waited += 0.01
@@ -85,13 +54,13 @@ class Work:
         """Return the whole answer, once the gate is open."""
         await self.gate(0)
         self.note("ended")
-        return {"run": self.run, "nonce": self._nonce}
+        return {"run": self.run, "nonce": self.nonce}
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the answer in chunks."""
         for step in range(self.chunks):
             await self.gate(step)
-            yield f"data: {step} {self._nonce} {'x' * self._size}\n\n".encode()
+            yield self.chunk(step)
         self.note("ended")
 
     async def afterwards(self) -> None:
@@ -101,8 +70,8 @@ class Work:
 
     def file(self) -> Path:
         """Return a file that only this run has."""
-        path = MARKS / f"{self.run}.{self._nonce}.bin"
-        path.write_bytes(self._nonce.encode() * 20_000)
+        path = MARKS / f"{self.run}.{self.nonce}.bin"
+        path.write_bytes(self.nonce.encode() * 20_000)
         self.note("ended")
         return path
 

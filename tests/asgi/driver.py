@@ -9,7 +9,6 @@ task is cancelled.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
 from tests import canaries
+from tests.answers import HTTPAnswer
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
 Body = bytes | list[dict[str, Any]]
@@ -41,7 +41,7 @@ class ProtocolError(RuntimeError):
 
 
 @dataclass
-class Answer:
+class Answer(HTTPAnswer):
     """The answer that the client got, and how the app's call ended."""
 
     status: int | None = None
@@ -57,29 +57,9 @@ class Answer:
         wanted = name.encode()
         return [value.decode("latin-1") for each, value in self.headers if each.lower() == wanted]
 
-    def one(self, name: str) -> str | None:
-        values = self.all(name)
-        assert len(values) <= 1, values
-        return values[0] if values else None
-
-    @property
-    def replayed(self) -> bool:
-        return self.one("idempotent-replayed") == "true"
-
-    @property
-    def slug(self) -> str:
-        """The last part of the problem's type."""
-        assert self.one("content-type") == "application/problem+json", self
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        return problem["type"].rsplit(":", 1)[1]
-
     @property
     def types(self) -> list[str]:
         return [message["type"] for message in self.messages]
-
-    def brief(self) -> tuple[int | None, bytes]:
-        return self.status, self.body
 
     def ok(self) -> "Answer":
         """Return this answer; fail if the app's call raised or the body has no end."""

@@ -50,6 +50,14 @@ def started(*headers: tuple[bytes, bytes]) -> dict:
     return {**START, "headers": list(headers)}
 
 
+async def send_stream(send, *chunks: bytes) -> None:
+    """Send a response of no declared length: a start, the chunks, and an empty last message."""
+    await send(started())
+    for chunk in chunks:
+        await send(part(chunk))
+    await send(last())
+
+
 def surface_of(app, store, **options) -> ASGISurface:
     """Return a surface over an ASGI app instead of a play."""
     service = ASGISurface(store, **options)

@@ -31,6 +31,8 @@ __all__ = [
     "is_replay",
     "post",
     "post_until_settled",
+    "read_a_stream",
+    "run_with_duplicates",
     "slug",
 ]
 
@@ -295,3 +297,55 @@ def slug(answer: httpx.Response) -> str:
 
 def is_replay(answer: httpx.Response) -> bool:
     return answer.headers.get("idempotent-replayed") == "true"
+
+
+async def run_with_duplicates(server: Server, client: httpx.AsyncClient, app: str, run: str) -> httpx.Response:
+    """Make a request to the app's `/whole` with duplicates during and after its run; return its answer.
+
+    The duplicates must be refused during the run and replayed after it; another body is refused always, and a
+    request without a key by the variant of the app that requires one.
+    """
+    target = f"/{app}/whole?run={run}&hold=0"
+    first = asyncio.ensure_future(post(client, target, run))
+    await asyncio.to_thread(server.marks.wait_for, run, "begun.1")
+    meanwhile = await post(client, target, run)
+    other_meanwhile = await post(client, target, run, b'{"other": 1}')
+    server.marks.open_gate(run)
+    answer = await first
+    replay = await post(client, target, f'"{run}"')
+    other = await post(client, target, run, b'{"other": 1}')
+    missing = await post(client, f"/{app}-required/whole?run={run}", None)
+
+    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
+    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
+    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
+    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
+    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
+    assert replay.content == answer.content
+    assert (other.status_code, slug(other)) == (422, "key-reused")
+    assert (missing.status_code, slug(missing)) == (400, "key-missing")
+    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
+    return answer
+
+
+async def read_a_stream(server: Server, client: httpx.AsyncClient, target: str, run: str, *, keyed: bool) -> bytes:
+    """Read the first bytes of a stream of four chunks while its app waits; then open the gate and read the rest.
+
+    With a key the whole stream must be replayed.
+    """
+    headers = {"idempotency-key": run} if keyed else {}
+    async with client.stream("POST", target, headers=headers) as first:
+        chunks = first.aiter_raw()
+        body = await anext(chunks)
+        assert not server.marks.has(run, "ended")
+        server.marks.open_gate(run)
+        async for chunk in chunks:
+            body += chunk
+    assert body.count(b"data: ") == 4
+    assert "content-length" not in first.headers
+    if keyed:
+        replay = await client.post(target, headers=headers)
+        assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
+        assert replay.headers["content-length"] == str(len(body))
+        assert len(server.marks.begun(run)) == 1
+    return body

@@ -12,7 +12,7 @@ from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, HookedLayer, SlowLayer
-from tests.asgi.scenario import BROKEN, NO_HEARTBEAT, arecord_of, last, part, started, surface_of
+from tests.asgi.scenario import BROKEN, NO_HEARTBEAT, arecord_of, send_stream, surface_of
 
 DECLARED = Play(200, ((b"content-length", b"4"),))
 
@@ -86,9 +86,7 @@ async def test_a_run_cancelled_while_its_last_message_is_held_stays_in_progress(
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"part"))
-        await send(last())
+        await send_stream(send, b"part")
         held.set()
         await asyncio.Event().wait()
 
@@ -227,9 +225,7 @@ def with_background(layer, *, ends=None):
     """An app whose held end is settled by the timer while its background task still runs."""
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await layer.reached.wait()
         if ends is not None:
             await ends()

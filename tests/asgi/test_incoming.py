@@ -42,10 +42,8 @@ async def test_the_split_of_a_body_is_not_part_of_the_fingerprint(memory):
     assert (await service.request(BODIES["several"])).replayed
 
 
-@pytest.mark.row(74)
-@pytest.mark.parametrize("key", ["k", None], ids=["keyed", "unkeyed"])
-async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key):
-    told = []
+def listening_app(told):
+    """An app that calls `receive` while it answers; it tells whether that returned before the end, and what."""
 
     async def app(scope, receive, send):
         await whole_body(receive)
@@ -57,7 +55,14 @@ async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key
         await send(last(b"b"))
         told.append((await listening)["type"])
 
-    answer = (await surface_of(app, memory).request(key=key)).ok()
+    return app
+
+
+@pytest.mark.row(74)
+@pytest.mark.parametrize("key", ["k", None], ids=["keyed", "unkeyed"])
+async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key):
+    told = []
+    answer = (await surface_of(listening_app(told), memory).request(key=key)).ok()
     assert answer.body == b"ab"
     assert told == [False, "http.disconnect"]
 
@@ -66,18 +71,7 @@ async def test_receive_after_the_body_blocks_until_the_answer_is_out(memory, key
 @pytest.mark.fault(11)
 async def test_the_app_of_a_keyed_request_is_not_told_that_its_client_has_gone(memory):
     told = []
-
-    async def app(scope, receive, send):
-        await whole_body(receive)
-        listening = asyncio.ensure_future(receive())
-        await send(started())
-        await send(part(b"a"))
-        await turns(20)
-        told.append(listening.done())
-        await send(last(b"b"))
-        told.append((await listening)["type"])
-
-    service = surface_of(app, memory)
+    service = surface_of(listening_app(told), memory)
     conversation = service.conversation(gone_after=1)
     await conversation.run()
     assert told == [False, "http.disconnect"]

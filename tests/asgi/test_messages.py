@@ -7,7 +7,7 @@ import pytest
 from idempotency_mw import IdempotencyConfig
 from tests.asgi.driver import Conversation, Play, ProtocolError, ask, perform, turns, until
 from tests.asgi.layers import AroundLayer, GatedLayer
-from tests.asgi.scenario import NO_HEARTBEAT, arecord_of, last, part, started, surface_of
+from tests.asgi.scenario import NO_HEARTBEAT, arecord_of, last, part, send_stream, started, surface_of
 
 # Apps that break the protocol, or use several tasks.
 
@@ -47,9 +47,7 @@ async def test_a_message_after_a_held_end_does_not_let_the_end_out_and_is_not_st
     ended_early = []
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await send(extra)
         ended_early.append(conversation.answer.ended)
 

@@ -11,7 +11,18 @@ from idempotency_mw.asgi import run as asgi_run
 from idempotency_mw.asgi.run import HOLD_SECONDS, HOLD_TURNS
 from tests.asgi.driver import ASGISurface, Play, ProtocolError, perform, turns, until
 from tests.asgi.layers import AroundLayer, GatedLayer, SlowLayer
-from tests.asgi.scenario import BROKEN, DECLARED, STORABLE, STREAM, arecord_of, last, part, started, surface_of
+from tests.asgi.scenario import (
+    BROKEN,
+    DECLARED,
+    STORABLE,
+    STREAM,
+    arecord_of,
+    last,
+    part,
+    send_stream,
+    started,
+    surface_of,
+)
 
 
 @pytest.mark.row(34)
@@ -144,9 +155,7 @@ async def test_a_held_last_message_is_sent_when_the_app_returns(memory, monkeypa
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await turns(3)
         assert layer.calls == ["acquire"]
 
@@ -159,10 +168,7 @@ async def test_a_held_last_message_is_sent_when_the_app_returns(memory, monkeypa
 @pytest.mark.parametrize("chunks", [(b"part",), (b"pa", b"rt"), ()], ids=len)
 async def test_a_last_message_followed_by_an_exception_frees_the_key(store, later, chunks):
     async def app(scope, receive, send):
-        await send(started())
-        for chunk in chunks:
-            await send(part(chunk))
-        await send(last())
+        await send_stream(send, *chunks)
         await turns(later)
         raise BROKEN
 
@@ -179,9 +185,7 @@ async def test_an_exception_after_the_last_message_frees_the_key_although_the_lo
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"part"))
-        await send(last())
+        await send_stream(send, b"part")
         asyncio.get_running_loop().call_soon(time.sleep, HOLD_SECONDS * 1.5)
         await turns(10)
         raise BROKEN
@@ -198,9 +202,7 @@ async def test_an_exception_in_the_loop_iteration_in_which_the_hold_ends_settles
     layer = SlowLayer(memory, before=before)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"part"))
-        await send(last())
+        await send_stream(send, b"part")
         fired = asyncio.Event()
         # Due a moment later than the hold's timer, and therefore called right after it.
         asyncio.get_running_loop().call_later(HOLD_SECONDS, fired.set)
@@ -219,9 +221,7 @@ async def test_a_return_while_the_hold_ends_settles_once(memory):
     layer = SlowLayer(memory)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         fired = asyncio.Event()
         asyncio.get_running_loop().call_later(HOLD_SECONDS, fired.set)
         await fired.wait()
@@ -238,9 +238,7 @@ async def test_a_client_does_not_wait_for_a_background_task_and_a_retry_is_repla
     gate = asyncio.Event()
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await gate.wait()
         if error is not None:
             raise error
@@ -282,9 +280,7 @@ async def test_an_app_that_ends_while_its_held_end_is_settled_waits_until_it_is_
     layer = GatedLayer(memory, "complete")
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await layer.reached.wait()
         asyncio.get_running_loop().call_later(0.01, layer.gate.set)
         if ending is not None:
@@ -306,9 +302,7 @@ async def test_an_error_of_the_server_for_a_held_message_is_raised_by_the_apps_c
             raise ProtocolError("no")
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await layer.reached.wait()
         layer.gate.set()
 

@@ -9,7 +9,18 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.asgi.serving import KINDS, Caller, Server, complaints, is_replay, post, post_until_settled, slug
+from tests.asgi.serving import (
+    KINDS,
+    Caller,
+    Server,
+    complaints,
+    is_replay,
+    post,
+    post_until_settled,
+    read_a_stream,
+    run_with_duplicates,
+    slug,
+)
 
 FRAMEWORKS = ("raw", "starlette", "fastapi", "litestar")
 VARIANTS = [f"{framework}-{middlewares}" for framework in FRAMEWORKS for middlewares in (0, 1, 2)]
@@ -67,26 +78,7 @@ async def test_lifespan_messages_reach_the_app(server: Server, client: httpx.Asy
 async def test_one_key_has_one_run_and_one_answer(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
-    target = f"/{variant}/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, target, run))
-    await wait_for(server, run, "begun.1")
-    meanwhile = await post(client, target, run)
-    other_meanwhile = await post(client, target, run, b'{"other": 1}')
-    server.marks.open_gate(run)
-    answer = await first
-    replay = await post(client, target, f'"{run}"')
-    other = await post(client, target, run, b'{"other": 1}')
-    missing = await post(client, f"/{variant}-required/whole?run={run}", None)
-
-    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
-    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
-    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
-    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
-    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
-    assert replay.content == answer.content
-    assert (other.status_code, slug(other)) == (422, "key-reused")
-    assert (missing.status_code, slug(missing)) == (400, "key-missing")
-    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
+    await run_with_duplicates(server, client, variant, run)
 
 
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if not each.startswith("litestar")])
@@ -112,21 +104,7 @@ async def test_the_first_bytes_of_a_stream_come_before_its_end(
             continue
         name = f"{run}-{endpoint}-{keyed}"
         target = f"/{variant}/{endpoint}?run={name}&hold=2&chunks=4"
-        headers = {"idempotency-key": name} if keyed else {}
-        async with client.stream("POST", target, headers=headers) as first:
-            chunks = first.aiter_raw()
-            body = await anext(chunks)
-            assert not server.marks.has(name, "ended")
-            server.marks.open_gate(name)
-            async for chunk in chunks:
-                body += chunk
-        assert body.count(b"data: ") == 4
-        assert "content-length" not in first.headers
-        if keyed:
-            replay = await client.post(target, headers=headers)
-            assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
-            assert replay.headers["content-length"] == str(len(body))
-            assert len(server.marks.begun(name)) == 1
+        await read_a_stream(server, client, target, name, keyed=keyed)
 
 
 async def hang_up_in_a_stream(server: Server, target: str, run: str, hold: int, reset: bool) -> bytes:

@@ -10,7 +10,7 @@ from idempotency_mw.asgi.incoming import Incoming
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer
-from tests.asgi.scenario import BROKEN, arecord_of
+from tests.asgi.scenario import BROKEN, arecord_of, last, started, surface_of
 
 WAITS = IdempotencyConfig(wait_seconds=5)
 
@@ -170,27 +170,29 @@ async def test_a_waiting_duplicate_whose_client_disconnects_stops_and_leaves_no_
     assert service.runs == 1
 
 
-@pytest.mark.row(118)
-async def test_a_disconnect_after_the_waiting_is_received_by_the_apps_own_call(memory):
-    """Watching for a disconnect ends with the waiting; a later one is received by the app's own call."""
-    gate = asyncio.Event()
-    told = []
+def failing_first(store, gate: asyncio.Event, told: list[str]) -> ASGISurface:
+    """Return a surface whose first run fails after the gate; later runs tell what they receive at the end."""
 
     async def app(scope, receive, send):
         if service.runs == 1:
             await gate.wait()
             raise BROKEN
         await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
+        await send(started())
+        await send(last(b"done"))
         told.append((await receive())["type"])
 
-    async def counted(scope, receive, send):
-        service.runs += 1
-        await app(scope, receive, send)
+    service = surface_of(app, store, config=WAITS)
+    return service
 
-    service = ASGISurface(memory, config=WAITS)
-    service.app.app = counted
+
+@pytest.mark.row(118)
+async def test_a_disconnect_after_the_waiting_is_received_by_the_apps_own_call(memory):
+    """Watching for a disconnect ends with the waiting; a later one is received by the app's own call."""
+    gate = asyncio.Event()
+    told = []
+
+    service = failing_first(memory, gate, told)
     first = await running(service)
     waiter = service.conversation().start()
     await asyncio.sleep(0.02)
@@ -206,18 +208,7 @@ async def test_the_app_continues_the_receive_call_that_watched_for_the_client(me
     gate = asyncio.Event()
     receiving, cancelled, told = [], [], []
 
-    async def app(scope, receive, send):
-        service.runs += 1
-        if service.runs == 1:
-            await gate.wait()
-            raise BROKEN
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
-        told.append((await receive())["type"])
-
-    service = ASGISurface(memory, config=WAITS)
-    service.app.app = app
+    service = failing_first(memory, gate, told)
     first = await running(service)
     conversation = service.conversation()
     real = conversation.receive

@@ -1,6 +1,7 @@
 """Records that are lost, unreadable or of another request, parallel duplicates, and SQLite's own faults."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -118,14 +119,39 @@ async def test_requests_are_refused_if_the_file_can_not_be_written(place):
     assert (await place.surface().send()).answer == b"done"
 
 
+class TellsOfItsEnd:
+    """Passes the verbs on; `completed` is set when a complete has ended, also if it failed."""
+
+    def __init__(self, layer):
+        self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
+        self.timeout_seconds = layer.timeout_seconds
+        self.completed = threading.Event()
+        self._complete = layer.complete
+
+    def complete(self, claim, result):
+        try:
+            return self._complete(claim, result)
+        finally:
+            self.completed.set()
+
+
 @pytest.mark.parametrize("how", ["busy", "read_only", "full"])
 @shows(25)
 async def test_a_client_gets_its_answer_if_the_file_fails_at_complete_and_that_is_reported(place, how, caplog):
     body = b"x" * 200_000
     fault = getattr(place.store, how)()
-    surface = place.surface(Play(seen=lambda body: fault.__enter__(), chunks=(body,)), timeout_seconds=0.5)
+    layers = []
+
+    def watched(layer):
+        layers.append(TellsOfItsEnd(layer))
+        return layers[0]
+
+    play = Play(seen=lambda body: fault.__enter__(), chunks=(body,))
+    surface = place.surface(play, timeout_seconds=0.5, around=watched)
     try:
         seen = await surface.send()
+        # A client's deadline may pass before that of the thread that completes.
+        await asyncio.to_thread(layers[0].completed.wait, 20)
     finally:
         fault.__exit__(None, None, None)
     assert (seen.answer, surface.runs) == (body, 1)

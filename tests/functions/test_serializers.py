@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
-from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 from uuid import UUID
@@ -32,6 +31,7 @@ from idempotency_mw.serializers import (
     encode_value,
     serializer_for,
 )
+from tests.functions.golden import Colour, Line
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,16 +104,6 @@ def test_a_deeply_nested_record_is_a_record_error():
 
 
 # Serializers.
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-@dataclass
-class Line:
-    sku: UUID
-    price: Decimal
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Completed records in this process: as good as the store's, never longer."""
+"""Copies of completed records in this process: equal to the store's, and never kept longer."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Clock:
 
 
 class CountingLayer:
-    """A layer that counts its acquires, and on which time can pass between question and reply."""
+    """A layer that counts its acquires; `during` is called before each reply, to let time pass."""
 
     def __init__(self, clock: Clock) -> None:
         self.inner = MemoryPersistenceLayer(clock=clock)
@@ -44,7 +44,7 @@ def claim(key: str = "k", fingerprint: str = "f", token: str = "t", retention_ms
 
 
 class Cached:
-    """One cache, blocking or async, driven the same way."""
+    """A cache, blocking or async, called the same way."""
 
     def __init__(self, kind: str, max_items: int = 256) -> None:
         self.clock = Clock()
@@ -71,7 +71,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_completed_record_is_asked_for_once(kind: str) -> None:
+def test_a_completed_record_is_fetched_once(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     asked = cached.layer.acquires
@@ -80,14 +80,14 @@ def test_a_completed_record_is_asked_for_once(kind: str) -> None:
     assert cached.layer.acquires == asked + 1
 
 
-def test_a_tombstone_is_kept_as_one(kind: str) -> None:
+def test_a_tombstone_is_cached_as_a_tombstone(kind: str) -> None:
     cached = Cached(kind)
     cached.completed(result=None)
     for _ in range(2):
         assert cached.acquire(claim(token="a")).record.status is Status.NOT_KEPT
 
 
-def test_a_copy_never_outlives_the_record(kind: str) -> None:
+def test_a_copy_never_outlives_its_record(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     cached.clock.now += 20
@@ -114,7 +114,7 @@ def test_a_slow_reply_does_not_prolong_a_copy(kind: str) -> None:
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_what_runs_is_never_kept(kind: str) -> None:
+def test_a_record_in_progress_is_never_cached(kind: str) -> None:
     cached = Cached(kind)
     cached.acquire(claim())
     assert cached.acquire(claim(token="a")).record.status is Status.IN_PROGRESS
@@ -123,14 +123,14 @@ def test_what_runs_is_never_kept(kind: str) -> None:
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_another_fingerprint_gets_the_copy_with_the_first_ones(kind: str) -> None:
+def test_a_claim_with_another_fingerprint_gets_the_copy_with_its_fingerprint(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     cached.acquire(claim(token="a"))
     assert cached.acquire(claim(fingerprint="e", token="b")).record.fingerprint == "f" * 64
 
 
-def test_the_copy_that_was_not_used_for_longest_goes_first(kind: str) -> None:
+def test_the_least_recently_used_copy_is_evicted_first(kind: str) -> None:
     cached = Cached(kind, max_items=2)
     for key in "abc":
         cached.completed(key)

@@ -1,4 +1,4 @@
-"""The parts that are offered for tests: they do what they say, and the suite finds what is wrong with a layer."""
+"""The package's helpers for tests, and the conformance suite, which must find each mistake of a layer."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from idempotency_mw.testing import (
 from idempotency_mw.testing.bench import a_claim, rival
 
 
-def test_the_clock_stands_until_it_is_moved():
+def test_the_manual_clock_stands_still_until_it_is_advanced():
     clock = ManualClock(5)
     assert clock() == clock() == 5
     clock.advance(2.5)
@@ -40,7 +40,7 @@ def test_a_planned_failure_never_reaches_the_store():
     assert layer.calls == ["acquire", "complete", "acquire"]
 
 
-def test_a_lost_reply_is_lost_after_the_store_did_it():
+def test_a_reply_is_lost_after_the_store_has_executed_the_verb():
     layer = FailingPersistenceLayer(MemoryPersistenceLayer())
     claim = a_claim()
     layer.acquire(claim)
@@ -52,7 +52,7 @@ def test_a_lost_reply_is_lost_after_the_store_did_it():
     assert layer.acquire(rival(claim)).record.result == b"done"
 
 
-def test_a_failure_for_good_ends_when_the_layer_is_healed():
+def test_a_permanent_failure_ends_when_the_layer_is_healed():
     layer = FailingPersistenceLayer(MemoryPersistenceLayer())
     layer.fail_before("extend", times=None)
     for _ in range(3):
@@ -62,7 +62,7 @@ def test_a_failure_for_good_ends_when_the_layer_is_healed():
     assert layer.extend(a_claim()) is False
 
 
-async def test_async_layers_fail_alike():
+async def test_the_async_failing_layer_fails_like_the_blocking_one():
     layer = AsyncFailingPersistenceLayer(as_async(MemoryPersistenceLayer()))
     claim = a_claim()
     layer.lose_reply("acquire")
@@ -75,12 +75,12 @@ async def test_async_layers_fail_alike():
     assert await layer.release(claim) is True
 
 
-def test_importing_the_package_or_its_testing_part_needs_no_pytest():
+def test_the_package_and_its_testing_module_can_be_imported_without_pytest():
     code = "import sys; sys.modules['pytest'] = None; import idempotency_mw, idempotency_mw.testing"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_suite_must_say_how_its_layer_is_made_and_may_leave_the_rest_out():
+def test_a_suite_must_define_make_layer_and_may_omit_the_rest():
     suite = PersistenceConformance()
     with pytest.raises(NotImplementedError):
         suite.make_layer()
@@ -92,7 +92,7 @@ def test_a_suite_must_say_how_its_layer_is_made_and_may_leave_the_rest_out():
 
 
 class Wrong(MemoryPersistenceLayer):
-    """A layer with one mistake, made of the right one."""
+    """The memory layer; each subclass adds one mistake."""
 
 
 class CompletesWithoutComparing(Wrong):
@@ -178,7 +178,7 @@ def test_the_suite_finds_each_mistake_of_a_layer(wrong):
     assert failures(Suite), wrong
 
 
-def test_the_suite_finds_no_mistake_where_there_is_none():
+def test_the_suite_finds_no_mistake_in_the_memory_layer():
     clock = ManualClock()
 
     class Suite(PersistenceConformance):
@@ -191,7 +191,7 @@ def test_the_suite_finds_no_mistake_where_there_is_none():
     assert failures(Suite) == []
 
 
-def test_the_suite_finds_a_layer_that_takes_noise_for_free():
+def test_the_suite_finds_a_layer_that_takes_unreadable_bytes_for_a_free_key():
     class Suite(PersistenceConformance):
         def make_layer(self):
             return MemoryPersistenceLayer()

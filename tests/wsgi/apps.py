@@ -11,63 +11,32 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl
 from wsgiref.util import FileWrapper, shift_path_info
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests.marking import LONGEST_WAIT, MARKS, MarkedRun
 
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 logging.getLogger("django.request").setLevel(logging.ERROR)  # it logs a warning for each 4xx
 
-MARKS = Path(os.environ["TEST_MARKS"])
-LONGEST_WAIT = 15.0
 
-
-class Work:
-    """What one run does, from the query: `run` is its name, `hold` the step before which it waits at its gate."""
+class Work(MarkedRun):
+    """One run of a WSGI app."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
-        query = dict(parse_qsl(environ["QUERY_STRING"]))
-        self.run = query["run"]
+        super().__init__(environ["QUERY_STRING"])
         self.body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        self._chunks = int(query.get("chunks", 5))
-        self._size = int(query.get("size", 1000))
-        self._seconds = float(query.get("seconds", 0))
-        self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # makes each run's answer different
-        self.number = self._begin()
-        self.status = int(query.get("first", 201)) if self.number == 1 else 201
-
-    def _begin(self) -> int:
-        execution = current_execution()
-        attempt = 0 if execution is None else execution.attempt
-        written = MARKS / f"{self._nonce}.new"
-        written.write_text(f"{attempt} {os.getpid()}")
-        number = 1
-        while True:
-            try:
-                # Exclusive like O_EXCL; and the file appears with its content, not empty.
-                (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
-            except FileExistsError:
-                number += 1
-            else:
-                return number
-
-    def note(self, what: str) -> None:
-        """Record that the run reached this point."""
-        (MARKS / f"{self.run}.{what}").touch()
 
     def gate(self, step: int) -> None:
         """Wait for the gate's file, if this is the step to wait at."""
-        time.sleep(self._seconds)
+        time.sleep(self.seconds)
         ends = time.monotonic() + LONGEST_WAIT
-        while step == self._hold and not (MARKS / f"{self.run}.gate").exists():
+        while self.has_to_wait(step):
             assert time.monotonic() < ends, f"{self.run}: nobody opened the gate"
             time.sleep(0.01)
 
@@ -75,13 +44,13 @@ class Work:
         """Return the whole answer, once the gate is open."""
         self.gate(0)
         self.note("ended")
-        return {"run": self.run, "nonce": self._nonce, "length": len(self.body)}
+        return {"run": self.run, "nonce": self.nonce, "length": len(self.body)}
 
     def stream(self) -> Iterator[bytes]:
         """Yield the answer in chunks."""
-        for step in range(self._chunks):
+        for step in range(self.chunks):
             self.gate(step)
-            yield f"data: {step} {self._nonce} {'x' * self._size}\n\n".encode()
+            yield self.chunk(step)
         self.note("ended")
 
     def failing(self) -> Iterator[bytes]:

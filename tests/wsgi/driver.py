@@ -5,7 +5,6 @@ their order; an app under test adds its own events.
 """
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +14,7 @@ from idempotency_mw import current_execution
 from idempotency_mw.core.record import Claim, Existing, Operation
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from tests import canaries
+from tests.answers import HTTPAnswer
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Headers = Iterable[tuple[str, str]]
@@ -26,7 +26,7 @@ class ProtocolError(AssertionError):
 
 
 @dataclass
-class Answer:
+class Answer(HTTPAnswer):
     """The answer that the client got, and how the app's call ended."""
 
     status: int | None = None
@@ -37,26 +37,6 @@ class Answer:
 
     def all(self, name: str) -> list[str]:
         return [value for each, value in self.headers if each.lower() == name.lower()]
-
-    def one(self, name: str) -> str | None:
-        values = self.all(name)
-        assert len(values) <= 1, values
-        return values[0] if values else None
-
-    @property
-    def replayed(self) -> bool:
-        return self.one("idempotent-replayed") == "true"
-
-    @property
-    def slug(self) -> str:
-        """The last part of the problem's type."""
-        assert self.one("content-type") == "application/problem+json", self
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        return problem["type"].rsplit(":", 1)[1]
-
-    def brief(self) -> tuple[int | None, bytes]:
-        return self.status, self.body
 
     def ok(self) -> "Answer":
         if self.raised is not None:

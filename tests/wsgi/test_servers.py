@@ -8,7 +8,16 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.asgi.serving import Caller, complaints, is_replay, post, post_until_settled, slug
+from tests.asgi.serving import (
+    Caller,
+    complaints,
+    is_replay,
+    post,
+    post_until_settled,
+    read_a_stream,
+    run_with_duplicates,
+    slug,
+)
 from tests.wsgi.serving import KINDS, WSGIServer
 
 every_framework = pytest.mark.parametrize("framework", ["plain", "werkzeug", "flask", "django"])
@@ -56,27 +65,8 @@ async def wait_for(server: WSGIServer, run: str, what: str) -> None:
 @every_framework
 @pytest.mark.row(5, 34, 35, 36, 37, 38, 101)
 async def test_one_key_has_one_run_and_one_answer(server, client, framework, run):
-    target = f"/{framework}/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, target, run))
-    await wait_for(server, run, "begun.1")
-    meanwhile = await post(client, target, run)
-    other_meanwhile = await post(client, target, run, b'{"other": 1}')
-    server.marks.open_gate(run)
-    answer = await first
-    replay = await post(client, target, f'"{run}"')
-    other = await post(client, target, run, b'{"other": 1}')
-    missing = await post(client, f"/{framework}-required/whole?run={run}", None)
-
-    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
-    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
-    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
-    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
+    answer = await run_with_duplicates(server, client, framework, run)
     assert answer.json()["length"] == 2
-    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
-    assert replay.content == answer.content
-    assert (other.status_code, slug(other)) == (422, "key-reused")
-    assert (missing.status_code, slug(missing)) == (400, "key-missing")
-    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
 
 
 @every_framework
@@ -105,20 +95,7 @@ async def test_one_of_eight_parallel_duplicates_runs(server, client, run):
 @pytest.mark.row(65, 79, 95, 101)
 async def test_the_first_bytes_of_a_stream_come_before_its_end(server, client, framework, keyed, run):
     target = f"/{framework}/stream?run={run}&hold=2&chunks=4"
-    headers = {"idempotency-key": run} if keyed else {}
-    async with client.stream("POST", target, headers=headers) as first:
-        chunks = first.aiter_raw()
-        body = await anext(chunks)
-        assert not server.marks.has(run, "ended")
-        server.marks.open_gate(run)
-        async for chunk in chunks:
-            body += chunk
-    assert body.count(b"data: ") == 4
-    if keyed:
-        replay = await client.post(target, headers=headers)
-        assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
-        assert replay.headers["content-length"] == str(len(body))
-        assert len(server.marks.begun(run)) == 1
+    await read_a_stream(server, client, target, run, keyed=keyed)
 
 
 @every_framework
