@@ -30,7 +30,7 @@ from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.verbs import Held
 from idempotency_mw.serializers import decode
 from tests.asgi.driver import ASGISurface, Play
-from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions
+from tests.persistence.golden import GOLDEN, TOKEN, contradictions
 from tests.wsgi.driver import TEXT, Service
 
 LONG_MS = 600_000

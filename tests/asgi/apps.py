@@ -1,8 +1,9 @@
 """Apps for real servers: the same few endpoints in raw ASGI, Starlette, FastAPI and Litestar.
 
-One process serves them all: `/fastapi-1/whole` is the FastAPI app, with one `BaseHTTPMiddleware` inside ours. The
-query says what a run does. Each run writes files into a folder when it begins and ends, and can wait there for a
-file, its gate. So a test counts runs across processes, also of killed ones, and never waits by the clock.
+One process serves them all: `/fastapi-1/whole` is the FastAPI app, with one `BaseHTTPMiddleware` inside the
+idempotency middleware. The query says what a run does. Each run writes files into a folder when it begins and
+ends, and can wait there for a file, its gate. So a test counts runs across processes, also of killed ones, and
+never waits by the clock.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ DIGESTS = {
     "acquire": commands.acquire("key", CLAIM).script.sha.encode(),
     "complete": commands.complete("key", CLAIM, b"").script.sha.encode(),
 }
-"""The digest that stands in the command of each verb."""
+"""The digest of each verb's script, which is part of its command."""
 
 
 @pytest.fixture

@@ -330,14 +330,7 @@ async def refusals(surface, memory, method: str) -> dict:
     async def ask(body=b"{}", service=service, **options):
         return (await service.request(body, method=method, **options)).ok()
 
-    found = {
-        "key-missing": await ask(key=None, headers=[JSON]),
-        "key-invalid": await ask(key='"'),
-        "key-conflict": await ask(b'{"key":"other"}', headers=[JSON]),
-        "caller-missing": await ask(headers=[("x-caller", "")]),
-        "body-invalid": await ask(b'{"a":1,"a":2}', headers=[JSON]),
-        "body-too-large": await ask(b"x" * 101),
-    }
+    found = await refused_requests(ask)
     first = service.conversation(b"{}", method=method).start()
     await until(lambda: service.runs)
     found["in-progress"] = await ask()
@@ -350,6 +343,18 @@ async def refusals(surface, memory, method: str) -> dict:
     down = surface(FailingLayer(memory, "acquire"), http=http)
     found["store-unavailable"] = await ask(service=down)
     return found
+
+
+async def refused_requests(ask) -> dict:
+    """Return the refusals that depend on the request alone."""
+    return {
+        "key-missing": await ask(key=None, headers=[JSON]),
+        "key-invalid": await ask(key='"'),
+        "key-conflict": await ask(b'{"key":"other"}', headers=[JSON]),
+        "caller-missing": await ask(headers=[("x-caller", "")]),
+        "body-invalid": await ask(b'{"a":1,"a":2}', headers=[JSON]),
+        "body-too-large": await ask(b"x" * 101),
+    }
 
 
 @pytest.mark.row(119)

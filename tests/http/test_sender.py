@@ -1,4 +1,4 @@
-"""Who sent a request: bound headers and callers, section E of the table."""
+"""The sender of a request: bound headers and callers, section E of the table."""
 
 import json
 

@@ -9,20 +9,7 @@ from hypothesis import strategies as st
 from idempotency_mw.core.record import Record, Status
 from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame, read_record
-
-TOKEN, FINGERPRINT = "0123456789abcdef" * 2, "fedcba9876543210" * 4
-GOLDEN = {
-    Status.IN_PROGRESS: b"1P%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
-    Status.COMPLETED: b"1C%b000007001700000000000%bresult\x00\xff" % (TOKEN.encode(), FINGERPRINT.encode()),
-    Status.NOT_KEPT: b"1N%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
-}
-PREFIX = 119
-
-
-def flips(data):
-    for position in range(min(len(data), PREFIX)):
-        for bit in range(8):
-            yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
+from tests.persistence.golden import FINGERPRINT, GOLDEN, PREFIX, TOKEN, contradictions, flips
 
 
 @pytest.mark.parametrize("status", Status)
@@ -65,21 +52,6 @@ def test_a_record_cut_short_in_its_prefix_is_an_error(status):
     for length in range(PREFIX):
         with pytest.raises(IdempotencyRecordError):
             Frame.decode(GOLDEN[status][:length])
-
-
-def contradictions():
-    running, tombstone = GOLDEN[Status.IN_PROGRESS], GOLDEN[Status.NOT_KEPT]
-    return {
-        "a result before the end": running + b"x",
-        "a result that was not kept": tombstone + b"x",
-        "attempt zero": running[:34] + b"000000" + running[40:],
-        "a newer version": b"2" + running[1:],
-        "hexadecimal digits for an attempt": running[:34] + b"00000a" + running[40:],
-        "hexadecimal digits for a time": running[:40] + b"00000000000000f" + running[55:],
-        "capital letters": running[:2] + TOKEN.upper().encode() + running[34:],
-        "a line break after it": running + b"\n",
-        "unicode digits": running[:34] + "٣٣٣".encode() + running[40:],
-    }
 
 
 @pytest.mark.row(52)

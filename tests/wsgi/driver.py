@@ -91,13 +91,17 @@ def environ_of(
     canaries.secret_body(body)
     lines = [*([] if key is None else [("Idempotency-Key", key)]), *headers]
     canaries.secret_headers(lines)
+    _add_headers(environ, lines)
+    return environ | more
+
+
+def _add_headers(environ: dict[str, Any], lines: Headers) -> None:
     for name, value in lines:
         variable = name.upper().replace("-", "_")
         if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             variable = f"HTTP_{variable}"
             value = f"{environ[variable]},{value}" if variable in environ else value
         environ[variable] = value
-    return environ | more
 
 
 class _Server:

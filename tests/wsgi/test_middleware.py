@@ -1,6 +1,7 @@
 """The middleware's options: hooks, layers, Lambda invocations, and what follows from the store."""
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -115,17 +116,20 @@ class InvocationContext:
         self.get_remaining_time_in_millis = lambda: left_ms
 
 
+def slow(environ, start_response):
+    """Answer with the body after longer than a lease of 0.15 s."""
+    time.sleep(0.2)
+    return echo(environ, start_response)
+
+
 @pytest.mark.row(111)
 @pytest.mark.parametrize("adapter", ["serverless.context", "apig_wsgi.context", "awsgi.context"])
 @pytest.mark.parametrize(("left_ms", "lease_ms"), [(2999, 2999), (0, 1000)])
-def test_on_lambda_the_lease_is_the_remaining_time_and_has_no_heartbeat(
-    memory, adapter, left_ms, lease_ms, monkeypatch
-):
-    monkeypatch.setattr("idempotency_mw.heartbeat._pulses", pulses := {})
-    service = Service(echo, memory)
+def test_on_lambda_the_lease_is_the_remaining_time_and_has_no_heartbeat(memory, adapter, left_ms, lease_ms):
+    service = Service(slow, memory, config=IdempotencyConfig(lease_seconds=0.15))
     assert service.request(**{adapter: InvocationContext(left_ms)}).ok().body == b"{}"
     assert memory.claim.lease_ms == lease_ms
-    assert pulses == {}
+    assert memory.calls == ["acquire", "complete"]
     assert service.request(**{adapter: None}).replayed
 
 

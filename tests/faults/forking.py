@@ -1,11 +1,11 @@
 """Processes that run one request and are killed or stopped during it.
 
-    with Nursery() as nursery:
-        child = nursery.run(kind, surface, connection, dies="after the effect")
+    with ForkServer() as fork_server:
+        child = fork_server.run(surface, store.address(), "after the effect", folder)
         await child.until_dead()     # or until_stopped()
 
-The nursery is one process with one thread that has imported everything; it forks a child for each request. A fork
-takes milliseconds; a new interpreter takes a second.
+The fork server is one process with one thread that has imported everything; it forks a child for each request. A
+fork takes milliseconds; a new interpreter takes a second.
 """
 
 import asyncio
@@ -59,11 +59,11 @@ class Child:
         os.kill(self.pid, signal.SIGCONT)
 
 
-class Nursery:
+class ForkServer:
     """Forks children on demand."""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.faults.dying"]
+        command = [sys.executable, "-m", "tests.faults.forking"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._pids: list[int] = []
         return self
@@ -87,10 +87,10 @@ class Nursery:
         return Child(int(self._process.stdout.readline()), folder)
 
 
-# In the nursery, and in its children.
+# In the fork server and its children.
 
 
-def _nurse() -> None:
+def _serve_forks() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead children leave no zombies
     for line in sys.stdin:
         pid = os.fork()
@@ -110,15 +110,15 @@ async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -
     place = Path(folder)
     layer = _layer(store, is_async=surface in ("asgi", "async function"))
     if how == "before complete":
-        layer = _DiesBeforeComplete(layer) if not _is_async(layer) else _DiesBeforeCompleteAsync(layer)
+        layer = _KilledBeforeComplete(layer) if not _is_async(layer) else _KilledBeforeCompleteAsync(layer)
 
     def app(body: bytes) -> None:
         if how == "before the effect":
-            _die()
+            _kill()
         with (place / "effects").open("a") as effects:
             effects.write("!")
         if how == "after the effect":
-            _die()
+            _kill()
         if how == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(0.2)  # another thread may stop before this one
@@ -130,7 +130,7 @@ async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -
     temporary.rename(place / "answer")
 
 
-def _die() -> None:
+def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
@@ -152,23 +152,23 @@ def _is_async(layer: Any) -> bool:
     return asyncio.iscoroutinefunction(layer.acquire)
 
 
-class _DiesBeforeComplete:
+class _KilledBeforeComplete:
     def __init__(self, layer: Any) -> None:
         self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
 
     def complete(self, claim: Any, result: Any) -> Any:
-        _die()
+        _kill()
 
 
-class _DiesBeforeCompleteAsync:
+class _KilledBeforeCompleteAsync:
     def __init__(self, layer: Any) -> None:
         self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
 
     async def complete(self, claim: Any, result: Any) -> Any:
-        _die()
+        _kill()
 
 
 if __name__ == "__main__":
     for name in ("idempotency_mw.persistence.redis", "idempotency_mw.persistence.sqlite", "tests.faults.surfaces"):
         importlib.import_module(name)  # once, for every child
-    _nurse()
+    _serve_forks()
