@@ -43,7 +43,7 @@ COMMANDS = {
     "--no-access-log --log-level info --timeout-graceful-shutdown 1",
     "hypercorn": "hypercorn {app} --bind 127.0.0.1:{port} --workers {workers} --graceful-timeout 1",
     "granian": "granian {app} --interface asgi --host 127.0.0.1 --port {port} --workers {workers} "
-    "--no-access-log --log-level info --workers-kill-timeout 1",
+    "--no-access-log --log-level info --workers-kill-timeout 3",
 }
 KINDS = sorted(COMMANDS)
 HOST = "idempotency.test"
