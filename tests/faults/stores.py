@@ -307,6 +307,12 @@ class RedisStore(Store):
             with server.client() as client:
                 client.script_flush()
 
+    def load_script(self, text: str) -> None:
+        """Load the script on every server, so that none answers NOSCRIPT."""
+        for server in self.ground.servers:
+            with server.client() as client:
+                client.script_load(text)
+
     def fill(self) -> None:
         self._configure("1")
 

@@ -11,7 +11,8 @@ from tests.faults.rows import shows
 from tests.faults.surfaces import Play
 
 VERB = b"EVAL"  # also in EVALSHA; every verb is one of the two
-ACQUIRE = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script.sha.encode()
+SCRIPT = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script
+ACQUIRE = SCRIPT.sha.encode()
 HASTY = 0.15
 IN_DOUBT = 0.5
 """A deadline long enough for an acquire without an answer, and then for its release on a new connection."""
@@ -38,6 +39,7 @@ async def hasty(place):
     await surface.send(key="before")
     surface.layer.timeout_seconds = HASTY
     place.store.lose()
+    place.store.load_script(SCRIPT.text)
     return surface
 
 
