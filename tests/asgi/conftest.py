@@ -10,7 +10,8 @@ import pytest
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from tests.asgi.driver import ASGISurface, ManualClock
+from idempotency_mw.testing import ManualClock
+from tests.asgi.driver import ASGISurface
 from tests.asgi.layers import AroundLayer
 from tests.wsgi.surface import WSGISurface
 

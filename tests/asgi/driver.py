@@ -23,19 +23,6 @@ Body = bytes | list[dict[str, Any]]
 JSON = ("content-type", "application/json")
 
 
-class ManualClock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class ProtocolError(RuntimeError):
     """The app broke ASGI; a server raises such an error."""
 

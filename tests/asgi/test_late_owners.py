@@ -8,7 +8,8 @@ import pytest
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
-from tests.asgi.driver import ManualClock, Play, until
+from idempotency_mw.testing import ManualClock
+from tests.asgi.driver import Play, until
 from tests.asgi.layers import AroundLayer, HookedLayer
 from tests.asgi.scenario import BROKEN, NO_HEARTBEAT
 from tests.memory import rewrite_results

@@ -11,19 +11,13 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Set
 from idempotency_mw.persistence.local_cache import AsyncLocalCache, LocalCache
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import InPlacePersistenceLayer
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from idempotency_mw.testing import ManualClock
 
 
 class CountingLayer:
     """A layer that counts its acquires; `during` is called before each reply, to let time pass."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.inner = MemoryPersistenceLayer(clock=clock)
         self.acquires = 0
         self.during: Callable[[], None] = lambda: None
@@ -47,7 +41,7 @@ class Cached:
     """A cache, blocking or async, called the same way."""
 
     def __init__(self, kind: str, max_items: int = 256) -> None:
-        self.clock = Clock()
+        self.clock = ManualClock()
         self.layer = CountingLayer(self.clock)
         if kind == "blocking":
             self.cache: Any = LocalCache(self.layer, max_items, clock=self.clock)
@@ -90,11 +84,11 @@ def test_a_tombstone_is_cached_as_a_tombstone(kind: str) -> None:
 def test_a_copy_never_outlives_its_record(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
-    cached.clock.now += 20
+    cached.clock.advance(20)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 40_000
-    cached.clock.now += 39.5
+    cached.clock.advance(39.5)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 500
-    cached.clock.now += 0.5
+    cached.clock.advance(0.5)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
@@ -103,14 +97,14 @@ def test_a_slow_reply_does_not_prolong_a_copy(kind: str) -> None:
     cached.completed()
 
     def slowly() -> None:
-        cached.clock.now += 50
+        cached.clock.advance(50)
 
     cached.layer.during = slowly
     cached.acquire(claim(token="a"))
     cached.layer.during = lambda: None
-    cached.clock.now += 9.9
+    cached.clock.advance(9.9)
     assert isinstance(cached.acquire(claim(token="a")), Existing)
-    cached.clock.now += 0.2
+    cached.clock.advance(0.2)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
