@@ -28,7 +28,11 @@ from idempotency_mw.persistence.redis import RedisConnection, RedisPersistenceLa
 from idempotency_mw.persistence.redis.clients import blocking_client, closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.deadline import Deadline
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis, _rested, can_be_direct_blocking
+from idempotency_mw.persistence.redis.direct_blocking import (
+    DirectBlockingRedis,
+    _rested,
+    can_be_direct_blocking,
+)
 from idempotency_mw.persistence.redis.wire_blocking import BlockingWire
 from tests.clusters import until
 from tests.persistence.driven import a_claim
