@@ -75,6 +75,17 @@ async def wait_for(marks: Marks, run: str, what: str) -> None:
     await asyncio.to_thread(marks.wait_for, run, what)
 
 
+async def kill_the_worker_of(server: Server, client: httpx.AsyncClient, target: str, run: str) -> float:
+    """Make a request, kill the worker that runs it, and return the time of that."""
+    first = asyncio.ensure_future(post(client, server.url + target, run))
+    await wait_for(server.marks, run, "begun.1")
+    os.kill(server.marks.begun(run)[0].pid, signal.SIGKILL)
+    killed = time.time()
+    with pytest.raises(httpx.TransportError):
+        await first
+    return killed
+
+
 def begun_at(marks: Marks, run: str, number: int) -> float:
     return (marks.folder / f"{run}.begun.{number}").stat().st_mtime
 
@@ -147,12 +158,7 @@ async def test_after_a_worker_was_killed_one_duplicate_takes_over_when_its_lease
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/starlette-1/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, servers[0].url + target, run))
-    await wait_for(marks, run, "begun.1")
-    os.kill(marks.begun(run)[0].pid, signal.SIGKILL)
-    killed = time.time()
-    with pytest.raises(httpx.TransportError):
-        await first
+    killed = await kill_the_worker_of(servers[0], client, target, run)
 
     async def duplicate() -> httpx.Response:
         return await post_until_settled(client, servers[1].url + target, run)
@@ -176,11 +182,7 @@ async def test_with_after_crash_refuse_the_outcome_of_a_killed_worker_stays_unkn
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/starlette-0-refusing/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, servers[0].url + target, run))
-    await wait_for(marks, run, "begun.1")
-    os.kill(marks.begun(run)[0].pid, signal.SIGKILL)
-    with pytest.raises(httpx.TransportError):
-        await first
+    await kill_the_worker_of(servers[0], client, target, run)
     before = await post(client, servers[1].url + target, run)
     await asyncio.sleep(LEASE + 0.1)
     after = [await post(client, servers[1].url + target, run) for _ in range(2)]
