@@ -54,8 +54,8 @@ _COMPLAINT = re.compile(
     "was destroyed|never (?:retrieved|awaited)"
 )
 # The servers log these for any app. Hypercorn keeps writing to a closed connection, which asyncio reports; and it
-# keeps an HTTP/2 connection whose client hung up in mid-stream until it stops, and cancels it then. Granian kills a
-# worker that takes longer than --workers-kill-timeout to end, as on a busy machine.
+# keeps an HTTP/2 connection whose client hung up in mid-stream until it stops, and cancels it then. Granian kills
+# a worker that takes longer than --workers-kill-timeout to end, as on a busy machine.
 _OF_SERVERS = re.compile(
     r"[^\n]*socket\.send\(\) raised exception"
     r"|[^\n]*Exception in callback StreamReaderProtocol\.connection_made.*?CancelledError"
