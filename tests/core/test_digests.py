@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from idempotency_mw.core.identity import LARGE, canonical, digest, text
 from idempotency_mw.errors import IdempotencyKeyError
-from tests.core.showing import SECRET, shown
+from tests.core.tracebacks import SECRET, shown
 
 parts = st.lists(
     st.binary(max_size=12) | st.sampled_from([b"", b":", b"0:", b"1:a", b"2:ab", b"a", b"b"]), max_size=5

@@ -9,7 +9,7 @@ from jmespath.exceptions import UnknownFunctionError
 
 from idempotency_mw.core.identity import Selection, canonical
 from idempotency_mw.errors import IdempotencyKeyError
-from tests.core.showing import SECRET, shown
+from tests.core.tracebacks import SECRET, shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from idempotency_mw.core.record import Operation
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Refuse, Wanted
-from tests.http.asking import JSON, KEY, exchange, key_of, operation, reached, request
+from tests.http.exchanges import JSON, KEY, exchange, key_of, operation, reached, request
 
 # Which requests are protected.
 

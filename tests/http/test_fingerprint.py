@@ -13,7 +13,7 @@ from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange
 from idempotency_mw.http.fields import canonical_query
 from idempotency_mw.http.message import Request
-from tests.http.asking import BASE, FIRST, JSON, KEY, OURS, exchange, operation, reached, request
+from tests.http.exchanges import BASE, FIRST, JSON, KEY, OURS, exchange, operation, reached, request
 
 # The operation.
 

@@ -4,7 +4,7 @@ import pytest
 
 from idempotency_mw.http.config import DROPPED_HEADERS
 from idempotency_mw.http.fields import KeptHeaders
-from tests.http.asking import lines
+from tests.http.exchanges import lines
 
 KEPT = KeptHeaders(DROPPED_HEADERS, b"idempotent-replayed")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from idempotency_mw.http.message import split_list, values
-from tests.http.asking import lines
+from tests.http.exchanges import lines
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from idempotency_mw.core.record import Record, Status
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.message import Headers, Response
-from tests.http.asking import (
+from tests.http.exchanges import (
     BASE,
     FIRST,
     KEY,

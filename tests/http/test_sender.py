@@ -9,7 +9,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Keyed, Refuse, Wanted
 from idempotency_mw.http.message import Response
-from tests.http.asking import BASE, FIRST, JSON, KEY, SECRETS, exchange, operation, reached, request
+from tests.http.exchanges import BASE, FIRST, JSON, KEY, SECRETS, exchange, operation, reached, request
 
 # Bound headers.
 

@@ -6,7 +6,7 @@ import pytest
 
 from idempotency_mw.core.machine import Answered, Discarded, Failed, Kept
 from idempotency_mw.http.config import HTTPConfig
-from tests.http.asking import BASE, MARKER, OURS, SECRETS, exchange, length, replayed
+from tests.http.exchanges import BASE, MARKER, OURS, SECRETS, exchange, length, replayed
 
 
 @pytest.mark.row(40, 41)

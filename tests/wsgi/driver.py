@@ -181,7 +181,7 @@ class Body:
             raise self._on_close
 
 
-class Noting:
+class NotingLayer:
     """Passes the verbs on to `store` and notes them. `claim` is the first claim."""
 
     def __init__(self, store: Any) -> None:

@@ -200,14 +200,14 @@ import gevent
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
-from tests.wsgi.driver import Noting, environ_of, serve
+from tests.wsgi.driver import NotingLayer, environ_of, serve
 
 def app(environ, start_response):
     gevent.sleep(0.4)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [environ["HTTP_IDEMPOTENCY_KEY"].encode()]
 
-store = Noting(MemoryPersistenceLayer())
+store = NotingLayer(MemoryPersistenceLayer())
 middleware = IdempotencyMiddleware(app, persistence_store=store, config=IdempotencyConfig(lease_seconds=0.15))
 jobs = [gevent.spawn(serve, middleware, key=f"k-{number % 5}") for number in range(10)]
 gevent.joinall(jobs)

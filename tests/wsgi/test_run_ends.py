@@ -16,7 +16,7 @@ from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.testing import FailingPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
-from tests.wsgi.driver import TEXT, Body, Noting, ProtocolError, Service, environ_of
+from tests.wsgi.driver import TEXT, Body, NotingLayer, ProtocolError, Service, environ_of
 from tests.wsgi.flows import (
     BROKEN,
     NAMED,
@@ -148,7 +148,7 @@ def test_a_client_gets_its_answer_if_the_store_fails_at_the_end(memory, app, ver
 # The heartbeat.
 
 
-class BuggyLayer(Noting):
+class BuggyLayer(NotingLayer):
     """A layer with a bug."""
 
     def complete(self, claim: Any, result: Any) -> Any:
@@ -174,7 +174,13 @@ def endless(environ, start_response):
 @pytest.mark.row(51, 77, 94)
 @pytest.mark.parametrize(
     ("app", "layer"),
-    [(ending_late, Noting), (interrupted, Noting), (endless, Noting), (a_list, BuggyLayer), (raising, Noting)],
+    [
+        (ending_late, NotingLayer),
+        (interrupted, NotingLayer),
+        (endless, NotingLayer),
+        (a_list, BuggyLayer),
+        (raising, NotingLayer),
+    ],
     **NAMED,
 )
 def test_the_heartbeat_stops_however_the_run_ends(app, layer, caplog):
