@@ -1,4 +1,4 @@
-"""Every report is a warning on one logger, and says nothing but the beginning of a storage key."""
+"""Every report is one warning on one logger, and names a record only by the beginning of its storage key."""
 
 import inspect
 import logging
@@ -31,19 +31,19 @@ def test_each_report_is_one_warning_with_the_beginning_of_the_storage_key(name, 
 
 
 @pytest.mark.parametrize("verb", ["complete", "release"])
-def test_the_verb_that_failed_is_named(verb, caplog):
+def test_the_report_of_a_failed_settling_names_the_verb(verb, caplog):
     report.claim_not_settled(STORAGE_KEY, verb, ERROR)
     assert f"{verb} failed" in caplog.text
 
 
-def test_no_two_reports_say_the_same():
+def test_no_two_reports_have_the_same_text():
     source = inspect.getsource(report)
     messages = [line for line in source.splitlines() if line.strip().startswith("_warn(storage_key")]
     assert len(messages) == len(set(messages)) == len(OF_RECORDS)
 
 
 @pytest.mark.parametrize("name", OF_FUNCTIONS)
-def test_a_function_that_runs_unprotected_is_named(name, caplog):
+def test_the_report_of_an_unprotected_call_names_the_function(name, caplog):
     getattr(report, name)("shop.charge")
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "idempotency_mw")

@@ -1,4 +1,4 @@
-"""Messages that are lost or late between a layer and its servers, and what servers say when they can't serve."""
+"""Messages between a layer and its servers that are lost or late, and servers that answer with an error."""
 
 import time
 
@@ -10,13 +10,14 @@ from tests.asgi.driver import until
 from tests.faults.rows import shows
 from tests.faults.surfaces import Play
 
-VERB = b"EVAL"  # and EVALSHA: every verb is one
-ACQUIRE = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script.sha.encode()
+VERB = b"EVAL"  # also in EVALSHA; every verb is one of the two
+SCRIPT = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script
+ACQUIRE = SCRIPT.sha.encode()
 HASTY = 0.15
 IN_DOUBT = 0.5
-"""Time for an acquire that is to be heard and not answered, and then for its release, which connects anew."""
+"""A deadline long enough for an acquire without an answer, and then for its release on a new connection."""
 SLACK = 0.1 + 0.6
-"""A tenth of a second by the contract; the rest is for a machine that is shared."""
+"""The contract allows a tenth of a second after the deadline; 0.6 s are for a busy machine."""
 
 
 def error(text: str) -> dict[str, object]:
@@ -33,17 +34,18 @@ DOWN = {
 
 
 async def hasty(place):
-    """Return a surface of little patience, over a connected layer and an empty store. It ran once."""
+    """Return a surface with a short deadline, over a connected layer and an empty store. Its app ran once."""
     surface = place.surface()
     await surface.send(key="before")
     surface.layer.timeout_seconds = HASTY
     place.store.lose()
+    place.store.load_script(SCRIPT.text)
     return surface
 
 
 @pytest.mark.parametrize("how", DOWN)
 @shows(1)
-async def test_a_store_that_can_not_serve_refuses_in_time_and_nothing_runs(place, how):
+async def test_requests_are_refused_in_time_if_the_store_can_not_serve(place, how):
     surface = await hasty(place)
     place.store.when(VERB, **DOWN[how])
     began = time.monotonic()
@@ -58,9 +60,9 @@ async def test_a_store_that_can_not_serve_refuses_in_time_and_nothing_runs(place
 
 @pytest.mark.parametrize("action", ["cut request", "cut reply", "delay reply", "delay request"])
 @shows(2, 3)
-async def test_an_acquire_that_was_lost_or_late_on_either_way_changes_nothing(place, action):
+async def test_an_acquire_whose_request_or_reply_is_lost_or_late_is_repeated(place, action):
     surface = place.surface()
-    await surface.send(key="before")  # connected, and the scripts are known
+    await surface.send(key="before")  # connects, and loads the scripts
     place.store.lose()
     place.store.when(VERB, action, seconds=0.05)
     seen = await surface.send()
@@ -71,10 +73,10 @@ async def test_an_acquire_that_was_lost_or_late_on_either_way_changes_nothing(pl
 
 
 @shows(4)
-async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(place):
+async def test_an_acquire_in_doubt_is_refused_and_then_released(place):
     surface = await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
-    place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may ask again in time
+    place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may try again before its deadline
     seen = await surface.send()
     assert (seen.refused, surface.runs) == ("store-unavailable", 1)
     await until(lambda: place.status() is None)
@@ -82,19 +84,14 @@ async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(
     assert (await place.surface().send()).answer == b"done"
 
 
-def is_under_way(release) -> bool:
-    """Tell whether a release in doubt, a thread or a task, is not over yet."""
-    return release.is_alive() if hasattr(release, "is_alive") else not release.done()
-
-
 @shows(4)
-async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lease_ends(place):
+async def test_an_acquire_in_doubt_that_can_not_be_released_lapses(place):
     patient, surface = place.surface(), await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
     place.store.when(VERB, "hang reply", times=1)
     place.store.when(VERB, "cut request", times=None)  # its release
     assert (await surface.send()).refused == "store-unavailable"
-    await until(lambda: not any(map(is_under_way, surface.layer._in_doubt)))
+    await place.until_released(surface)
     assert place.status() == "in progress"
     place.store.pass_all()
     assert (await patient.send()).refused == "in-progress"
@@ -104,7 +101,7 @@ async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lea
 
 
 @shows(6)
-async def test_scripts_that_are_gone_at_any_verb_are_nothing_to_a_client(place):
+async def test_a_client_does_not_notice_that_the_scripts_were_lost_before_any_verb(place):
     surface = place.surface(Play(seen=lambda body: place.store.forget_scripts()))
     place.store.forget_scripts()
     seen = await surface.send()
@@ -114,7 +111,7 @@ async def test_scripts_that_are_gone_at_any_verb_are_nothing_to_a_client(place):
 
 
 @shows(14)
-async def test_a_reply_to_complete_that_was_lost_changes_nothing(place):
+async def test_a_complete_whose_reply_was_lost_is_repeated(place):
     surface = place.surface(Play(seen=lambda body: place.store.when(VERB, "cut reply")))
     seen = await surface.send()
     assert (seen.answer, seen.replayed, surface.runs) == (b"done", False, 1)
@@ -124,7 +121,7 @@ async def test_a_reply_to_complete_that_was_lost_changes_nothing(place):
 
 @pytest.mark.parametrize("how", ["unreachable", "hanging"])
 @shows(15)
-async def test_a_store_that_is_down_at_complete_costs_the_client_nothing_and_is_reported(place, how, caplog):
+async def test_a_client_gets_its_answer_if_the_store_is_down_at_complete_and_that_is_reported(place, how, caplog):
     def fail(body):
         surface.layer.timeout_seconds = HASTY
         place.store.when(VERB, **DOWN[how])
@@ -143,14 +140,14 @@ async def test_a_store_that_is_down_at_complete_costs_the_client_nothing_and_is_
 
 
 @shows(5)
-async def test_a_full_server_refuses_what_is_new_and_runs_nothing(place):
+async def test_a_full_server_refuses_new_requests_and_replays_completed_ones(place):
     surface = place.surface()
     await surface.send(key="before")
     place.store.fill()
     try:
         seen = await surface.send()
         assert (seen.refused, surface.runs) == ("store-unavailable", 1)
-        assert place.status() == "completed"  # of what was before
+        assert place.status() == "completed"  # the request "before"
         await place.assert_kept(surface, b"done", key="before")
     finally:
         place.store.empty()
@@ -158,7 +155,7 @@ async def test_a_full_server_refuses_what_is_new_and_runs_nothing(place):
 
 
 @shows(16)
-async def test_a_server_that_is_full_at_complete_keeps_the_answer(place):
+async def test_a_server_that_is_full_at_complete_stores_the_answer(place):
     surface = place.surface(Play(seen=lambda body: place.store.fill()))
     try:
         seen = await surface.send()

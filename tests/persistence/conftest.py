@@ -1,4 +1,4 @@
-"""A cluster and a Sentinel for this folder, and what a connection may need."""
+"""A cluster, a Sentinel, a user with a password and a certificate for this folder."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.servers import binaries
 
 @pytest.fixture(scope="session")
 def any_binary():
-    """One server binary: for what does not depend on which."""
+    """One server binary, for tests that need any one."""
     found = binaries()
     if not found:
         pytest.skip("no Redis or Valkey server was found")
@@ -34,7 +34,7 @@ def sentinel(any_server, any_binary):
 
 @pytest.fixture
 def guarded(server):
-    """A user of the server, and its password."""
+    """The address of a server that knows the user "me" with the password "right"."""
     with server.client() as store:
         store.execute_command("ACL", "SETUSER", "me", "reset", "on", ">right", "allkeys", "allcommands")
         yield f"127.0.0.1:{server.port}"
@@ -43,7 +43,7 @@ def guarded(server):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """A certificate for this machine, signed by itself. No server of these tests speaks TLS: a relay does."""
+    """A self-signed certificate for this machine, for a TLS relay in front of a server without TLS."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, was not found")
     folder = tmp_path_factory.mktemp("tls")

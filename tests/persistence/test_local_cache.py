@@ -1,4 +1,4 @@
-"""Completed records in this process: as good as the store's, never longer."""
+"""Copies of completed records in this process: equal to the store's, and never kept longer."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,19 +11,13 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Set
 from idempotency_mw.persistence.local_cache import AsyncLocalCache, LocalCache
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import InPlacePersistenceLayer
+from idempotency_mw.testing import ManualClock
 
 
-class Clock:
-    now = 1000.0
+class CountingLayer:
+    """A layer that counts its acquires; `during` is called before each reply, to let time pass."""
 
-    def __call__(self) -> float:
-        return self.now
-
-
-class Counting:
-    """A layer that counts its acquires, and on which time can pass between question and reply."""
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.inner = MemoryPersistenceLayer(clock=clock)
         self.acquires = 0
         self.during: Callable[[], None] = lambda: None
@@ -44,11 +38,11 @@ def claim(key: str = "k", fingerprint: str = "f", token: str = "t", retention_ms
 
 
 class Cached:
-    """One cache, blocking or async, driven the same way."""
+    """A cache, blocking or async, called the same way."""
 
     def __init__(self, kind: str, max_items: int = 256) -> None:
-        self.clock = Clock()
-        self.layer = Counting(self.clock)
+        self.clock = ManualClock()
+        self.layer = CountingLayer(self.clock)
         if kind == "blocking":
             self.cache: Any = LocalCache(self.layer, max_items, clock=self.clock)
         else:
@@ -71,7 +65,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_completed_record_is_asked_for_once(kind: str) -> None:
+def test_a_completed_record_is_fetched_once(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     asked = cached.layer.acquires
@@ -80,21 +74,21 @@ def test_a_completed_record_is_asked_for_once(kind: str) -> None:
     assert cached.layer.acquires == asked + 1
 
 
-def test_a_tombstone_is_kept_as_one(kind: str) -> None:
+def test_a_tombstone_is_cached_as_a_tombstone(kind: str) -> None:
     cached = Cached(kind)
     cached.completed(result=None)
     for _ in range(2):
         assert cached.acquire(claim(token="a")).record.status is Status.NOT_KEPT
 
 
-def test_a_copy_never_outlives_the_record(kind: str) -> None:
+def test_a_copy_never_outlives_its_record(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
-    cached.clock.now += 20
+    cached.clock.advance(20)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 40_000
-    cached.clock.now += 39.5
+    cached.clock.advance(39.5)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 500
-    cached.clock.now += 0.5
+    cached.clock.advance(0.5)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
@@ -103,18 +97,18 @@ def test_a_slow_reply_does_not_prolong_a_copy(kind: str) -> None:
     cached.completed()
 
     def slowly() -> None:
-        cached.clock.now += 50
+        cached.clock.advance(50)
 
     cached.layer.during = slowly
     cached.acquire(claim(token="a"))
     cached.layer.during = lambda: None
-    cached.clock.now += 9.9
+    cached.clock.advance(9.9)
     assert isinstance(cached.acquire(claim(token="a")), Existing)
-    cached.clock.now += 0.2
+    cached.clock.advance(0.2)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_what_runs_is_never_kept(kind: str) -> None:
+def test_a_record_in_progress_is_never_cached(kind: str) -> None:
     cached = Cached(kind)
     cached.acquire(claim())
     assert cached.acquire(claim(token="a")).record.status is Status.IN_PROGRESS
@@ -123,14 +117,14 @@ def test_what_runs_is_never_kept(kind: str) -> None:
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_another_fingerprint_gets_the_copy_with_the_first_ones(kind: str) -> None:
+def test_a_claim_with_another_fingerprint_gets_the_copy_with_its_fingerprint(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     cached.acquire(claim(token="a"))
     assert cached.acquire(claim(fingerprint="e", token="b")).record.fingerprint == "f" * 64
 
 
-def test_the_copy_that_was_not_used_for_longest_goes_first(kind: str) -> None:
+def test_the_least_recently_used_copy_is_evicted_first(kind: str) -> None:
     cached = Cached(kind, max_items=2)
     for key in "abc":
         cached.completed(key)

@@ -20,7 +20,7 @@ from proof.fuzz.inputs import CORPORA, inputs
 from proof.fuzz.readers import READERS
 from proof.fuzz.scripts import disagreements
 from tests.asgi.driver import ask
-from tests.wsgi.driver import Noting, serve
+from tests.wsgi.driver import NotingLayer, serve
 
 PROGRAMS = 1000
 
@@ -171,7 +171,7 @@ def test_exc_info_without_an_exception_does_not_restart_an_answer(exc_info: Any)
         yield b"some"
         start_response("500 Oh", [], exc_info)
 
-    store = Noting(MemoryPersistenceLayer())
+    store = NotingLayer(MemoryPersistenceLayer())
     answer = serve(IdempotencyMiddleware(app, persistence_store=store))
     assert isinstance(answer.raised, AssertionError)
     assert store.record() is None

@@ -1,4 +1,4 @@
-"""Data inside of text, for JMESPath: embedded JSON, base64 and gzip, within bounds."""
+"""JMESPath functions that unpack text: embedded JSON, base64 and gzip, within bounds."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def packed(data: bytes) -> str:
 
 
 @pytest.mark.parametrize("prefix", NAMES)
-def test_each_function_unpacks_under_both_its_names(prefix):
+def test_each_function_has_two_names(prefix):
     inner = json.dumps({"order": {"id": 7}})
     event = {
         "json": inner,
@@ -50,13 +50,13 @@ def test_each_function_unpacks_under_both_its_names(prefix):
         ("base64_gzip(body)", {"body": b64encode(gzip.compress(b"secret-4111")[:-9]).decode()}),
     ],
 )
-def test_what_can_not_be_unpacked_is_a_key_error_that_quotes_nothing(expression, event):
+def test_text_that_can_not_be_unpacked_is_a_key_error_that_does_not_quote_it(expression, event):
     with pytest.raises(IdempotencyKeyError) as caught:
         Selection(expression).select(event)
     assert "4111" not in str(caught.value)
 
 
-def test_what_one_search_unpacks_is_bounded_in_total():
+def test_one_search_unpacks_a_bounded_number_of_bytes_in_total():
     at_the_edge, over = packed(b"a" * MAX_UNPACKED_BYTES), packed(b"a" * (MAX_UNPACKED_BYTES + 1))
     selection = Selection("length(base64_gzip(@))")
     for _ in range(2):
@@ -80,7 +80,7 @@ class Own(functions.Functions):
         return f"own {value}"
 
 
-def test_custom_functions_are_added_and_come_first():
+def test_custom_functions_are_added_and_take_precedence():
     options = jmespath.Options(custom_functions=Own())
     assert Selection("shout(json(@).a)", options).select('{"a": "x"}') == "X"
     assert Selection("base64(json(@).a)", options).select('{"a": "x"}') == "own x"
@@ -89,7 +89,7 @@ def test_custom_functions_are_added_and_come_first():
         IdempotencyConfig(event_key_jmespath="whisper(json(@))", jmespath_options=options)
 
 
-def test_http_unpacks_as_functions_do():
+def test_http_keys_can_be_unpacked_too():
     config = IdempotencyConfig(event_key_jmespath="powertools_json(detail).id")
     exchange = Exchange(config, HTTPConfig(header=None))
     request = Request(method="POST", path="/", query=b"", lines={b"content-type": [b"application/json"]})

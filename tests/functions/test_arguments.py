@@ -24,17 +24,17 @@ PINNED = json.loads(Path(__file__).with_name("golden_keys.json").read_text("utf-
 ROOT = Path(__file__).parents[2]
 
 
-# The storage key of every record in every store depends on these: a change here orphans them all.
-def test_golden_keys_stay_what_they_were():
+# The storage key of every record in every store depends on these: a change here orphans all records.
+def test_the_golden_keys_are_pinned():
     assert golden() == PINNED
 
 
-def test_the_fingerprint_of_a_call_of_which_nothing_is_validated_stays_what_it_was():
+def test_the_fingerprint_of_a_call_without_a_validated_payload_is_pinned():
     assert Call("a").operation(IdempotencyConfig()).fingerprint == sha256(b"8:function4:null").hexdigest()
 
 
 def printed(interpreter, **environment):
-    """Return what the keys are in another process: those of models only where pydantic can be imported."""
+    """Return the keys as another process computes them; those of models only if it can import pydantic."""
     done = subprocess.run(
         [interpreter, Path(__file__).with_name("golden.py")],
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment,
@@ -52,7 +52,7 @@ def test_another_process_with_another_hash_seed_has_the_same_keys(seed):
 
 
 def interpreter_of(version):
-    """Return the path of this version's interpreter; pyenv's shims run it only if they are told so."""
+    """Return the path of this version's interpreter; a shim of pyenv needs PYENV_VERSION to run it."""
     found = shutil.which(f"python{version}")
     if found is None:
         pytest.skip(f"there is no python{version}")
@@ -70,19 +70,19 @@ OTHERS = [f"3.{minor}" for minor in range(11, 15) if minor != sys.version_info.m
 
 @pytest.mark.parametrize("version", OTHERS)
 def test_another_python_has_the_same_keys(version):
-    # Where it has no packages of its own: jmespath is all that is needed, and pure Python.
+    # That Python may have no packages: it needs jmespath alone, which is pure Python.
     path = os.pathsep.join((str(ROOT), str(Path(jmespath.__file__).parents[1])))
     keys = printed(interpreter_of(version), PYTHONHASHSEED="77", PYTHONPATH=path)
     assert {name: PINNED[name] for name in PINNED if name in keys} == keys
     assert PINNED.keys() - keys.keys() <= OF_MODELS
 
 
-def test_payloads_that_differ_have_keys_that_differ():
+def test_different_payloads_have_different_keys():
     keys = [storage_key for storage_key, _ in golden().values()]
     assert len(set(keys)) == len(keys)
 
 
-def test_what_derives_from_text_or_numbers_is_that_text_or_number():
+def test_a_subclass_of_str_or_int_is_its_text_or_number():
     class Reference(str):
         __slots__ = ()
 
@@ -97,7 +97,7 @@ class Pair(NamedTuple):
     amount: int
 
 
-def test_a_payload_is_its_data_whatever_class_holds_it():
+def test_a_payload_is_its_data_whatever_its_class():
     line = {"sku": "00000000-0000-0000-0000-000000000007", "price": "1.50"}
     assert plain(LINE) == plain(OrderedDict(line)) == line
     assert plain(CUSTOMER) == {"name": "Ada", "born": "1815-12-10", "home": "/home/ada"}
@@ -136,7 +136,7 @@ class Breaks(BaseModel):
     ],
     ids=lambda payload: type(payload).__name__,
 )
-def test_what_has_no_stable_text_is_a_key_error_that_quotes_nothing(payload):
+def test_a_payload_without_a_plain_form_is_a_key_error_that_does_not_quote_it(payload):
     with pytest.raises(IdempotencyKeyError) as caught:
         plain_payload(payload)
     assert "4111" not in str(caught.value)

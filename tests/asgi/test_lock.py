@@ -1,4 +1,4 @@
-"""Turns on an event loop: one at a time, in the order in which they were asked for, whoever is cancelled."""
+"""The lock of the event loop: one holder at a time, in the order of asking, also if some are cancelled."""
 
 import asyncio
 from contextlib import suppress
@@ -8,8 +8,8 @@ import pytest
 from idempotency_mw.asgi.lock import FairLock
 
 
-async def turn(lock, name, log, gate=None):
-    """Take a turn, and say when it began; it ends with the gate."""
+async def hold(lock, name, log, gate=None):
+    """Take the lock, log the name, and release the lock once the gate is open."""
     if not lock.acquire():
         await lock.wait()
     try:
@@ -21,14 +21,14 @@ async def turn(lock, name, log, gate=None):
 
 
 async def begun(*coroutines):
-    """Start each in a task, in order, and let all get as far as they can."""
+    """Start each in a task, in order, and let all run as far as they can."""
     tasks = [asyncio.ensure_future(each) for each in coroutines]
     for _ in range(5):
         await asyncio.sleep(0)
     return tasks
 
 
-async def test_a_turn_that_nobody_has_is_taken_at_once():
+async def test_a_free_lock_is_taken_at_once():
     lock = FairLock()
     for _ in range(2):
         assert lock.acquire()
@@ -37,9 +37,9 @@ async def test_a_turn_that_nobody_has_is_taken_at_once():
         assert not lock.is_locked
 
 
-async def test_turns_come_one_by_one_in_the_order_in_which_they_were_asked_for():
+async def test_waiting_tasks_get_the_lock_in_the_order_of_asking():
     lock, log, gate = FairLock(), [], asyncio.Event()
-    tasks = await begun(turn(lock, 0, log, gate), *(turn(lock, number, log) for number in range(1, 5)))
+    tasks = await begun(hold(lock, 0, log, gate), *(hold(lock, number, log) for number in range(1, 5)))
     assert log == [0]
     gate.set()
     await asyncio.gather(*tasks)
@@ -47,22 +47,22 @@ async def test_turns_come_one_by_one_in_the_order_in_which_they_were_asked_for()
     assert not lock.is_locked
 
 
-async def test_who_comes_between_the_end_of_a_turn_and_the_next_one_waits():
+async def test_a_newcomer_can_not_take_a_lock_that_was_handed_to_a_waiting_task():
     lock, log = FairLock(), []
     assert lock.acquire()
-    tasks = await begun(turn(lock, "waits", log))
+    tasks = await begun(hold(lock, "waits", log))
     lock.release()
-    assert not lock.acquire()  # it is the other's, who has not run yet
-    tasks += [asyncio.ensure_future(turn(lock, "late", log))]
+    assert not lock.acquire()  # the waiting task owns the lock although it has not run yet
+    tasks += [asyncio.ensure_future(hold(lock, "late", log))]
     await asyncio.gather(*tasks)
     assert log == ["waits", "late"]
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-async def test_who_is_cancelled_while_it_waits_is_passed_over(cancelled):
+async def test_a_task_cancelled_while_it_waits_is_skipped(cancelled):
     lock, log = FairLock(), []
     assert lock.acquire()
-    tasks = await begun(turn(lock, 0, log), turn(lock, 1, log))
+    tasks = await begun(hold(lock, 0, log), hold(lock, 1, log))
     tasks[cancelled].cancel()
     await asyncio.sleep(0)
     lock.release()
@@ -71,10 +71,10 @@ async def test_who_is_cancelled_while_it_waits_is_passed_over(cancelled):
     assert not lock.is_locked
 
 
-async def test_who_is_cancelled_as_its_turn_comes_passes_it_on():
+async def test_a_task_cancelled_when_it_was_given_the_lock_hands_it_on():
     lock, log = FairLock(), []
     assert lock.acquire()
-    tasks = await begun(turn(lock, 0, log), turn(lock, 1, log))
+    tasks = await begun(hold(lock, 0, log), hold(lock, 1, log))
     lock.release()
     tasks[0].cancel()
     await asyncio.wait(tasks)
@@ -85,7 +85,9 @@ async def test_who_is_cancelled_as_its_turn_comes_passes_it_on():
 
 @pytest.mark.parametrize("has_come", [False, True])
 @pytest.mark.parametrize("stop", [lambda each: each.close(), lambda each: each.throw(asyncio.CancelledError)])
-async def test_a_coroutine_that_is_ended_without_a_task_takes_no_turn_and_ends_none_of_another(stop, has_come):
+async def test_a_waiting_coroutine_that_is_closed_neither_keeps_the_lock_nor_releases_it_for_another(
+    stop, has_come
+):
     lock = FairLock()
     assert lock.acquire()
     waiting, next_one = lock.wait(), lock.wait()

@@ -1,11 +1,11 @@
-"""Processes that run one request and are killed, or stopped, in the middle of it.
+"""Processes that run one request and are killed or stopped during it.
 
-    with Nursery() as nursery:
-        child = nursery.run(kind, surface, connection, dies="after the effect")
-        child.wait()                 # until it is dead, or stopped
+    with ForkServer() as fork_server:
+        child = fork_server.run(surface, store.address(), "after the effect", folder)
+        await child.until_dead()     # or until_stopped()
 
-The nursery is one process that has imported everything and has one thread; each request runs in a child that it
-forks. That takes milliseconds where a new interpreter takes a second.
+The fork server is one process with one thread that has imported everything; it forks a child for each request. A
+fork takes milliseconds; a new interpreter takes a second.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Child:
         return json.loads(path.read_text()) if path.exists() else None
 
     def state(self) -> str:
-        """Return the letter that the kernel gives its state; "-" once it is gone."""
+        """Return the kernel's letter for its state, or "-" once it is gone."""
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         except (FileNotFoundError, ProcessLookupError):
@@ -59,11 +59,11 @@ class Child:
         os.kill(self.pid, signal.SIGCONT)
 
 
-class Nursery:
+class ForkServer:
     """Forks children on demand."""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tests.faults.dying"]
+        command = [sys.executable, "-m", "tests.faults.forking"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._pids: list[int] = []
         return self
@@ -78,7 +78,7 @@ class Nursery:
         self._process.stdout.close()
 
     def run(self, surface: str, store: dict[str, Any], how: str, folder: Path) -> Child:
-        """Begin a request that dies at one of the moments, or, with "stopped", stops itself while it runs."""
+        """Start a request that is killed at one of the `MOMENTS`, or with "stopped" stops itself while it runs."""
         line = json.dumps({"surface": surface, "store": store, "how": how, "folder": str(folder)})
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -87,11 +87,11 @@ class Nursery:
         return Child(int(self._process.stdout.readline()), folder)
 
 
-# In the nursery, and in its children.
+# In the fork server and its children.
 
 
-def _nurse() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are gone at once
+def _serve_forks() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # dead children leave no zombies
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -110,18 +110,18 @@ async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -
     place = Path(folder)
     layer = _layer(store, is_async=surface in ("asgi", "async function"))
     if how == "before complete":
-        layer = _DiesBeforeComplete(layer) if not _is_async(layer) else _DiesBeforeCompleteAsync(layer)
+        layer = _KilledBeforeComplete(layer) if not _is_async(layer) else _KilledBeforeCompleteAsync(layer)
 
     def app(body: bytes) -> None:
         if how == "before the effect":
-            _die()
+            _kill()
         with (place / "effects").open("a") as effects:
             effects.write("!")
         if how == "after the effect":
-            _die()
+            _kill()
         if how == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(0.2)  # another thread than this one may be the first to stop
+            time.sleep(0.2)  # another thread may stop before this one
 
     play = Play(seen=app, chunks=(b"the first",))
     seen = await surface_over(surface, layer, play, config=IdempotencyConfig()).send()
@@ -130,17 +130,13 @@ async def _request(surface: str, store: dict[str, Any], how: str, folder: str) -
     temporary.rename(place / "answer")
 
 
-def _die() -> None:
+def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
 
 
 def _layer(store: dict[str, Any], *, is_async: bool) -> Any:
-    from idempotency_mw.persistence.redis import (
-        AsyncRedisPersistenceLayer,
-        RedisConnection,
-        RedisPersistenceLayer,
-    )
+    from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
     from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 
     if "path" in store:
@@ -156,23 +152,23 @@ def _is_async(layer: Any) -> bool:
     return asyncio.iscoroutinefunction(layer.acquire)
 
 
-class _DiesBeforeComplete:
+class _KilledBeforeComplete:
     def __init__(self, layer: Any) -> None:
         self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
 
     def complete(self, claim: Any, result: Any) -> Any:
-        _die()
+        _kill()
 
 
-class _DiesBeforeCompleteAsync:
+class _KilledBeforeCompleteAsync:
     def __init__(self, layer: Any) -> None:
         self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
 
     async def complete(self, claim: Any, result: Any) -> Any:
-        _die()
+        _kill()
 
 
 if __name__ == "__main__":
     for name in ("idempotency_mw.persistence.redis", "idempotency_mw.persistence.sqlite", "tests.faults.surfaces"):
         importlib.import_module(name)  # once, for every child
-    _nurse()
+    _serve_forks()

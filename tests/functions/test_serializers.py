@@ -1,4 +1,4 @@
-"""Results come back as they were, or as JSON maps them, or not at all; a serializer brings back their class."""
+"""Results as JSON: stored exactly, mapped by JSON, or not stored; with a serializer, with their class."""
 
 import json
 import math
@@ -7,7 +7,6 @@ import sys
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
-from enum import Enum
 from pathlib import Path
 from typing import Any, Optional
 from uuid import UUID
@@ -33,6 +32,7 @@ from idempotency_mw.functions.serializers import (
     encode_value,
     serializer_for,
 )
+from tests.functions.golden import Colour, Line
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,12 +50,12 @@ def there_and_back(result, serializer=None):
 
 
 @given(json_data)
-def test_json_data_comes_back_exactly(data):
+def test_json_data_is_restored_exactly(data):
     assert repr(there_and_back(data)) == repr(data)
 
 
 @pytest.mark.parametrize("result", [None, 0, 0.0, False, "", [], {}, -0.0, math.inf, -math.inf, "None"], ids=repr)
-async def test_falsy_and_infinite_results_are_replayed_as_they_were(surface, result):
+async def test_falsy_and_infinite_results_are_replayed_unchanged(surface, result):
     async def body(payload):
         return result
 
@@ -65,27 +65,27 @@ async def test_falsy_and_infinite_results_are_replayed_as_they_were(surface, res
     assert len(surface.runs) == 1
 
 
-def test_not_a_number_comes_back():
+def test_nan_is_restored():
     assert math.isnan(there_and_back([math.nan])[0])
 
 
-def test_what_json_maps_is_mapped():
+def test_tuples_and_number_keys_become_lists_and_text_keys():
     assert there_and_back({1: (2, 3)}) == {"1": [2, 3]}
 
 
-def test_the_form_in_the_store_stays_what_it_was():
+def test_the_stored_form_is_pinned():
     assert encode_value({"b": [1, None], "a": "\u00e9"}, None) == b'1V{"b":[1,null],"a":"\\u00e9"}'
     assert encode_failure(KeyError("secret")) == b"1Fbuiltins.KeyError"
     assert decode(b"1Fbuiltins.KeyError", None) == StoredFailure("builtins.KeyError")
 
 
 @pytest.mark.parametrize("result", [object(), b"x", {1}, {(1,): 2}, 10**5000, date(2026, 1, 2)], ids=type)
-def test_what_json_can_not_hold_is_not_kept(result):
+def test_results_that_are_not_json_are_not_stored(result):
     assert encode_value(result, None) is None
 
 
 @given(st.binary(max_size=30))
-def test_bytes_that_were_not_written_here_are_an_error_of_their_own(data):
+def test_any_other_bytes_are_a_record_error(data):
     for start in (b"", b"1V", b"1F"):
         try:
             stored = decode(start + data, None)
@@ -96,27 +96,17 @@ def test_bytes_that_were_not_written_here_are_an_error_of_their_own(data):
 
 
 @pytest.mark.parametrize("data", [b"1V1 ", b"1V 1", b"1V1,", b"1V[]]", b"1V"])
-def test_nothing_stands_around_a_value(data):
+def test_extra_bytes_around_a_value_are_a_record_error(data):
     with pytest.raises(IdempotencyRecordError):
         decode(data, None)
 
 
-def test_a_deeply_nested_record_is_an_error_of_its_own():
+def test_a_deeply_nested_record_is_a_record_error():
     with pytest.raises(IdempotencyRecordError):
         decode(b"1V" + b"[" * 200_000, None)
 
 
 # Serializers.
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-@dataclass
-class Line:
-    sku: UUID
-    price: Decimal
 
 
 @dataclass
@@ -161,7 +151,7 @@ def order(**changes):
     return made
 
 
-def test_a_dataclass_comes_back_with_all_that_is_in_it():
+def test_a_dataclass_is_restored_with_all_its_fields():
     serializer = DataclassSerializer(Order)
     assert there_and_back(order(), serializer) == order()
     assert there_and_back(order(bare=[1], table={"a": 2}, first=None), serializer).bare == [1]
@@ -173,7 +163,7 @@ def test_a_dataclass_comes_back_with_all_that_is_in_it():
     [order(anything=LINE), order(pair=(1, Decimal(2), 3), either=Decimal(1)), LINE, {"sku": 1}],
     ids=["untyped", "other length", "another class", "dict"],
 )
-def test_an_instance_that_would_come_back_as_another_is_not_kept(result):
+def test_an_instance_that_would_not_be_restored_equal_is_not_stored(result):
     assert encode_value(result, DataclassSerializer(Order)) is None
 
 
@@ -182,7 +172,7 @@ class Uncomparable:
     size: int
 
 
-def test_a_dataclass_without_equality_is_kept():
+def test_a_dataclass_without_equality_is_stored():
     assert there_and_back(Uncomparable(3), DataclassSerializer(Uncomparable)).size == 3
 
 
@@ -201,19 +191,19 @@ class Longer(Receipt):
     more: int = 1
 
 
-def test_a_model_comes_back_strict_aliased_and_whole():
+def test_a_strict_model_with_aliases_is_restored_equal():
     assert there_and_back(RECEIPT, PydanticSerializer(Receipt)) == RECEIPT
     longer = Longer(no=1, paid=Decimal(1), at=datetime(2026, 1, 2))
     assert encode_value(longer, PydanticSerializer(Receipt)) is None
 
 
-def test_a_record_that_the_model_refuses_is_an_error_that_quotes_nothing():
+def test_a_record_that_the_model_refuses_is_an_error_that_does_not_quote_it():
     with pytest.raises(IdempotencyRecordError) as caught:
         decode(b'1V{"no":"4111"}', PydanticSerializer(Receipt))
     assert "4111" not in str(caught.value)
 
 
-def test_two_functions_of_ones_own():
+def test_a_custom_serializer_is_two_functions():
     serializer = CustomDictSerializer(
         lambda line: {"sku": line.sku.int}, lambda data: Line(UUID(int=data["sku"]), 0)
     )
@@ -225,7 +215,7 @@ def test_two_functions_of_ones_own():
     [(PydanticSerializer, Receipt, RECEIPT), (DataclassSerializer, Line, LINE)],
     ids=["pydantic", "dataclass"],
 )
-async def test_the_model_comes_from_the_return_annotation(surface, serializer, model, result):
+async def test_a_serializer_class_takes_its_model_from_the_return_annotation(surface, serializer, model, result):
     def annotated(payload) -> model | None: ...
 
     assert there_and_back(result, serializer_for(annotated, serializer)) == result
@@ -260,17 +250,17 @@ def annotated_plainly(payload) -> int:
 
 @pytest.mark.parametrize("function", [unannotated, ambiguous, unresolved, annotated_plainly])
 @pytest.mark.parametrize("serializer", [PydanticSerializer, DataclassSerializer])
-def test_without_one_model_a_class_is_refused(function, serializer):
+def test_a_serializer_class_without_a_model_in_the_annotation_is_refused(function, serializer):
     with pytest.raises(IdempotencyConfigurationError):
         serializer_for(function, serializer)
 
 
-def test_a_class_that_needs_more_than_a_model_is_refused():
+def test_a_serializer_class_that_needs_functions_is_refused():
     with pytest.raises(IdempotencyConfigurationError, match="CustomDictSerializer"):
         serializer_for(annotated_plainly, CustomDictSerializer)
 
 
-async def test_a_serializer_that_fails_loses_no_result(surface, caplog):
+async def test_a_result_is_returned_even_if_its_serializer_fails(surface, caplog):
     def fail(data):
         raise RuntimeError("4111")
 
