@@ -1,4 +1,4 @@
-"""Every report is a warning on one logger, and says nothing but the beginning of a storage key."""
+"""Every report is one warning on the logger `idempotency_mw`. Of a request it has only the start of a storage key."""
 
 import inspect
 import logging
@@ -12,11 +12,14 @@ STORAGE_KEY = "0123456789abcdef" * 4
 ERROR = IdempotencyPersistenceConnectionError("connection refused")
 
 OF_FUNCTIONS = ("key_missing", "protection_disabled")
+"""Reports that take a function's name."""
+
 OF_RECORDS = sorted({*report.__all__} - {*OF_FUNCTIONS})
+"""Reports that take a storage key."""
 
 
 @pytest.mark.parametrize("name", OF_RECORDS)
-def test_each_report_is_one_warning_with_the_beginning_of_the_storage_key(name, caplog):
+def test_each_report_is_one_warning_with_the_first_characters_of_the_storage_key(name, caplog):
     function = getattr(report, name)
     given = {"storage_key": STORAGE_KEY, "error": ERROR, "verb": "complete"}
     function(*(given[parameter] for parameter in inspect.signature(function).parameters))
@@ -31,7 +34,7 @@ def test_each_report_is_one_warning_with_the_beginning_of_the_storage_key(name, 
 
 
 @pytest.mark.parametrize("verb", ["complete", "release"])
-def test_the_verb_that_failed_is_named(verb, caplog):
+def test_the_report_of_a_failed_verb_names_it(verb, caplog):
     report.claim_not_settled(STORAGE_KEY, verb, ERROR)
     assert f"{verb} failed" in caplog.text
 
@@ -43,7 +46,7 @@ def test_no_two_reports_say_the_same():
 
 
 @pytest.mark.parametrize("name", OF_FUNCTIONS)
-def test_a_function_that_runs_unprotected_is_named(name, caplog):
+def test_the_report_of_an_unprotected_function_names_it(name, caplog):
     getattr(report, name)("shop.charge")
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "idempotency_mw")
