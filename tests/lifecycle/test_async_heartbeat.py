@@ -57,21 +57,6 @@ def heartbeat(store, claim=CLAIM, pulse=None, **options):
     return AsyncHeartbeat(store, claim, IdempotencyConfig(**options), pulse or AsyncPulse(BEAT))
 
 
-class Gated(AsyncScriptedStore):
-    """Does not answer for one claim until its gate is opened."""
-
-    def __init__(self, claim):
-        super().__init__()
-        self.gate = asyncio.Event()
-        self._gated = claim
-
-    async def extend(self, claim):
-        extended = await super().extend(claim)
-        if claim is self._gated:
-            await self.gate.wait()
-        return extended
-
-
 async def test_no_task_exists_between_two_beats(clock):
     store = AsyncScriptedStore()
     before = asyncio.all_tasks()
@@ -117,13 +102,21 @@ async def test_for_a_lost_claim_no_further_timer_is_set(clock, caplog):
 
 
 async def test_an_extension_that_is_under_way_at_stop_is_the_last(clock):
-    store = Gated(CLAIM)
+    gate = asyncio.Event()
+
+    class Slow(AsyncScriptedStore):
+        async def extend(self, claim):
+            extended = await super().extend(claim)
+            await gate.wait()
+            return extended
+
+    store = Slow()
     beating = heartbeat(store)
     beating.start()
     await clock.advance(BEAT)
     assert store.extended == [CLAIM]
     beating.stop()
-    store.gate.set()
+    gate.set()
     await clock.advance(BEAT)
     assert store.extended == [CLAIM]
     assert clock.armed == 0
@@ -174,7 +167,14 @@ async def test_claims_that_end_early_leave_one_timer_until_it_fires_or_rest_remo
 
 
 async def test_a_store_that_hangs_for_one_claim_does_not_delay_the_beats_of_others(clock):
-    store, pulse = Gated(CLAIM), AsyncPulse(BEAT)
+    class Hanging(AsyncScriptedStore):
+        async def extend(self, claim):
+            extended = await super().extend(claim)
+            if claim is CLAIM:
+                await asyncio.Event().wait()
+            return extended
+
+    store, pulse = Hanging(), AsyncPulse(BEAT)
     before = asyncio.all_tasks()
     stuck, other = heartbeat(store, CLAIM, pulse), heartbeat(store, claim_of(1), pulse)
     stuck.start()
