@@ -4,7 +4,7 @@
 seen to fail, so `run` runs these tests on the build that has their fault, and they have to fail there.
 
 A build is a copy of the package with a few lines replaced. It is imported in a process of its own, in which its
-folder comes first on `sys.path`. This module imports nothing of the package, so that the process has only the copy.
+folder comes first on `sys.path`. This module imports nothing of the package, so the process imports only the copy.
 """
 
 import contextlib
