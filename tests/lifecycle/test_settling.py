@@ -7,7 +7,8 @@ import pytest
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.machine import Answered, Deliver, Discarded, Failed, Kept, Reason, Reject, Replay, Stopped
 from idempotency_mw.core.record import Lost, Settled
-from idempotency_mw.lifecycle.claims import AsyncClaimLifecycle
+from idempotency_mw.lifecycle.claims import LONGEST_FINISH_SECONDS, AsyncClaimLifecycle
+from idempotency_mw.lifecycle.waiting import WAITED_SHARE
 from tests.lifecycle.scripted import CLAIM, DONE, DOWN, OTHER, RUNNING, AsyncScriptedStore
 
 WHOLE = Answered(storable=True, captured=True)
@@ -150,3 +151,25 @@ async def test_a_cancelled_settle_calls_its_verb_again_reports_and_stays_cancell
     assert store.verbs == [verb]  # by the second call
     assert told in caplog.text
     assert bool(caplog.text) is bool(told)
+
+
+# The end of a call in a process that is then frozen.
+
+
+async def test_finish_waits_for_releases_under_way_but_no_longer_than_the_process_has():
+    waited = []
+
+    class Releasing(AsyncScriptedStore):
+        async def until_released(self, seconds):
+            waited.append(seconds)
+
+    lifecycle = AsyncClaimLifecycle(Releasing(), IdempotencyConfig())
+    await lifecycle.finish()
+    await lifecycle.within(lambda: 2.0).finish()
+    assert waited == [LONGEST_FINISH_SECONDS, pytest.approx(2.0 * WAITED_SHARE)]
+
+
+async def test_finish_asks_nothing_of_a_store_without_releases_under_way():
+    store = AsyncScriptedStore()
+    await AsyncClaimLifecycle(store, IdempotencyConfig()).finish()
+    assert store.calls == []
