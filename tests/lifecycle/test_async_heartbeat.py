@@ -244,6 +244,8 @@ def test_loops_that_run_alternately_have_one_timer_each(threads):
     for loop in loops:
         loop.close()
     assert armed == [1] * 6
+    # A thread that changes loops removes the idle timer of the loop before. It touches no loop of another thread.
+    assert [clock.armed for clock in clocks] == ([0, 1] if threads == 1 else [1, 1])
 
 
 async def test_a_beat_has_the_context_of_its_request(clock):
