@@ -188,7 +188,7 @@ def test_a_wait_is_over_before_the_clients_own_time_out(kind, master, replica):
 
 
 def test_an_acl_that_forbids_wait_leaves_no_claim(kind, master, replica, store):
-    rules = "~idempotency:* -@all +hello +client|setinfo +eval +evalsha +get +set +del +time +pttl"
+    rules = "~idempotency:* -@all +hello +eval +evalsha +get +set +del +time +pttl"
     store.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())
     url = f"redis://app:pw@127.0.0.1:{master.port}"
     with driven(kind.from_url(url, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
@@ -323,10 +323,11 @@ def test_in_a_cluster_the_first_slot_of_a_new_node_is_followed(kind, any_binary,
     ):
         assert layer.acquire(claim_in(slot)) == Acquired(1)  # this client has its map
         tell(newcomer, "CLUSTER", "MEET", "127.0.0.1", source.port)
+        # First: while a node imports a slot, Redis 7.0 does not learn from others who owns it, and stays down.
+        until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
         ids = {node: tell(node, "CLUSTER", "MYID").decode() for node in (source, newcomer)}
         until(lambda: tell(newcomer, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source]))
         until(lambda: tell(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[newcomer]))
-        until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
         claim = claim_in(slot)
         try:
             assert layer.acquire(claim) == Acquired(1)
