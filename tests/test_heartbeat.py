@@ -18,6 +18,7 @@ from idempotency_mw import IdempotencyConfig, heartbeat
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.heartbeat import AsyncHeartbeat, AsyncPulse, Heartbeat
+from tests.virtual_time import on_virtual_time
 
 CLAIM = Claim(Operation("5" * 64, "f" * 64), "a" * 32, 30, 1000)
 FAST = IdempotencyConfig(lease_seconds=0.03)
@@ -313,7 +314,7 @@ def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child(pulse):
             try:
                 store = Store()
                 Heartbeat(store, CLAIM, FAST).start()
-                eventually(lambda: store.extended, within=2)
+                eventually(lambda: store.extended)
                 code = 0
             finally:
                 os._exit(code)
@@ -323,11 +324,11 @@ def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child(pulse):
 # The async one.
 
 
+@on_virtual_time
 async def test_no_task_exists_until_the_timer_fires():
     store = AsyncStore()
     before = asyncio.all_tasks()
-    # Slow enough that a busy machine is looked at between two beats.
-    beating = asynchronous(store, CLAIM, IdempotencyConfig(lease_seconds=1.5))
+    beating = asynchronous(store, CLAIM, FAST)
     beating.start()
     assert asyncio.all_tasks() == before
     while not store.extended:
@@ -388,6 +389,7 @@ def claim_of(number):
     return Claim(Operation(f"{number:064}", "f" * 64), "a" * 32, 30, 1000)
 
 
+@on_virtual_time
 async def test_one_timer_beats_for_all_claims_of_a_handler():
     store, pulse = AsyncStore(), AsyncPulse(0.05)
     beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(20)]
@@ -407,6 +409,7 @@ async def test_one_timer_beats_for_all_claims_of_a_handler():
     assert (len(store.extended), timers()) == (extended, [])
 
 
+@on_virtual_time
 async def test_the_timer_of_claims_that_ended_early_is_one_and_goes_by_itself_or_when_told():
     store, pulse = AsyncStore(), AsyncPulse(0.03)
     pulse.line().rest()
@@ -524,6 +527,7 @@ def tasks_made_by(factory):
         loop.set_task_factory(None)
 
 
+@on_virtual_time
 async def test_a_factory_of_tasks_that_takes_no_context_makes_those_of_beats():
     store = AsyncStore()
     beating = asynchronous(store, CLAIM, FAST)
@@ -534,6 +538,7 @@ async def test_a_factory_of_tasks_that_takes_no_context_makes_those_of_beats():
     assert len(store.extended) > 1
 
 
+@on_virtual_time
 async def test_claims_whose_beats_run_at_once_when_they_are_woken_have_one_timer():
     def eager(
         loop, coroutine, **_

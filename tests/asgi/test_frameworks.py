@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.asgi import IdempotencyMiddleware
+from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, Conversation, ask, until
 from tests.asgi.layers import AroundLayer
@@ -286,7 +287,7 @@ async def test_an_exception_before_a_stream_behind_middlewares_is_released(memor
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_failing_background_task_leaves_the_record_of_a_whole_response(store, inside, declared):
     async def fail():
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(HOLD_SECONDS + 0.2)
         raise BROKEN
 
     async def plain(request):

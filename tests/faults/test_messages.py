@@ -15,8 +15,9 @@ ACQUIRE = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script.sha.en
 HASTY = 0.15
 IN_DOUBT = 0.5
 """Time for an acquire that is to be heard and not answered, and then for its release, which connects anew."""
-SLACK = 0.1 + 0.6
-"""A tenth of a second by the contract; the rest is for a machine that is shared."""
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a server that hangs would
+never answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
 
 
 def error(text: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from werkzeug.middleware.lint import LintMiddleware
 from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
-from idempotency_mw.testing import FailingPersistenceLayer
+from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from idempotency_mw.wsgi import run as wsgi_run
 from tests import canaries
@@ -886,7 +886,7 @@ def endless(environ, start_response):
     **NAMED,
 )
 def test_however_a_run_ends_its_heartbeat_ends_too(app, layer, caplog):
-    store = layer(MemoryPersistenceLayer())
+    store = layer(MemoryPersistenceLayer(clock=ManualClock()))  # no lease ends, however slow the machine is
     config = IdempotencyConfig(lease_seconds=0.03, expires_after_seconds=0.1)
     middleware = IdempotencyMiddleware(app, persistence_store=store, config=config, http=SMALL)
     body = None
