@@ -1,5 +1,6 @@
 """Messages that are lost or late between a layer and its servers, and what servers say when they can't serve."""
 
+import asyncio
 import time
 
 import pytest
@@ -8,13 +9,14 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import commands
 from tests.asgi.driver import until
 from tests.faults.rows import shows
+from tests.faults.stores import PATIENCE
 from tests.faults.surfaces import Play
 
 VERB = b"EVAL"  # and EVALSHA: every verb is one
 ACQUIRE = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script.sha.encode()
 HASTY = 0.15
 IN_DOUBT = 0.5
-"""Time for an acquire that is to be heard and not answered, and then for its release, which connects anew."""
+"""The deadline of an acquire that the server must hear, and whose answer must not come."""
 SLACK = 0.1 + 2.0
 """A tenth of a second by the contract, and two for a busy machine. Without a deadline a server that hangs would
 never answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
@@ -76,7 +78,10 @@ async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(
     surface = await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
     place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may ask again in time
-    seen = await surface.send()
+    sending = asyncio.ensure_future(surface.send())
+    await until(lambda: place.status() == "in progress")
+    surface.layer.timeout_seconds = PATIENCE  # for the release: a busy machine may take long to connect anew
+    seen = await sending
     assert (seen.refused, surface.runs) == ("store-unavailable", 1)
     await until(lambda: place.status() is None)
     place.store.pass_all()
