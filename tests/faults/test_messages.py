@@ -78,8 +78,9 @@ async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(
     surface = await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
     place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may ask again in time
+    met = place.store.times_met()
     sending = asyncio.ensure_future(surface.send())
-    await until(lambda: place.status() == "in progress")
+    await until(lambda: place.store.times_met() > met)
     surface.layer.timeout_seconds = PATIENCE  # for the release: a busy machine may take long to connect anew
     seen = await sending
     assert (seen.refused, surface.runs) == ("store-unavailable", 1)
