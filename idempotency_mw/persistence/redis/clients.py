@@ -170,10 +170,10 @@ def async_client(
 def _cancellable(base: type[Any]) -> type[Any]:
     """Return redis-py's async connection, which can be cancelled while it sends.
 
-    If it has a `socket_timeout`, as connections to Sentinels have, it sends under `asyncio.wait_for`. In Python 3.11
-    that loses a cancellation: time 0: the bytes are out, and `wait_for` is about to return; time 1: the deadline
-    cancels the verb; time 2: `wait_for` returns as if nothing had happened. The verb would go on to the master, whose
-    connection has no time-out of its own, and a frozen one would hold it for ever.
+    With a `socket_timeout`, as connections to Sentinels have it, redis-py sends under `asyncio.wait_for`. In
+    Python 3.11 that can lose a cancellation. Time 0: the bytes are out, and `wait_for` is about to return; time 1:
+    the deadline cancels the verb; time 2: `wait_for` returns as if nothing had happened. The verb would go on to
+    the master, whose connection has no time-out of its own: a frozen master would hold it for ever.
     """
 
     class CancellableConnection(base):  # type: ignore[misc]
