@@ -337,6 +337,7 @@ async def test_no_task_exists_until_the_timer_fires():
     beating.stop()
 
 
+@on_virtual_time
 async def test_it_beats_until_it_is_stopped():
     store = AsyncStore(IdempotencyPersistenceConnectionError("once"), True)
     beating = asynchronous(store, CLAIM, FAST)
@@ -349,6 +350,7 @@ async def test_it_beats_until_it_is_stopped():
     assert len(store.extended) == extended
 
 
+@on_virtual_time
 async def test_a_lost_claim_sets_no_further_timer(caplog):
     store = AsyncStore(False)
     beating = asynchronous(store, CLAIM, FAST)
