@@ -6,7 +6,8 @@
 # the tests that want this server are then skipped.
 set -euo pipefail
 
-folder=$(realpath -m "$1")
+mkdir -p "$1"
+folder=$(cd "$1" && pwd)
 server=$folder/redis-server
 
 skip() {
@@ -23,7 +24,6 @@ write_server() { # its path, and the folder of its libraries if they are not the
     chmod +x "$server"
 }
 
-mkdir -p "$folder"
 installed=$(command -v redis-server || true)
 if [ -n "$installed" ] && is_7_0 "$installed"; then
     write_server "$installed"
