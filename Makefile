@@ -1,14 +1,18 @@
 # Every task of development. Each target first makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct clean
+.PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture dist clean
 .NOTPARALLEL:
 
-VENV := .venv
+# Versions to test with, in an environment of their own: make test WITH="redis==5.0.* starlette==0.46.0"
+WITH ?=
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
+VENV := .venv$(if $(WITH),-with-$(subst *,x,$(subst ==,-,$(subst $(SPACE),-,$(strip $(WITH))))))
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(foreach pin,$(WITH),'$(pin)')
 
-# By default the newest of python3.13 to python3.11 that can make a virtual environment. To choose one:
+# By default the newest of python3.14 to python3.11 that can make a virtual environment. To choose one:
 # make test PYTHON=/path/to/python
 PYTHON ?=
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -87,8 +91,18 @@ bench-unkeyed: $(VENV)/.test ## Count the instructions of a request without a ke
 bench-direct: $(VENV)/.test ## Compare ways to talk to a standalone Redis (counts instructions where valgrind is)
 	@$(BIN)/python -m benchmarks.direct_path
 
+architecture: | $(BIN)/python ## Draw docs/pictures/architecture.svg anew, from the imports of the code
+	@$(BIN)/python tools/architecture.py
+
+dist: $(VENV)/.test ## Build the sdist and the wheel into dist/, and import what the wheel installs
+	rm -rf build dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	build/venv/bin/python -c 'import idempotency_mw.asgi, idempotency_mw.wsgi, idempotency_mw.persistence.redis'
+
 clean: ## Remove whatever the other targets made
-	rm -rf $(VENV) .venv-bench build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-with-* build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f *.sqlite3 *.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -105,7 +119,7 @@ $(VENV)/.redis-7.0: tools/unpack_redis_7_0.sh | $(BIN)/python
 # Dependency groups need pip 25.1.
 $(BIN)/python:
 	@python=; \
-	for candidate in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	for candidate in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3); do \
 		if $$candidate -c '$(SUITABLE)' 2>/dev/null; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \

@@ -1,6 +1,6 @@
-"""What a Lambda invocation tells: how long it may live yet, and header lines that an adapter leaves out.
+"""What a Lambda invocation tells: how long it may still run, and header lines that an adapter leaves out.
 
-Knows the objects that Lambda hands over by their shape only, and nothing else of this package.
+Knows the objects that Lambda passes by their shape only, and nothing else of this package.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 def lifetime(context: Any) -> Callable[[], float] | None:
-    """Return what tells the seconds that an invocation has left; None for a context that can't tell."""
+    """Return a function for the seconds that an invocation has left, or None if the context can't tell."""
     left_ms: Callable[[], int] | None = getattr(context, "get_remaining_time_in_millis", None)
     if left_ms is None:
         return None
@@ -20,9 +20,9 @@ def lifetime(context: Any) -> Callable[[], float] | None:
 
 
 def viewer_headers(event: Any) -> Pairs | None:
-    """Return each header line of a Lambda@Edge event; None for any other event, and where there is none.
+    """Return every header line of a Lambda@Edge event, or None for any other event.
 
-    Mangum gives the app the first line of each name. A second key, or a second cookie, must not go unseen.
+    Mangum passes only the first line of each name to the app, but a second key or cookie must not go unseen.
     """
     try:
         headers: Mapping[str, list[dict[str, str]]] = event["Records"][0]["cf"]["request"]["headers"]

@@ -1,19 +1,19 @@
 """Every error of this package.
 
     IdempotencyError
-    ├── IdempotencyConfigurationError         an option is wrong; raised when it is built, never by a request
-    ├── IdempotencyKeyError                   the key is missing, malformed, or can't be had from the payload
+    ├── IdempotencyConfigurationError         an option is invalid, or a hook returned something invalid
+    ├── IdempotencyKeyError                   the key is missing, malformed, or can't be selected from the payload
     ├── IdempotencyAlreadyInProgressError     the first call still runs; has `retry_after_seconds`
     ├── IdempotencyValidationError            the key was used before, for something else
-    ├── IdempotencyOutcomeUnknownError        the first call died, and nobody knows how far it came
+    ├── IdempotencyOutcomeUnknownError        the first call was cut off, and its outcome is unknown
     ├── IdempotencyExecutionFailedError       the first call failed, and its failure is the stored answer
     ├── IdempotencyResponseNotKeptError       the first call succeeded, but its answer was not kept
     └── IdempotencyPersistenceLayerError      the store failed; chained to the driver's own error
         ├── IdempotencyPersistenceConnectionError   it can't be reached, or did not answer in time
-        └── IdempotencyRecordError                  it holds something that is not a record of ours
+        └── IdempotencyRecordError                  it holds something that is not a readable record
 
-The HTTP surfaces answer with a status and raise none of these at a client. Each error names the status that
-it would be, for those who map exceptions to responses themselves.
+Functions raise these. The HTTP surfaces answer a client with a status instead. `suggested_status` is for users
+who map exceptions to responses themselves.
 """
 
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
 
 
 class IdempotencyError(Exception):
-    """The root of the tree; `suggested_status` is the HTTP status that fits the error."""
+    """The root of the tree. `suggested_status` is the HTTP status that fits the error."""
 
     suggested_status = 500
 
 
 class IdempotencyConfigurationError(IdempotencyError):
-    """An option can't be what it was given as; the message names it."""
+    """An option is invalid, or a hook returned something invalid. The message names it."""
 
 
 class IdempotencyKeyError(IdempotencyError):
@@ -50,8 +50,8 @@ class IdempotencyKeyError(IdempotencyError):
 class IdempotencyAlreadyInProgressError(IdempotencyError):
     """Another call holds the key and still runs.
 
-    `retry_after_seconds` is a guess at when asking again is worth it: at least 1, and no later than the
-    moment at which the lease that stands now would lapse, rounded up.
+    `retry_after_seconds` estimates when to try again: at least 1, and not later than the present lease would
+    lapse, rounded up to a whole second.
     """
 
     suggested_status = 409
@@ -68,13 +68,16 @@ class IdempotencyValidationError(IdempotencyError):
 
 
 class IdempotencyOutcomeUnknownError(IdempotencyError):
-    """The first call's lease lapsed unfinished, and `after_crash="refuse"` forbids a second run."""
+    """The first call did not finish before its lease lapsed, and `after_crash="refuse"` forbids a second run."""
 
     suggested_status = 409
 
 
 class IdempotencyExecutionFailedError(IdempotencyError):
-    """The first call failed and, under `on_error="store"`, that failure is its answer."""
+    """The first call failed, and under `on_error="store"` that failure is the answer.
+
+    Names the exception's class.
+    """
 
 
 class IdempotencyResponseNotKeptError(IdempotencyError):
@@ -94,4 +97,4 @@ class IdempotencyPersistenceConnectionError(IdempotencyPersistenceLayerError):
 
 
 class IdempotencyRecordError(IdempotencyPersistenceLayerError):
-    """The store holds something under the key that is not a readable record; it is never taken for free."""
+    """The store holds something under the key that is not a readable record. The key is never taken for free."""

@@ -1,12 +1,11 @@
-"""What went wrong without changing the answer, as warnings on the logger `idempotency_mw`.
+"""Warnings about what went wrong without changing the answer, on the logger `idempotency_mw`.
 
-A storage key is a digest; its first characters find a record and reveal nothing. Nothing else of a request is
-ever written here.
+Of a request, only the first characters of its storage key are logged. They find the record, and as part of a
+digest they reveal nothing.
 """
 
 import logging
 
-from idempotency_mw.core.machine import Complete, Release
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 
 __all__ = [
@@ -29,7 +28,7 @@ _logger = logging.getLogger("idempotency_mw")
 
 
 def store_refused(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
-    """A request was refused because the store failed, or holds what can't be read."""
+    """A request was refused because the store failed, or holds a record that can't be read."""
     _warn(storage_key, "refused: the store failed", error)
 
 
@@ -38,9 +37,9 @@ def store_passed_by(storage_key: str, error: IdempotencyPersistenceLayerError) -
     _warn(storage_key, "the app runs unprotected: the store failed", error)
 
 
-def claim_not_settled(storage_key: str, ended: Complete | Release, error: Exception) -> None:
+def claim_not_settled(storage_key: str, verb: str, error: Exception) -> None:
     """The store failed at the end of a run: the record stays in progress until its lease lapses."""
-    _warn(storage_key, f"{type(ended).__name__.lower()} failed; the lease has to lapse", error)
+    _warn(storage_key, f"{verb} failed; the lease has to lapse", error)
 
 
 def completion_lost(storage_key: str) -> None:
@@ -49,12 +48,12 @@ def completion_lost(storage_key: str) -> None:
 
 
 def winner_unreadable(storage_key: str, error: IdempotencyPersistenceLayerError) -> None:
-    """A late owner found a record that it can't read: its own answer went out, beside the winner's."""
+    """A late owner can't read the winner's record, so its own answer goes out beside the winner's."""
     _warn(storage_key, "the record that stands can't be read; the late owner's own answer goes out", error)
 
 
 def lease_lost(storage_key: str) -> None:
-    """The heartbeat found that the claim no longer stands, while the app still runs."""
+    """The heartbeat found that the claim no longer stands while the app still runs."""
     _warn(storage_key, "the claim was lost while the app runs")
 
 
@@ -99,5 +98,5 @@ def _warn(storage_key: str, what: str, error: Exception | None = None) -> None:
     elif isinstance(error, IdempotencyPersistenceLayerError):
         _logger.warning("%s: %s: %s: %s", storage_key[:12], what, type(error).__name__, error)
     else:
-        # What a foreign error's message quotes is not known.
+        # The message of a foreign error may quote anything, so only its class is logged.
         _logger.warning("%s: %s: %s", storage_key[:12], what, type(error).__name__)

@@ -55,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--usual-client", action="store_true", help="Redis layers without the direct path")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    named = {str(row) for item in items for mark in item.iter_markers("row") for row in mark.args}
+    if unknown := named - ROWS.keys():
+        raise pytest.UsageError(f"docs/conformance.md has no row {', '.join(sorted(unknown))}")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     if os.environ.get("CI") == "true" and not binaries():
         pytest.exit("CI without a real Redis or Valkey server proves nothing", returncode=1)

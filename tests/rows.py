@@ -1,130 +1,55 @@
-"""The rows of the conformance table that this package claims, by number: what each is about.
+"""The rows of the conformance table, read from `docs/conformance.md`: what each is about, by its number.
 
-A test names its row with `@pytest.mark.row(35)`. The run ends with a table of rows and tests, and fails where a
-row has none, if it was asked for with `--conformance`.
+A test names its row with `@pytest.mark.row(35)`. With `--conformance`, the run ends with a table of rows and
+tests, and fails if a row has no test. `tests/test_conformance_rows.py` checks in every run that the file and the
+tests agree.
 """
 
-__all__ = ["ROWS"]
+import re
+from pathlib import Path
 
-ROWS = {
-    "1": "lifespan, websocket, unknown scopes pass",
-    "2": "unprotected methods pass",
-    "3": "DELETE configured: first answer replayed",
-    "4": "no key, optional: passes unwrapped",
-    "5": "no key, required: 400",
-    "6": "resolver says None: passes",
-    "7": "case of methods and headers",
-    "8": "the app changes its scope",
-    "9": "quoted key",
-    "10": "bare key",
-    "11": "structured-field strings",
-    "12": "unbalanced quote",
-    "13": "escapes, parameters, empty",
-    "14": "length limits",
-    "15": "bytes that no key has",
-    "16": "two header lines",
-    "17": "separators in a bare key",
-    "18": "spaces around the key",
-    "19": "a header of almost our name",
-    "20": "case of keys",
-    "21": "keys that look like commands",
-    "22": "opaque keys",
-    "23": "minimum length",
-    "24": "key in the body",
-    "25": "several fields make a key",
-    "26": "body key missing",
-    "27": "body key of another type",
-    "28": "body that is not JSON",
-    "29": "header and body key",
-    "30": "duplicate members",
-    "31": "hostile JSON",
-    "32": "the app reads the same bytes",
-    "33": "body too large",
-    "34": "first request",
-    "35": "replay",
-    "36": "another payload after completion",
-    "37": "duplicate in progress",
-    "38": "another payload in progress",
-    "39": "parallel duplicates",
-    "40": "storable statuses",
-    "41": "error statuses",
-    "42": "exception before the response",
-    "43": "exception after a whole response",
-    "44": "exception or return in mid-body",
-    "45": "false ends of a body",
-    "46": "no response",
-    "47": "expired record",
-    "48": "takeover",
-    "49": "outcome unknown",
-    "50": "late owner",
-    "51": "heartbeat",
-    "52": "unreadable record",
-    "53": "answer too large",
-    "54": "discard",
-    "54a": "mounted twice",
-    "55": "same key, other operation",
-    "56": "callers",
-    "57": "credentials without callers",
-    "58": "caller missing",
-    "59": "no secrets",
-    "60": "Set-Cookie",
-    "61": "order of authentication (documented)",
-    "62": "repeated headers",
-    "63": "connection headers",
-    "64": "headers of one answer only",
-    "65": "length of a replay",
-    "66": "bodiless statuses",
-    "67": "all bytes",
-    "68": "header bytes",
-    "69": "Location, odd statuses",
-    "70": "marker of the app",
-    "71": "HEAD",
-    "72": "CR, LF, NUL in a record",
-    "73": "body in several messages",
-    "74": "receive after the body",
-    "75": "client gone while reading",
-    "76": "client gone while running",
-    "77": "cancelled while running",
-    "78": "cancelled while settling",
-    "79": "streamed answer",
-    "80": "path and zero-copy send",
-    "81": "other messages",
-    "82": "background task",
-    "83": "mounts and root paths",
-    "84": "query order",
-    "85": "wrapped or added",
-    "86": "real servers",
-    "87": "yield dependencies (documented)",
-    "88": "multipart boundary",
-    "89": "PEP 3333 on both sides",
-    "90": "late start_response",
-    "91": "write()",
-    "92": "exc_info",
-    "93": "close() once",
-    "94": "server stops early",
-    "95": "each chunk in its time",
-    "96": "input with and without a length",
-    "97": "file wrapper",
-    "98": "the app reads its input",
-    "99": "teardown raises",
-    "100": "threads and workers",
-    "101": "Flask, Django, Werkzeug",
-    "102": "store down at acquire",
-    "103": "store down, passed by",
-    "104": "store down at complete",
-    "105": "reply lost",
-    "106": "record gone in mid-run",
-    "107": "store full",
-    "108": "scripts lost",
-    "109": "warm Lambda calls",
-    "110": "event loop closed or replaced between calls",
-    "111": "lease of a Lambda invocation",
-    "112": "killed at the time-out",
-    "113": "kinds of Lambda events",
-    "114": "waiting",
-    "115": "waiting in vain",
-    "116": "preferences that make no sense",
-    "117": "waiters after a release",
-    "118": "waiter's client gone",
-    "119": "form of refusals",
-}
+__all__ = ["CONFORMANCE", "ROWS", "rows_in"]
+
+CONFORMANCE = Path(__file__).resolve().parents[1] / "docs/conformance.md"
+
+_HEAD = ["row", "given", "expected"]
+_RULE = ["---", "---", "---"]
+_NUMBER = re.compile(r"[1-9][0-9]*[a-z]?")
+
+
+def rows_in(text: str) -> dict[str, str]:
+    """Return what is given in each row, by its number.
+
+    Every table must have the columns row, given and expected; the numbers must rise from one table to the next.
+    Raises `ValueError`, which names the line.
+    """
+    rows: dict[str, str] = {}
+    tables = re.findall(r"(?m)(?:^\|.*\n)+", text)
+    for lines in (table.splitlines() for table in tables):
+        if [_cells(line) for line in lines[:2]] != [_HEAD, _RULE]:
+            raise ValueError(f"not the head of a table of rows: {lines[0]}")
+        for line in lines[2:]:
+            number, given = _row(line)
+            if rows and _order(number) <= _order(list(rows)[-1]):
+                raise ValueError(f"row {number} does not come after row {list(rows)[-1]}")
+            rows[number] = given
+    return rows
+
+
+def _row(line: str) -> tuple[str, str]:
+    cells = _cells(line)
+    if len(cells) != len(_HEAD) or not all(cells) or not _NUMBER.fullmatch(cells[0]):
+        raise ValueError(f"not a row: {line}")
+    return cells[0], cells[1]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _order(number: str) -> tuple[int, str]:
+    digits = number.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return int(digits), number[len(digits) :]
+
+
+ROWS = rows_in(CONFORMANCE.read_text("utf-8"))

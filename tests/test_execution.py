@@ -4,11 +4,12 @@ import asyncio
 import contextvars
 
 from idempotency_mw import current_execution
-from idempotency_mw.execution import Executing, Execution
+from idempotency_mw.execution import Discard, Executing, Execution
 
 
-def execution(attempt: int = 1) -> Execution:
-    return Execution(key="the raw key", storage_key="0123456789abcdef" * 4, attempt=attempt)
+def execution(attempt: int = 1, discard: Discard | None = None) -> Execution:
+    storage_key = "0123456789abcdef" * 4
+    return Execution(key="the raw key", storage_key=storage_key, attempt=attempt, discard=discard or Discard())
 
 
 def test_it_tells_what_it_was_given():
@@ -18,17 +19,22 @@ def test_it_tells_what_it_was_given():
     assert execution(2).previous_unfinished
 
 
-def test_discarding_counts_until_the_settling():
-    early, late = execution(), execution()
-    assert early.discard()
-    assert early.discarded
-    assert early.discard()
-    late.close()
-    assert not late.discard()
-    assert not late.discarded
-    early.close()
-    assert early.discarded
-    assert not early.discard()
+def test_an_answer_can_be_discarded_until_its_claim_is_settled():
+    early, late = Discard(), Discard()
+    assert execution(discard=early).discard()
+    assert execution(discard=early).discard()
+    assert early.close()
+    assert early.close()
+    assert not execution(discard=early).discard()
+    assert not late.close()
+    assert not execution(discard=late).discard()
+    assert not late.close()
+
+
+def test_the_app_has_nothing_with_which_it_could_end_discarding():
+    assert [name for name in dir(execution()) if not name.startswith("_")] == [
+        *("attempt", "discard", "key", "previous_unfinished", "storage_key"),
+    ]
 
 
 def test_its_repr_has_no_key():

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig, idempotent_function
-from idempotency_mw.core.identity import canonical, digest, text
+from idempotency_mw.core.digests import canonical, digest, text
 from idempotency_mw.core.machine import Reason, Reject, on_acquired
 from idempotency_mw.core.record import Claim, Existing, Operation
 from idempotency_mw.errors import IdempotencyValidationError

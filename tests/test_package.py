@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -226,19 +225,6 @@ def test_a_key_in_progress_says_when_to_ask_again() -> None:
 
 
 # How it is built.
-
-
-def test_the_version_is_the_projects() -> None:
-    assert idempotency_mw.__version__ == PROJECT["version"]
-    if (installed := _installed_version()) is not None:
-        assert installed == PROJECT["version"]
-
-
-def _installed_version() -> str | None:
-    try:
-        return version("idempotency_mw")
-    except ModuleNotFoundError:  # PackageNotFoundError is one
-        return None
 
 
 def test_imports_run_only_downward() -> None:

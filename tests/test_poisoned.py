@@ -22,14 +22,14 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
     IdempotencyValidationError,
 )
+from idempotency_mw.functions.serializers import StoredValue, decode
 from idempotency_mw.http import codec
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from idempotency_mw.persistence.verbs import Held
-from idempotency_mw.serializers import decode
+from idempotency_mw.persistence.verbs import StoredFrame
 from tests.asgi.driver import ASGISurface, Play
 from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions
 from tests.wsgi.driver import TEXT, Service
@@ -117,7 +117,7 @@ def outcome(verb, *arguments):
 
 
 def by_the_model(verb, data, claim, now_ms):
-    standing = Held(Frame.decode(data), now_ms + LONG_MS)
+    standing = StoredFrame(Frame.decode(data), now_ms + LONG_MS)
     if verb == "acquire":
         return verbs.acquire(standing, claim, now_ms)[0]
     if verb == "complete":
@@ -267,9 +267,11 @@ def test_no_poisoned_record_makes_a_function_run(place, quiet):
     for data in poisonous(golden, place.every):
         place.plant(storage_key, data)
         try:
-            kind = decode(Frame.decode(data).result, None)
-        except (IdempotencyRecordError, IdempotencyExecutionFailedError) as error:
-            kind = type(error)
+            stored = decode(Frame.decode(data).result, None)
+        except IdempotencyRecordError:
+            kind = IdempotencyRecordError
+        else:
+            kind = stored.value if isinstance(stored, StoredValue) else IdempotencyExecutionFailedError
         wrong_fingerprint = data[55:119] != golden[55:119] and kind is not IdempotencyRecordError
         try:
             assert charge(payload) == kind

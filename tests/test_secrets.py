@@ -26,7 +26,7 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
-from idempotency_mw.execution import Execution
+from idempotency_mw.execution import Discard, Execution
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Request, Response
 from idempotency_mw.persistence.frame import Frame
@@ -35,7 +35,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis.errors import translated
 from idempotency_mw.serializers import CustomDictSerializer
 from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
-from idempotency_mw.testing.bench import a_claim
+from idempotency_mw.testing.harness import a_claim
 from tests.servers import RedisServer, binaries
 
 needs_a_server = pytest.mark.skipif(not binaries(), reason="no Redis or Valkey server was found")
@@ -235,7 +235,7 @@ def test_no_canary_is_in_the_repr_of_a_public_object():
         Frame(Status.COMPLETED, "canary-token", 1, 1, "f" * 64, b"canary-body"),
         Request("POST", "/pay", b"canary-query", {name: [value] for name, value in headers}),
         Response(200, headers, b"canary-body"),
-        Execution(key="canary-key", storage_key="5" * 64, attempt=1),
+        Execution(key="canary-key", storage_key="5" * 64, attempt=1, discard=Discard()),
         Call("canary-key", "charge", {"card": "canary-body"}, CustomDictSerializer(dict, dict)),
         RedisConnection(url="redis://canary:canary@localhost"),
         RedisConnection(username="canary-user", password=PASSWORD),

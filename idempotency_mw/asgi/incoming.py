@@ -1,7 +1,7 @@
-"""What the server has for one request: its head, its body, then word of its client.
+"""What the server sends for one request: its head, its body, then the news that the client has gone.
 
-Nothing that the server says is lost. A `receive` that was begun while a duplicate waited, and was not needed after
-all, is never cancelled while somebody may still ask: it is what the next one who asks awaits.
+No message of the server is lost. While a duplicate waits, it begins a `receive` to learn whether the client
+goes. If the waiting ends first, that `receive` is not cancelled: the next caller awaits it.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ __all__ = ["ClientGoneError", "Incoming", "request_of", "without_headers"]
 
 
 class ClientGoneError(Exception):
-    """Nobody is there to answer to."""
+    """The client has gone, and there is nobody to answer."""
 
 
 def request_of(scope: Scope, names: frozenset[bytes]) -> Request:
-    """Return the request with its headers of these names."""
+    """Return the request with the headers of these names."""
     path, root = scope["path"], scope.get("root_path", "")
     headers = ("aws.event" in scope and viewer_headers(scope["aws.event"])) or scope["headers"]
-    # Servers differ: with some the path has the prefix of the mount, with others it does not.
+    # Servers differ: some include the prefix of the mount in the path, others do not.
     if root and path != root and not path.startswith(root.rstrip("/") + "/"):
         path = root.rstrip("/") + path
     return Request(scope["method"].upper(), path, scope.get("query_string", b""), grouped(headers, names))
@@ -30,12 +30,12 @@ def request_of(scope: Scope, names: frozenset[bytes]) -> Request:
 
 @lru_cache
 def without_headers(method: str) -> Request:
-    """Return what is left of a request once it is known what it asks for: answers depend on its method alone."""
+    """Return a request with its method only: once the operation is known, replies depend on nothing else."""
     return Request(method, "", b"", {})
 
 
 class Incoming:
-    """One request's messages: call it as the app calls `receive`. `close` it when all is over."""
+    """The messages of one request. Call it as the app calls `receive`; `close` it at the end."""
 
     __slots__ = ("_begun", "_body", "_receive")
 
@@ -55,7 +55,7 @@ class Incoming:
         return await begun
 
     async def body(self, limit: int) -> bytes | None:
-        """Return the whole body, or None where it exceeds the limit. Raises `ClientGoneError`."""
+        """Return the whole body, or None if it exceeds the limit in bytes. Raises `ClientGoneError`."""
         chunks: list[bytes] = []
         length = 0
         while True:
@@ -71,11 +71,11 @@ class Incoming:
             chunks.append(chunk)
 
     def again(self, body: bytes) -> None:
-        """Give a body that was read once more, before what the server says next."""
+        """Give a body that was read already once more, before the server's next message."""
         self._body = body
 
     async def pause(self, seconds: float) -> None:
-        """Let time pass, once the body was read. Raises `ClientGoneError` when the client goes meanwhile."""
+        """Let time pass after the body was read. Raises `ClientGoneError` if the client goes meanwhile."""
         if self._begun is None:
             self._begun = asyncio.ensure_future(self._receive())
         done, _ = await asyncio.wait([self._begun], timeout=seconds)
@@ -84,16 +84,16 @@ class Incoming:
         message = await self()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        # Not a message to expect here; but it must not make us ask the store without a pause.
+        # No server sends another message here. If one does, the store must still not be asked without a pause.
         await asyncio.sleep(seconds)
 
     @property
     def is_listening(self) -> bool:
-        """Whether a `receive` is under way that nobody has asked for: only then there is something to close."""
+        """Whether a `receive` is under way that nobody awaits; only then is there something to close."""
         return self._begun is not None
 
     async def close(self) -> None:
-        """Leave no task behind: on Lambda the loop stands still after the call."""
+        """Leave no task behind: on Lambda the loop is frozen after the call."""
         if self._begun is not None:
             self._begun.cancel()
             await asyncio.wait([self._begun], timeout=1)

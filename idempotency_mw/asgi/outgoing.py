@@ -1,8 +1,8 @@
-"""What an app sends, message by message, and what each message calls for. Awaits nothing, settles nothing.
+"""What an app sends, message by message, and what to do about each message. Awaits nothing and settles nothing.
 
 the message that makes the answer whole, by its Content-Length or by being the only one      settle, then send
 the last message of an answer without a declared length                                      hold
-the start, for as long as there is nothing more                                              wait
+the start, until the next message                                                            wait
 any other                                                                                    send
 """
 
@@ -26,15 +26,15 @@ class Outgoing:
     def __init__(self, capture: Capture, replies: Replies) -> None:
         self._capture = capture
         self._replies = replies
-        self._pending: list[Message] = []  # to be sent before anything else is
-        self._is_ended = False  # the app has sent what it calls its last message
+        self._pending: list[Message] = []  # messages to send before any later one
+        self._is_ended = False  # the app has sent a message without `more_body`
         self.is_sent = False
-        """Whether some of the app's own answer is out."""
+        """Whether part of the app's own answer is out."""
         self.is_replaced = False
         """Whether the client got, or gets, another answer than the app's."""
 
     def take(self, message: Message, *, is_settled: bool) -> ToDo:
-        """Take a message, and say what to do now."""
+        """Take a message, and return what to do now."""
         if self.is_replaced:
             return "wait"
         kind = message["type"]
@@ -47,13 +47,15 @@ class Outgoing:
         return "send" if len(self._pending) == 1 else "wait"
 
     def due(self) -> list[Message]:
-        """Return what is to be sent, once."""
+        """Return the messages to send now, and forget them."""
         pending, self._pending = self._pending, []
-        self.is_sent = self._capture.is_started  # what comes before the start is no part of the answer
+        self.is_sent = (
+            self._capture.is_started
+        )  # messages before the start (early hints) are no part of the answer
         return pending
 
     def replace(self, response: Response) -> None:
-        """Send this instead of the app's answer, whatever the app says yet."""
+        """Send this instead of the app's answer; ignore later messages of the app."""
         self.is_replaced = True
         self._pending = messages(response)
 
@@ -69,7 +71,7 @@ class Outgoing:
         if not self._capture.is_started:
             raise RuntimeError("the app has sent http.response.body before http.response.start")
         is_last = not message.get("more_body", False)
-        self._capture.add(message.get("body", b""))  # which refuses what is no body: then nothing was taken
+        self._capture.add(message.get("body", b""))  # first, because it raises if this is no bytes
         if is_last:
             self._is_ended = True
             self._capture.finish()
@@ -80,16 +82,16 @@ class Outgoing:
 
     def _called_for(self, *, is_last: bool) -> ToDo:
         capture = self._capture
-        # Whole beyond doubt: but an only message that is empty may end a broken one.
+        # Whole for certain. An only message that is empty does not count: it may be the end of a broken answer.
         if capture.is_whole and (capture.has_length or not (self.is_sent or capture.is_empty)):
             return "settle"
         if is_last and not capture.has_length:
             return "hold"
-        # A head that has no body is a whole answer, and no client gets this part.
+        # Without a body the head alone is the whole answer, and no client gets this message.
         return "wait" if capture.is_bodiless else "send"
 
 
 def messages(response: Response) -> list[Message]:
-    """Return the messages of a whole response."""
+    """Return a whole response as ASGI messages."""
     start = {"type": "http.response.start", "status": response.status, "headers": list(response.headers)}
     return [start, {"type": "http.response.body", "body": response.body}]

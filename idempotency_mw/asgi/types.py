@@ -1,4 +1,4 @@
-"""What passes between an ASGI server and an app."""
+"""The types that pass between an ASGI server and an app."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any

@@ -1,1 +1,10 @@
-"""The rules, as plain values: no I/O, no HTTP, no clock and no randomness in this folder."""
+"""The rules, as plain values. Nothing in this folder does I/O, knows HTTP, reads a clock or draws a random number.
+
+record      the values that pass between a persistence layer and the machine
+machine     every decision about a key
+config      the options of every surface
+digests     storage keys and fingerprints: SHA-256 over parts
+selection   JMESPath expressions, compiled and checked
+unpacking   JMESPath functions for data inside of text
+members     JSON objects with each member once
+"""

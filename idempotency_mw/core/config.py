@@ -1,4 +1,4 @@
-"""The options that hold for every surface, frozen and checked when they are built."""
+"""The options of every surface: frozen values, checked when they are built."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-from idempotency_mw.core.identity import Selection
 from idempotency_mw.core.record import Record
+from idempotency_mw.core.selection import Selection
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = ["IdempotencyConfig", "check_choice", "check_count", "check_seconds", "check_selection", "check_type"]
@@ -19,14 +19,15 @@ AfterCrash = Literal["retry", "refuse"]
 OnStoreFailure = Literal["refuse", "pass"]
 
 MAX_SECONDS = 3650 * 86400
-"""Ten years: far over any use, and far under what the clocks of the stores can count."""
+"""Ten years. Far longer than any retry, and far below what stores can count: Redis keeps an expiry as signed
+64-bit milliseconds, and a record has 15 digits for its lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyConfig:
-    """How long things stand, and what follows when they go wrong. All times are in seconds.
+    """How long claims and records stand, and what follows a failure. All times are in seconds.
 
-    Raises `IdempotencyConfigurationError`, which names the option, when one of them can't be meant.
+    Raises `IdempotencyConfigurationError`, which names the option, if a value is invalid.
     """
 
     expires_after_seconds: float = 86400
@@ -36,32 +37,37 @@ class IdempotencyConfig:
     heartbeat: bool = True
     """Extend the lease, at every third of it, while the app runs."""
     max_execution_seconds: float = 3600
-    """After that the heartbeat stops and the lease may lapse: a hung app does not hold its key for ever."""
+    """After that the heartbeat stops and the lease may lapse, so that a hung app does not hold its key for
+    ever."""
     wait_seconds: float = 0
     """How long a duplicate waits for the one that runs before it is refused."""
     max_waiters: int = 100
-    """How many may wait for one key at once, in one process; who comes then is refused at once."""
+    """How many duplicates may wait for one key at once, in one middleware or decorated function of a process.
+    One more is refused at once."""
     on_error: OnError = "release"
-    """`"release"`: an exception or an error status frees the key. `"store"`: whatever happened is the answer."""
+    """`"release"`: an exception or an error status frees the key. `"store"`: every duplicate gets it too."""
     after_crash: AfterCrash = "retry"
-    """What follows a lapsed lease. `"retry"`: takeover. `"refuse"`: outcome unknown, until the record expires."""
+    """What follows a lapsed lease. `"retry"`: takeover. `"refuse"`: the outcome is unknown, and duplicates are
+    refused until the record expires."""
     on_store_failure: OnStoreFailure = "refuse"
     """`"refuse"`: the app does not run. `"pass"`: it runs unprotected, and that is reported."""
     event_key_jmespath: str | None = None
-    """HTTP: where the key is in the JSON body. Functions: what of the payload is the key."""
+    """HTTP: where the key is in the JSON body. Functions: which part of the payload is the key."""
     payload_validation_jmespath: str | None = None
-    """HTTP: what of the body goes into the fingerprint, instead of all. Functions: what must be equal besides."""
+    """HTTP: which part of the body goes into the fingerprint, instead of the whole body. Functions: which part
+    of the payload must be equal, besides the key."""
     jmespath_options: jmespath.Options | None = None
     """Passed to every JMESPath search."""
     raise_on_no_idempotency_key: bool = False
     """Functions only: a missing key is an error, instead of a warning and an unprotected run."""
     response_hook: Callable[[Any, Record], Any] | None = None
-    """`(response, record) -> response`, asked on replays only."""
+    """`(response, record) -> response`, called on replays only."""
     key_prefix: str = ""
-    """A namespace in front of every key of this configuration: the service, say."""
+    """A namespace for all keys of this configuration, such as the service's name."""
     use_local_cache: bool = False
     """Keep completed records in this process too."""
     local_cache_max_items: int = 256
+    """How many completed records the local cache holds: the default of Powertools for AWS Lambda."""
 
     def __post_init__(self) -> None:
         check_seconds("expires_after_seconds", self.expires_after_seconds, least=0.001)

@@ -1,7 +1,11 @@
-"""The state machine: every decision that this package takes about a key stands in this module.
+"""The state machine: every decision about a key and its claim is a function of this module.
 
-It knows no store, no HTTP, no clock. A value comes in that says what was found or how a run ended, and a value
-goes out that says what to do; whoever asked does it.
+Two rules hold everywhere else. A surface does what a decision says, and takes none itself: it tells how a run
+ended, also if it was stopped, and never skips that. A store compares tokens, leases and fingerprints in its
+four verbs, and returns what it found without judging it.
+
+The machine knows no store, no HTTP and no clock. A value says what was found, or how a run ended; the returned
+value says what to do.
 
     acquire ──> on_acquired ──> Execute ──> (the app runs) ──> on_ended ──> Complete ──> on_completed ──> Deliver
                    │                                              │                           ├──────────> Replay
@@ -9,10 +13,10 @@ goes out that says what to do; whoever asked does it.
                    └──> Reject                                    └──> Abandon
     acquire failed ──> on_store_failure ──> Unprotected | Reject
 
-Each union is closed with `assert_never` where it is taken apart, so that a type checker finds the decision
-that somebody forgot to handle.
+Each `match` over a union ends in `assert_never`, so that a type checker finds a decision that is not handled.
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, assert_never
@@ -48,7 +52,7 @@ class Reason(Enum):
 
     IN_PROGRESS = auto()
     REUSED = auto()
-    """The key was used before for another request."""
+    """The key was used before, for another request."""
     OUTCOME_UNKNOWN = auto()
     NOT_KEPT = auto()
     STORE_UNAVAILABLE = auto()
@@ -75,17 +79,22 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Answer that this request is not run now. The retry time is given only where waiting can help."""
+    """Refuse: this request does not run now. A retry time is given only if waiting can help."""
 
     reason: Reason
     retry_after_ms: int | None = None
     cause: Exception | None = field(default=None, compare=False)
-    """The store's own error, for surfaces that raise."""
+    """The store's own error, for functions, which raise it."""
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """`retry_after_ms` in whole seconds, rounded up, at least 1: `Retry-After` has no smaller unit."""
+        return None if self.retry_after_ms is None else max(1, math.ceil(self.retry_after_ms / 1000))
 
 
 @dataclass(frozen=True, slots=True)
 class Unprotected:
-    """Run the app without a claim: the store failed, and the user chose availability over safety."""
+    """Run the app without a claim: the store failed, and the configuration says `on_store_failure="pass"`."""
 
 
 # How a run ended.
@@ -93,7 +102,10 @@ class Unprotected:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A whole answer. Storable: by its status. Captured: it fits, so it can be kept."""
+    """A whole answer.
+
+    `storable`: its status says that it may be kept. `captured`: it is small enough to be kept.
+    """
 
     storable: bool
     captured: bool
@@ -106,7 +118,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Cancelled or interrupted: what it started may still go on somewhere."""
+    """Cancelled, interrupted or given up: work that the run started may still go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +137,9 @@ class Kept(Enum):
 
     ANSWER = auto()
     FAILURE = auto()
-    """In place of an answer that never came whole."""
+    """A failure, instead of an answer that never became whole."""
     NOTHING = auto()
-    """A tombstone: a duplicate is refused, and never run."""
+    """A tombstone: a duplicate is refused, and never runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +156,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """Leave the claim as it is: its lease lapses by itself."""
+    """Leave the claim as it is, until its lease lapses."""
 
 
 # What to do with the answer.
@@ -152,7 +164,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """The run's own answer goes out."""
+    """Send the run's own answer."""
 
 
 def on_acquired(claim: Claim, found: Acquired | Existing) -> Execute | Replay | Reject:
@@ -169,9 +181,10 @@ def on_acquired(claim: Claim, found: Acquired | Existing) -> Execute | Replay | 
 def on_store_failure(
     *, unreadable: bool, policy: Literal["refuse", "pass"], waited: bool = False
 ) -> Unprotected | Reject:
-    """Decide what a request gets whose acquire failed. A record that can't be read is never passed by.
+    """Decide what a request gets if its acquire failed. An unreadable record is always refused.
 
-    `waited`: the store had said before that another one runs. To pass would be to run it twice, knowingly.
+    `waited` says that the store had answered before: another request runs. Passing then would run the app twice,
+    knowingly.
     """
     if unreadable:
         return Reject(Reason.RECORD_UNREADABLE)
@@ -181,12 +194,12 @@ def on_store_failure(
 
 
 def may_wait(decision: Execute | Replay | Reject | Unprotected) -> bool:
-    """Tell whether asking again later can bring another decision."""
+    """Tell whether asking again later can lead to another decision."""
     return isinstance(decision, Reject) and decision.reason is Reason.IN_PROGRESS
 
 
 def on_ended(ending: Ending, on_error: Literal["release", "store"]) -> Complete | Release | Abandon:
-    """Decide what becomes of the claim, from how its run ended."""
+    """Decide what becomes of the claim whose run ended like this."""
     match ending:
         case Answered(storable, captured):
             if storable or on_error == "store":
@@ -203,11 +216,16 @@ def on_ended(ending: Ending, on_error: Literal["release", "store"]) -> Complete 
 
 
 def on_completed(claim: Claim, outcome: Settled | Lost, *, sent: bool) -> Deliver | Replay | Reject:
-    """Decide what the owner's client gets, from how its complete went.
+    """Decide what the owner's client gets after `complete`.
 
-    A late owner finds its claim taken over. If nothing of its own answer was sent yet, its client gets what the
-    record says now, so that all clients of one key hold one answer. Where nothing stands any more, or something
-    unrelated does, its own answer is the best there is.
+        time 0    A acquires, attempt 1
+        time 30   A's lease lapses while A still runs
+        time 31   B acquires the same key: a takeover, attempt 2
+        time 35   A ends, and its complete is Lost: A is a late owner
+
+    If nothing of A's answer was sent yet, A's client gets what the record says now (B's answer, or a refusal
+    while B runs), so that all clients of one key hold one answer. If there is no record any more, or one of
+    another request, A's client gets A's own answer.
     """
     match outcome:
         case Settled():
@@ -237,6 +255,6 @@ def _on_existing(claim: Claim, record: Record) -> Replay | Reject:
 def _on_running(claim: Claim, record: Record) -> Reject:
     if record.remaining_ms <= 0 and not claim.may_take_over:
         return Reject(Reason.OUTCOME_UNKNOWN)
-    # A third of what is left of the lease, as the owner's heartbeat goes: a client that asks again then finds
-    # an answer, or a lease that was extended meanwhile, or one that is soon over.
+    # A third of what is left of the lease, the interval of the owner's heartbeat: by then there is an answer,
+    # or the lease was extended, or it lapses soon.
     return Reject(Reason.IN_PROGRESS, retry_after_ms=max(record.remaining_ms, 0) // 3)

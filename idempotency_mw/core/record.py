@@ -1,7 +1,7 @@
 """The values that pass between a persistence layer and the machine.
 
-A claim goes in, and what the store found comes out. Durations are milliseconds, relative to the store's own
-clock: nothing here is a point in time, so that no two clocks are ever compared.
+A claim goes in, and what the store found comes out. All durations are milliseconds on the store's own clock.
+Nothing here is a point in time, so no two clocks are ever compared.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ __all__ = ["Acquired", "Claim", "Existing", "Lost", "Operation", "Record", "Sett
 
 
 class Status(Enum):
-    """What a record says of its key."""
+    """The state of a record."""
 
     IN_PROGRESS = "in progress"
     COMPLETED = "completed"
@@ -21,17 +21,20 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one request asks to be done at most once at a time."""
+    """What a request asks for: which record it is about, and which request it is."""
 
     storage_key: str
-    """SHA-256, in hexadecimal, of all that tells this key from others; the raw key is not in it."""
+    """SHA-256, in hexadecimal, of everything that tells this key from others.
+
+    The raw key can't be read from it.
+    """
     fingerprint: str
-    """SHA-256, in hexadecimal, of all that must be equal for a retry to be the same request."""
+    """SHA-256, in hexadecimal, of everything that must be equal for a retry to be the same request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt's request for a key. The token proves ownership, and is made anew for each acquiring round."""
+    """One attempt's request for a key. The token proves ownership; each acquiring round has a fresh one."""
 
     operation: Operation
     token: str = field(repr=False)
@@ -54,37 +57,37 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a store holds for a key, as anyone but its owner may see it: without the token."""
+    """What a store holds for a key, without the token: only its owner knows that."""
 
     status: Status
     attempt: int
     fingerprint: str
     remaining_ms: int
-    """In progress: until the lease lapses, 0 once it has. Otherwise: until the record expires."""
+    """In progress: until the lease lapses, 0 once it has. Completed: until the record expires."""
     result: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Acquired:
-    """The claim stands. Attempt 1 is the first start; each takeover adds one."""
+    """The claim stands. The first attempt is 1, and each takeover adds one."""
 
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """The key is somebody else's, or done; nothing was changed."""
+    """The key belongs to another claim, or is completed. Nothing was changed."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The record is completed, by this claim, now or on an earlier try."""
+    """The record is completed by this claim, now or by an earlier try."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The claim no longer stood, and nothing was changed. The record is what stands there instead, if anything."""
+    """The claim no longer stands, and nothing was changed. `record` is what stands there now, or None."""
 
     record: Record | None

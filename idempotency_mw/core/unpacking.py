@@ -1,7 +1,7 @@
-"""JMESPath functions for data inside of text: embedded JSON, base64, and gzip in base64.
+"""JMESPath functions that unpack text: embedded JSON, base64, and gzip in base64.
 
-Each has two names: `json(body)` and `powertools_json(body)` are the same. What one search unpacks is bounded, in
-total: a few bytes of gzip can stand for gigabytes.
+Each has two names: `json(body)` and `powertools_json(body)` are the same. The bytes that one search may unpack
+from gzip are bounded in total, because a few bytes of gzip can stand for gigabytes.
 """
 
 import io
@@ -13,14 +13,16 @@ from typing import Any
 
 from jmespath.exceptions import JMESPathTypeError
 
+from idempotency_mw.core.members import distinct
+
 __all__ = ["MAX_UNPACKED_BYTES", "NAMES", "Unpacking"]
 
 MAX_UNPACKED_BYTES = 10 * 1024 * 1024
-"""What one search may unpack from gzip, as much as a request's body may have by default."""
+"""What one search may unpack from gzip: as much as a request's body may have by default (`max_request_body`)."""
 
 
 class Unpacking:
-    """The functions for one search, as jmespath calls them; all other names are those of `others`."""
+    """The functions for one search, as jmespath calls them. All other names go to `others`."""
 
     def __init__(self, others: Any, own: frozenset[str], budget: int = MAX_UNPACKED_BYTES) -> None:
         self._others = others
@@ -35,7 +37,7 @@ class Unpacking:
 
     def as_json(self, text: str) -> Any:
         """Return the JSON data that a text holds."""
-        return json.loads(text, object_pairs_hook=_distinct)
+        return json.loads(text, object_pairs_hook=distinct)
 
     def from_base64(self, text: str) -> str:
         """Return the text that base64 stands for."""
@@ -46,7 +48,7 @@ class Unpacking:
         with GzipFile(fileobj=io.BytesIO(b64decode(text, validate=True))) as file:
             unpacked = file.read(self._left + 1)
         if len(unpacked) > self._left:
-            raise ValueError("there is more to unpack than is allowed")
+            raise ValueError("more to unpack than is allowed")
         self._left -= len(unpacked)
         return unpacked.decode()
 
@@ -66,10 +68,3 @@ def _text(name: str, arguments: list[Any]) -> str:
     if len(arguments) != 1 or not isinstance(arguments[0], str):
         raise JMESPathTypeError(name, None, "other than one string", ["string"])
     return arguments[0]
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member stands twice in one object")
-    return members

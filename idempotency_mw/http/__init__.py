@@ -1,1 +1,17 @@
-"""HTTP as values: keys, captured answers, replays and refusals. Knows neither ASGI nor WSGI, nor any store."""
+"""HTTP as values and decisions. Knows neither ASGI nor WSGI, and no store.
+
+config         the options of HTTP
+rules          the options of a surface, and the exchange for each request
+exchange       the decisions about one request
+key            the idempotency key, from a header or a JSON body
+fingerprint    what must be equal for a retry to be the same request
+sender         who sends a request
+body           media types, strict JSON, parts of multipart forms
+prefer         the preference to wait
+message        requests and responses as values
+replies        the replies to one request
+capture        the app's response, collected while it passes through
+kept_headers   which headers are stored
+codec          a response as bytes
+problem        refusals as RFC 9457 problems
+"""

@@ -1,4 +1,4 @@
-"""Request bodies: what they are declared to be, JSON that is read strictly, and parts of multipart forms."""
+"""Request bodies: their declared type and length, JSON that is read strictly, and parts of multipart forms."""
 
 import json
 import re
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from idempotency_mw.core.members import DuplicateMemberError, distinct
+
 __all__ = [
     "Document",
-    "DuplicateMemberError",
     "NotJSONError",
     "declared_length",
     "document_in",
@@ -19,19 +20,17 @@ __all__ = [
     "segments",
 ]
 
-# At most 70 characters (RFC 2046, section 5.1.1). A longer one is none, and not the first 70 of them.
+# A boundary has at most 70 characters (RFC 2046, section 5.1.1). A longer one is invalid, and must not match by
+# its first 70.
 _BOUNDARY = re.compile(rb';[ \t]*boundary=(?:"([^"]{1,70})"|([^\s;",]{1,70})(?![^\s;]))', re.IGNORECASE)
 
 MAX_SEGMENTS = 10_000
-"""Ten times what frameworks accept of parts. A body of more is meant to be slow to take apart."""
+"""Ten times the parts that Starlette (max_files=1000, max_fields=1000) and Werkzeug (max_form_parts=1000)
+accept. A body with more is an attempt to make splitting slow."""
 
 
 class NotJSONError(ValueError):
     """The body does not parse."""
-
-
-class DuplicateMemberError(ValueError):
-    """A member stands twice in one object: two readers may take it for two different values."""
 
 
 def media_type(content_type: bytes) -> bytes:
@@ -50,7 +49,7 @@ def is_multipart(media: bytes) -> bool:
 
 
 def declared_length(lines: Sequence[bytes]) -> int | None:
-    """Return the number in the lines of `Content-Length`; None where there is none that can be trusted."""
+    """Return the number in `Content-Length`, or None if it is absent, repeated, or no number below 10**18."""
     if len(lines) != 1 or not lines[0].isdigit() or len(lines[0]) > 18:
         return None
     return int(lines[0])
@@ -58,13 +57,13 @@ def declared_length(lines: Sequence[bytes]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The data of a JSON body; null is data too."""
+    """The data of a JSON body. It wraps the data because null is data too."""
 
     data: Any = field(repr=False)
 
 
 def document_in(body: bytes) -> Document | None:
-    """Return what `parse_json` reads; None where the body does not parse. Raises `DuplicateMemberError`."""
+    """Return the document, or None if the body is not JSON. Raises `DuplicateMemberError`."""
     try:
         return Document(parse_json(body))
     except NotJSONError:
@@ -77,19 +76,12 @@ def parse_json(body: bytes) -> Any:
     Raises `NotJSONError`, or `DuplicateMemberError`.
     """
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_constant=_refuse)
+        return json.loads(body.decode("utf-8"), object_pairs_hook=distinct, parse_constant=_refuse)
     except DuplicateMemberError:
         raise
     except (ValueError, RecursionError) as error:
-        # Its message would quote the body; so would a chain to it.
+        # The error's message quotes the body, so it is neither repeated nor chained.
         raise NotJSONError(type(error).__name__) from None
-
-
-def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(members)
-    if len(data) != len(members):
-        raise DuplicateMemberError("a member stands twice in one object")
-    return data
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -97,12 +89,11 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def segments(body: bytes, content_type: bytes) -> list[bytes]:
-    """Return the body, split at the declared multipart boundary, which a retry may choose anew.
+    """Return the body, split at its declared multipart boundary, because a retry may use another boundary.
 
-    In place of a boundary that is replaced by a constant: parts that are told apart by their lengths can't be
-    confused with a body that happens to hold the constant. A boundary is one at the start of a line only: what
-    stands in a line is content, and content that differs is another request. A body with more than
-    `MAX_SEGMENTS` is left whole, and its retry has to have the same boundary.
+    Splitting is safer than replacing the boundary by a constant: a body can't imitate the split by containing that
+    constant. Only a boundary at the start of a line counts; elsewhere it is content, and other content is another
+    request. A body with more than `MAX_SEGMENTS` parts is left whole, so its retry needs the same boundary.
     """
     declared = _BOUNDARY.search(content_type) if is_multipart(media_type(content_type)) else None
     if declared is None:

@@ -1,4 +1,4 @@
-"""Collects an app's response while it passes through, and knows whether it is whole."""
+"""Collects an app's response while it passes through, and tells whether it is whole."""
 
 from idempotency_mw.http.body import declared_length
 from idempotency_mw.http.message import Headers, values
@@ -9,10 +9,10 @@ BODILESS_STATUSES = (204, 205, 304)
 
 
 class Capture:
-    """One response: `start`, any number of `add`, and `finish` where the app says that this was all.
+    """One response: `start`, any number of `add`, and `finish` when the app says that it has ended.
 
-    Whole is a response whose `Content-Length` was reached exactly, or one without that the app finished. A body
-    over `max_body` bytes is not collected any further, but still counted.
+    A response is whole if its `Content-Length` was reached exactly, or if it has none and the app finished it.
+    A body over `max_body` bytes is counted, but no longer collected.
     """
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Capture:
         self.status = 0
         self.is_started = False
         self.is_bodiless = is_head
-        """Whether no body goes out, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
+        """Whether the client gets no body, whatever the app sends (RFC 9110, sections 9.3.2 and 6.4.1)."""
         self.headers: Headers = ()
         self._declared: int | None = None
         self._chunks: list[bytes] = []
@@ -42,7 +42,7 @@ class Capture:
         self._finished = False
 
     def start(self, status: int, headers: Headers) -> None:
-        """Take the status and the headers, names in lower case; taken again, they replace the first."""
+        """Take status and headers, names in lower case. A second call replaces the first."""
         self.status = status
         self.is_started = True
         self.is_bodiless = self._is_head or status in BODILESS_STATUSES
@@ -50,9 +50,9 @@ class Capture:
         self._declared = declared_length(values(headers, b"content-length"))
 
     def add(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take some of the body."""
+        """Take a chunk of the body. Raises `TypeError` for what is no bytes."""
         if not isinstance(chunk, bytes):
-            # A view of a buffer that the app may fill again. Of a number, or a list of some, bytes() makes bytes.
+            # Copied, because the app may reuse the buffer. Not by bytes(), which also accepts a number or a list.
             chunk = memoryview(chunk).tobytes()
         if not chunk:
             return
@@ -63,7 +63,7 @@ class Capture:
             self._chunks.append(chunk)
 
     def finish(self) -> None:
-        """Take the app's word that this was all."""
+        """Note that the app says that the response has ended."""
         self._finished = True
 
     @property
@@ -73,12 +73,12 @@ class Capture:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of a body came."""
+        """Whether no byte of a body has come."""
         return self._received == 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether this is all of the response."""
+        """Whether the response is complete."""
         if not self.is_started:
             return False
         if self.is_bodiless or self._declared is None:
@@ -91,5 +91,5 @@ class Capture:
         return self._received > self._max_body and not self.is_bodiless
 
     def body(self) -> bytes:
-        """Return what was collected of the body."""
+        """Return the collected body."""
         return b"" if self.is_bodiless else b"".join(self._chunks)

@@ -1,4 +1,4 @@
-"""A response as bytes, for a store that knows no HTTP.
+"""A response as bytes, for stores, which know no HTTP.
 
     offset  width
          0      1  version, "1"
@@ -7,8 +7,8 @@
         10      …  header block: name ":" value LF, for each line, in its order
          …      …  body
 
-A name has no colon, and neither a name nor a value has CR, LF or NUL (RFC 9110, section 5.5), so that nothing
-needs escaping. What has them is refused on both ways, and so is a status that no final response has.
+Nothing needs escaping: a name has no colon, and neither a name nor a value has CR, LF or NUL (RFC 9110, section
+5.5). Both `encode` and `decode` refuse what breaks this, and a status that is not final (200 to 599).
 """
 
 import re
@@ -22,12 +22,12 @@ Parts = tuple[int, Headers, bytes]
 """Status, headers and body, in the order in which a `Response` takes them."""
 
 _PREFIX_LENGTH = 10
-# What is no line is taken whole, as one without a name: a search for the next one could take very long.
+# Anything that is not a line matches as a whole, without a name: searching for the next line could take very long.
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([^\r\n\x00]*+)\n|[\s\S]+")
 
 
 def encode(status: int, headers: Headers, body: bytes) -> bytes | None:
-    """Return the bytes; None for a response that no server could send as it is."""
+    """Return the bytes, or None for a response that no server could send as it is."""
     block = b"".join([b"%b:%b\n" % line for line in headers])
     is_plain = 200 <= status <= 599 and len(block) < 10**6
     if not is_plain or _lines(block, 0, len(block)) != headers:
@@ -36,7 +36,7 @@ def encode(status: int, headers: Headers, body: bytes) -> bytes | None:
 
 
 def decode(data: bytes) -> Parts:
-    """Read a response; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
+    """Read a response. Raises `IdempotencyRecordError` for bytes that `encode` would not have written."""
     prefix = data[:_PREFIX_LENGTH]
     if not prefix.isdigit() or not b"1200" <= prefix < b"1600":
         raise IdempotencyRecordError("the record holds no response of this version")
@@ -49,6 +49,6 @@ def decode(data: bytes) -> Parts:
 
 
 def _lines(data: bytes, start: int, end: int) -> Headers | None:
-    """Return the lines of a block; None where anything in it is no line."""
+    """Return the lines of a block, or None if something in it is not a line."""
     lines = tuple(_LINE.findall(data, start, end))
     return None if lines and not lines[-1][0] else lines

@@ -1,4 +1,4 @@
-"""The options of HTTP, frozen and checked when they are built."""
+"""The options of HTTP: a frozen value, checked when it is built."""
 
 import re
 from collections.abc import Awaitable, Callable, Collection
@@ -28,7 +28,7 @@ DROPPED_HEADERS = (
     "x-request-id",
     "x-correlation-id",
 )
-"""What is true of one answer only: its time, its hop, its credentials, its trace."""
+"""Headers that are true of one answer only: its time, its hop, its credentials, its rate limit, its trace."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
@@ -39,45 +39,47 @@ def _is_success(status: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPConfig:
-    """Which requests are protected, where their key is, and what of an answer is kept.
+    """Which requests are protected, where their key is, and which part of an answer is kept.
 
-    Raises `IdempotencyConfigurationError`, which names the option, when one of them can't be meant. Names of
-    methods and headers are matched without regard to case.
+    Raises `IdempotencyConfigurationError`, which names the option, if a value is invalid. The case of methods
+    and header names does not matter.
     """
 
     methods: Collection[str] = ("POST", "PATCH")
-    """The others pass untouched."""
+    """The protected methods. All others pass to the app, untouched."""
     header: str | None = "Idempotency-Key"
-    """None: the key is in the body only."""
+    """The header that holds the key. None: the key is in the body only."""
     key_syntax: KeySyntax = "lenient"
-    """`"lenient"`: `"abc"` and `abc` are one key. `"strict"`: an RFC 9651 string. `"opaque"`: as it came."""
+    """`"lenient"`: `"abc"` and `abc` are one key. `"strict"`: RFC 9651 strings only. `"opaque"`: as sent."""
     min_key_length: int = 1
     """In characters."""
     max_key_length: int = 255
-    """In characters."""
+    """In characters. The limit of Stripe's API."""
     required: bool = False
-    """A request without a key is refused, instead of passing by."""
+    """Refuse a request without a key, instead of passing it to the app."""
     caller: Callable[[Any], str | Awaitable[str]] | None = None
-    """Who sends the request: a stable identity. The framework's own request goes in, without its body."""
+    """Returns who sends the request, as a stable identity. Takes the framework's own request, without its body."""
     bound_headers: Collection[str] = ("authorization", "cookie", "x-api-key", "host")
-    """While there is no `caller`: what must be equal for a retry to be the same request."""
+    """Headers that must be equal for a retry to be the same request, as long as there is no `caller`."""
     storable: Callable[[int], bool] = _is_success
-    """Whether an answer of this status is kept. By default 2xx and 3xx."""
+    """Tells whether an answer with this status is kept. By default 2xx and 3xx."""
     dropped_headers: Collection[str] = DROPPED_HEADERS
-    """Neither stored nor replayed, besides those of the connection. A `*` at the end stands for any ending."""
+    """Headers that are neither stored nor replayed, besides those of the connection. A `*` at the end matches any
+    ending."""
     replay_header: str = "Idempotent-Replayed"
-    """Its value is `true`, on replays only."""
+    """The header that marks a replay, with the value `true`."""
     max_request_body: int = 10 * 2**20
-    """In bytes; over it the request is refused."""
+    """In bytes. A request with a larger body is refused. Ten times nginx's default of 1 MiB: keyed requests are
+    orders and payments, and the body is held in memory."""
     max_response_body: int = 2**20
-    """In bytes; over it the client gets the answer whole, and the record becomes a tombstone."""
+    """In bytes. A client gets a larger answer whole, and its record becomes a tombstone."""
     max_wait_seconds: float = 0
-    """The longest `Prefer: wait=N` that is honoured; 0: none is."""
+    """The longest `Prefer: wait=N` that is honoured. 0: none is."""
 
     def __post_init__(self) -> None:
         for name in ("methods", "bound_headers", "dropped_headers"):
-            # Frozen, hashable, and in one order, whatever collection it came in: a set has another order in each
-            # process, and the bound headers go into the fingerprint in theirs.
+            # As a sorted tuple: hashable, and in the same order in every process, because the bound headers go
+            # into the fingerprint in this order, and a set has another order in each process.
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
         if self.header is not None:
@@ -105,7 +107,8 @@ def _names(option: str, given: Any) -> tuple[str, ...]:
 
 
 def _check_hook(option: str, hook: Any) -> None:
-    # A resolver may return a configuration for each request: what is computed from it is looked up by its hash.
+    # A resolver may return a configuration for each request; its exchange is looked up by the configuration's
+    # hash.
     if not callable(hook) or getattr(hook, "__hash__", None) is None:
         raise IdempotencyConfigurationError(f"{option} must be callable, and hashable")
 

@@ -1,6 +1,6 @@
-"""One request's HTTP side, as decisions without I/O.
+"""The HTTP side of one request, as decisions without I/O.
 
-In two steps, because the body and the caller lie between them, and only the surface can get those:
+There are three steps, because only the surface can read the body and ask for the caller in between:
 
     head(request) ──> Pass | Refuse | Wanted
     (the surface reads the body)
@@ -8,43 +8,37 @@ In two steps, because the body and the caller lie between them, and only the sur
     (the surface asks for the caller)
     operation(request, keyed, caller) ──> Refuse | Operation
 
-What goes out is in `replies.py`.
+The replies are made in `replies.py`.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.identity import Selection, canonical, digest, joined, text
+from idempotency_mw.core.digests import digest, joined, text
+from idempotency_mw.core.members import DuplicateMemberError
 from idempotency_mw.core.record import Operation
+from idempotency_mw.core.selection import Selection
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
-from idempotency_mw.http.body import (
-    Document,
-    DuplicateMemberError,
-    declared_length,
-    document_in,
-    is_json,
-    is_multipart,
-    media_type,
-    segments,
-)
+from idempotency_mw.http.body import Document, declared_length, document_in, is_json, media_type
 from idempotency_mw.http.config import HTTPConfig
-from idempotency_mw.http.fields import canonical_query
+from idempotency_mw.http.fingerprint import fingerprint, payload_of
 from idempotency_mw.http.key import body_key, header_key
-from idempotency_mw.http.message import Lines, Request, meta_variable
+from idempotency_mw.http.message import Request, meta_variable
 from idempotency_mw.http.prefer import preferred_wait
 from idempotency_mw.http.problem import Problem, Refusal
 from idempotency_mw.http.replies import Replies
+from idempotency_mw.http.sender import Sender
 
 __all__ = ["Exchange", "Keyed", "Pass", "Refuse", "Wanted"]
 
 _NO_LINES = [b""]
-"""In place of the lines of a header that is not there."""
+"""The lines of a header that is absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Not ours: the app gets the request as if we were not there."""
+    """Not protected: the app gets the request as if the middleware were absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +49,7 @@ class Refuse:
 
 
 class Wanted(NamedTuple):
-    """The body is wanted: for the fingerprint, and for the key where the header has none."""
+    """The body is needed: for the fingerprint, and for the key if the header has none."""
 
     header_key: str | None
     content_type: bytes
@@ -66,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 class Keyed(NamedTuple):
-    """The request has a key. Media type and payload have to be equal in a retry."""
+    """The request has a key. Media type and payload must be equal in a retry."""
 
     key: str
     media: bytes
@@ -77,7 +71,7 @@ class Keyed(NamedTuple):
 
 
 class Exchange:
-    """The rules of one pair of configurations, with all that can be computed before the first request."""
+    """The decisions of one pair of configurations. Computes in advance what does not depend on a request."""
 
     def __init__(self, config: IdempotencyConfig, http: HTTPConfig) -> None:
         if http.header is None and config.event_key_jmespath is None:
@@ -87,33 +81,31 @@ class Exchange:
         self.config = config
         self.http = http
         self._methods = frozenset(http.methods)
-        self._has_callers = http.caller is not None
+        self._sender = Sender(http)
         self._header = (http.header or "").lower().encode("ascii")
-        self._event_key = _selection(config.event_key_jmespath, config)
-        self._validation = _selection(config.payload_validation_jmespath, config)
+        options = config.jmespath_options
+        self._event_key = Selection.of_option(config.event_key_jmespath, options)
+        self._validation = Selection.of_option(config.payload_validation_jmespath, options)
         self._looks_into_bodies = self._event_key is not None or self._validation is not None
-        self._bound = tuple(name.encode("ascii") for name in sorted(http.bound_headers))
         self._namespace = joined(map(text, self._shared_identity()))
         self.read_headers = self._read_headers()
-        """Names, in lower case, of the request headers that decide anything. Nobody need look at the others."""
+        """The names, in lower case, of the request headers that decide anything. The others are not looked at."""
         self.read_variables = tuple([(name, meta_variable(name)) for name in sorted(self.read_headers)])
-        """The same names, each with the meta-variable that a gateway puts its lines in."""
+        """The same names, each with the meta-variable that holds its lines in CGI and WSGI."""
         self.replies = Replies(config, http)
 
-    # What the request is.
-
     def protects(self, method: str) -> bool:
-        """Tell whether requests of this method may be ours."""
+        """Tell whether requests of this method are protected."""
         return method.upper() in self._methods
 
     @property
     def sought_header(self) -> bytes | None:
-        """The header, in lower case, without which a request passes; None if it may be ours even so."""
+        """The header, in lower case, without which a request passes; None if it may be protected even so."""
         is_sought = not self.http.required and self._event_key is None
         return self._header if is_sought else None
 
     def head(self, request: Request) -> Pass | Refuse | Wanted:
-        """Decide from the request's head. One whose method is not protected never comes here."""
+        """Decide from the request's head. Requests whose method is not protected never get here."""
         lines = request.lines
         key = header_key(lines[self._header], self.http) if self._header in lines else None
         if isinstance(key, Refusal):
@@ -127,7 +119,7 @@ class Exchange:
         return Wanted(key, content_type, length)
 
     def body_too_large(self) -> Refuse:
-        """Refuse a body that exceeds the limit, as the surface finds while reading at the latest."""
+        """Refuse a body that exceeds the limit, by its declared length or while the surface reads it."""
         limit = self.http.max_request_body
         return Refuse(Refusal(Problem.BODY_TOO_LARGE, f"The body exceeds {limit} bytes."))
 
@@ -136,7 +128,7 @@ class Exchange:
         return _invalid_body("It is shorter than its Content-Length.")
 
     def keyed(self, wanted: Wanted, body: bytes) -> Pass | Refuse | Keyed:
-        """Decide once the body is there. Only where there is a key must a payload be had from it."""
+        """Decide once the body was read."""
         key = wanted.header_key
         media, document = media_type(wanted.content_type), None
         try:
@@ -148,34 +140,30 @@ class Exchange:
                 key = found
             if key is None:
                 return self._unkeyed(body_is_fit=document is not None)
-            if document is not None and self._validation is not None:
-                payload = [b"selected", canonical(self._validation.of(document.data))]
-            elif is_multipart(media):
-                payload = [b"body", *segments(body, wanted.content_type)]
-            else:
-                payload = [b"body", body]
-            return Keyed(key, media, payload)
+            return Keyed(key, media, payload_of(body, wanted.content_type, media, document, self._validation))
         except DuplicateMemberError:
             return _invalid_body("It has a member twice in one object.")
         except IdempotencyKeyError:
             return _invalid_body("What identifies the request can't be selected from it.")
 
     def operation(self, request: Request, keyed: Keyed, caller: object = None) -> Operation | Refuse:
-        """Name what is to be done once. `caller` is what the configured hook returned.
+        """Return the operation that must run once, or a refusal. `caller` is what the configured hook returned.
 
-        Raises `IdempotencyConfigurationError` where that is not a string.
+        Raises `IdempotencyConfigurationError` if that is not a string.
         """
         identity = [text(request.method), text(request.path), text(keyed.key)]
-        if self._has_callers:
-            if caller in (None, ""):
-                return Refuse(Refusal(Problem.CALLER_MISSING, "The sender of this request can't be told."))
-            if not isinstance(caller, str):
-                raise IdempotencyConfigurationError(f"caller must return str, not {type(caller).__name__}")
-            identity.insert(0, text(caller))
-        return Operation(digest(identity, behind=self._namespace), digest(self._alike(request, keyed)))
+        if self._sender.has_caller:
+            known = self._sender.caller(caller)
+            if isinstance(known, Refusal):
+                return Refuse(known)
+            identity.insert(0, text(known))
+        return Operation(
+            digest(identity, behind=self._namespace),
+            fingerprint(request.query, keyed.media, keyed.payload, self._sender.parts(request.lines)),
+        )
 
     def wait(self, request: Request) -> int | None:
-        """Return the seconds of a preference to wait that is honoured here."""
+        """Return the seconds that the client prefers to wait (RFC 7240), capped; None if none are honoured."""
         longest = self.http.max_wait_seconds
         if not longest:
             return None
@@ -183,12 +171,12 @@ class Exchange:
         return None if preferred is None else min(preferred, int(longest))
 
     def _shared_identity(self) -> tuple[str, ...]:
-        """Return what all identities begin with; without callers that is an empty one, in a space of its own."""
-        space = ("caller",) if self._has_callers else ("", "")
+        """Return what all identities begin with. Those without a caller are in a space of their own."""
+        space = ("caller",) if self._sender.has_caller else ("", "")
         return "http", self.config.key_prefix, *space
 
     def _read_headers(self) -> frozenset[bytes]:
-        names = {b"content-type", b"content-length", *self._bound}
+        names = {b"content-type", b"content-length", *self._sender.bound}
         if self._header:
             names.add(self._header)
         if self.http.max_wait_seconds:
@@ -206,29 +194,7 @@ class Exchange:
     def _key_in_body(self, document: Document | None) -> str | Refusal | None:
         if document is None or self._event_key is None:
             return None
-        return body_key(self._event_key.of(document.data), self.http)
-
-    def _alike(self, request: Request, keyed: Keyed) -> list[bytes]:
-        """Return what has to be equal in a retry."""
-        query = canonical_query(request.query)
-        if self._has_callers:
-            return [query, keyed.media, *keyed.payload]
-        bound = self._credentials(request.lines)
-        return [query, keyed.media, b"%d" % (len(bound) // 2), *bound, *keyed.payload]
-
-    def _credentials(self, lines: Lines) -> list[bytes]:
-        """Return the bound headers, name by name; one that is absent is not one that is empty."""
-        bound: list[bytes] = []
-        for name in self._bound:
-            if name in lines:
-                for value in lines[name]:
-                    bound.append(name)
-                    bound.append(value)
-        return bound
-
-
-def _selection(expression: str | None, config: IdempotencyConfig) -> Selection | None:
-    return None if expression is None else Selection(expression, config.jmespath_options)
+        return body_key(self._event_key.select(document.data), self.http)
 
 
 def _one_of(in_header: str | None, in_body: str | Refusal | None) -> str | Refusal | None:

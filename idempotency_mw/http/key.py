@@ -1,4 +1,4 @@
-"""The idempotency key of a request: from header lines, or selected from a JSON body. Or a refusal."""
+"""The idempotency key of a request, from header lines or from a JSON body; or a refusal if it is invalid."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from idempotency_mw.http.problem import Problem, Refusal
 __all__ = ["body_key", "header_key", "parse_string"]
 
 # RFC 9651: an Item (section 4.2.3) whose bare item is a String (4.2.5), with Parameters (4.2.3.2).
-# A run of plain characters is one step: an alternative for each of them takes six times as long.
+# A run of plain characters is one step: an alternative for each character is six times slower.
 _TEXT = r'[ !#-\[\]-~]*+(?:\\["\\][ !#-\[\]-~]*+)*+'
 _STRING = f'"{_TEXT}"'
 _NUMBER = r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])"
 _SYMBOL = r"[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"
-# Each text matches in one way only, here and in the repetition below, which is possessive: with two ways for each
-# of n parameters, a header that does not match at its end would be tried in 2**n.
+# Each text matches in one way only, here and in the repetition below, which is possessive. With two ways to
+# match each of n parameters, a header that fails at its end would be tried in 2**n ways.
 _BYTES = r":(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2,3}={0,2}|[A-Za-z0-9+/]{4}={1,2})?:"
 _BOOLEAN = r"\?[01]"
 _DATE = r"@-?[0-9]{1,15}(?![0-9.])"
@@ -28,20 +28,20 @@ _PARAMETER = rf"; *[a-z*][a-z0-9_\-.*]*(?:={_BARE_ITEM})?"
 _STRING_ITEM = re.compile(f' *"({_TEXT})"((?:{_PARAMETER})*+) *')
 _DISPLAY_STRING = re.compile(f"{_STRING}|({_DISPLAY})")
 
-_BARE = re.compile(r"[!#-+\--:<-~]+")  # visible ASCII but for , ; and "
-_OPAQUE = re.compile(r"[ -+\--~]+")  # visible ASCII and space, but for the comma that joins two lines
+_BARE = re.compile(r"[!#-+\--:<-~]+")  # visible ASCII except , ; and "
+_OPAQUE = re.compile(r"[ -+\--~]+")  # visible ASCII and space, except the comma, which joins two lines
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def parse_string(text: str) -> str | None:
-    """Return the value of an RFC 9651 Item that is a String, its parameters ignored; None for all else."""
+    """Return the value of an RFC 9651 Item that is a String, without its parameters; None for anything else."""
     item = _STRING_ITEM.fullmatch(text)
     if item is None:
         return None
     value, parameters = item.groups()
     if parameters and not _is_utf8_throughout(parameters):
         return None
-    # Each backslash begins an escape. NUL, which no string has, keeps the escaped ones apart meanwhile.
+    # Each backslash begins an escape. NUL, which no String contains, stands for an escaped backslash meanwhile.
     return value.replace("\\\\", "\0").replace('\\"', '"').replace("\0", "\\")
 
 
@@ -58,7 +58,7 @@ def _is_utf8_throughout(parameters: str) -> bool:
 
 
 def header_key(lines: list[bytes], config: HTTPConfig) -> str | Refusal:
-    """Return the key that the header's lines hold; there is at least one."""
+    """Return the key in the header's lines, of which there is at least one."""
     if len(lines) > 1:
         return _invalid("The header came more than once.")
     try:
@@ -87,9 +87,9 @@ def _unquoted(text: str, config: HTTPConfig) -> str | None:
 
 
 def body_key(selected: Any, config: HTTPConfig) -> str | Refusal | None:
-    """Return the key that an expression selected from a body; None where there is none.
+    """Return the key that an expression selected from a body, or None if there is none.
 
-    Several fields make one key, the compact JSON array of their texts, if all of them are there.
+    A list of fields makes one key, the compact JSON array of their texts, if none of them is missing.
     """
     key = _text(selected) if not isinstance(selected, list) else _joined(cast("Sequence[object]", selected))
     return _within_limits(key, config) if isinstance(key, str) else key
@@ -120,7 +120,7 @@ def _text(value: object) -> str | Refusal | None:
 def _decimal(value: int) -> str | Refusal:
     try:
         return str(value)
-    except ValueError:  # a sum has more digits than Python is willing to write
+    except ValueError:  # a sum with more digits than sys.get_int_max_str_digits()
         return _invalid("The number has too many digits.")
 
 

@@ -1,6 +1,7 @@
-"""Requests and responses as values. Headers keep their order and their repetitions: both mean something.
+"""Requests and responses as values.
 
-Those of a response, which is passed on, are pairs of bytes. Those of a request are only looked up, by their names.
+A response's headers are pairs of bytes that keep their order and repetitions, because both are passed on. A
+request's headers are only looked up, by name.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,12 +16,12 @@ Lines = Mapping[bytes, list[bytes]]
 
 
 class Request(NamedTuple):
-    """A request without its body, and with those headers at least that the exchange reads."""
+    """A request without its body, and with at least the headers that the exchange reads."""
 
     method: str
     """In upper case."""
     path: str
-    """Decoded, as the server gives it, with the prefix of a mount in front, once."""
+    """Decoded, as the server gives it, including the prefix of a mount, once."""
     query: bytes
     lines: Lines
 
@@ -30,7 +31,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole response. Hooks get it, and may have part of it replaced, as with any dataclass."""
+    """A whole response. `response_hook` gets one, and may return a changed copy (`dataclasses.replace`)."""
 
     status: int
     headers: Headers = field(repr=False)
@@ -38,12 +39,12 @@ class Response:
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
-    """Return the values of all lines of a header, in their order; the name is in lower case."""
+    """Return the values of all lines of a header, in their order. The name is in lower case."""
     return [value for each, value in headers if each == name]
 
 
 def grouped(headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> Lines:
-    """Return the lines of headers with these names, which are in lower case."""
+    """Return the lines of the headers with these names, which are in lower case."""
     lines: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if (known := name) in names or (known := name.lower()) in names:
@@ -55,12 +56,12 @@ def grouped(headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) ->
 
 
 def meta_variable(name: bytes) -> str:
-    """Return the name under which a gateway hands a header on (RFC 3875, sections 4.1.2, 4.1.3 and 4.1.18)."""
+    """Return the meta-variable of a header in CGI and WSGI (RFC 3875, sections 4.1.2, 4.1.3 and 4.1.18)."""
     variable = name.decode("ascii").upper().replace("-", "_")
     return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + variable
 
 
 def split_list(lines: list[bytes]) -> list[bytes]:
-    """Return the members of a header that is a list (RFC 9110, section 5.6.1), trimmed, empty ones left out."""
+    """Return the members of a list header (RFC 9110, section 5.6.1), trimmed, without empty ones."""
     members = (member.strip(b" \t") for line in lines for member in line.split(b","))
     return [member for member in members if member]

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 __all__ = ["preferred_wait"]
 
-# What stands between commas, those in a quoted string not counted.
+# A preference ends at a comma that is not inside a quoted string.
 _PREFERENCE = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|\\?$))+')
 _NAME = re.compile(rb"wait(?![!#$%&'*+\-.^_`|~0-9A-Za-z])", re.IGNORECASE)
 _WAIT = re.compile(rb'wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;.*)?', re.IGNORECASE)
 
 
 def preferred_wait(lines: Sequence[bytes]) -> int | None:
-    """Return the seconds of the first `wait` in the lines of `Prefer`; None for none, or one without sense."""
+    """Return the seconds of the first `wait` in the lines of `Prefer`; None if it is absent or invalid."""
     for line in lines:
         for found in _PREFERENCE.finditer(line):
             preference = found[0].strip(b" \t")

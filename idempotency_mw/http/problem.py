@@ -1,7 +1,6 @@
-"""Refusals as RFC 9457 problems. A detail tells what to do, and never repeats what was sent."""
+"""Refusals as RFC 9457 problems. A detail says what to do, and never repeats what the client sent."""
 
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,7 +37,7 @@ class Problem(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A problem with what this request's sender should know about it."""
+    """A problem, with the detail for this request's sender."""
 
     problem: Problem
     detail: str
@@ -73,17 +72,15 @@ _REFUSED = {
 
 
 def refusal_of(reject: Reject, *, bound_headers: bool) -> Refusal:
-    """Return what the machine's refusal is in HTTP. `bound_headers`: credentials are part of the fingerprint."""
+    """Return the machine's refusal in HTTP. `bound_headers` says that credentials are part of the fingerprint."""
     problem, detail = _REFUSED[reject.reason]
     if reject.reason is Reason.REUSED and bound_headers:
         detail += " (Where credentials rotate, the service should configure `caller`.)"
-    if reject.retry_after_ms is None:
-        return Refusal(problem, detail)
-    return Refusal(problem, detail, retry_after_seconds=max(1, math.ceil(reject.retry_after_ms / 1000)))
+    return Refusal(problem, detail, reject.retry_after_seconds)
 
 
 def problem_response(refusal: Refusal, *, bodiless: bool = False, extra: Headers = ()) -> Response:
-    """Return the refusal as a response. `bodiless`: it answers a HEAD."""
+    """Return the refusal as a response. `bodiless` says that it answers a HEAD."""
     problem = refusal.problem
     document = {
         "type": TYPE_PREFIX + problem.slug,

@@ -1,7 +1,7 @@
-"""What goes out for one request, as decisions without I/O: the two ways of an answer.
+"""The replies to one request, as decisions without I/O.
 
-`capture`, `verdict` and `encode` take the app's answer into the store; `replay`, `instead`, `rejection` and
-`refusal` give what the store or the machine says to the client.
+`capture`, `verdict` and `encode` take the app's answer into the store. `replay`, `instead`, `rejection` and
+`refusal` make responses from what the store or the machine says.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyReco
 from idempotency_mw.http import codec
 from idempotency_mw.http.capture import BODILESS_STATUSES, Capture
 from idempotency_mw.http.config import HTTPConfig
-from idempotency_mw.http.fields import KeptHeaders
+from idempotency_mw.http.kept_headers import KeptHeaders
 from idempotency_mw.http.message import Headers, Request, Response
 from idempotency_mw.http.problem import Problem, Refusal, problem_response, refusal_of
 
@@ -23,7 +23,7 @@ __all__ = ["Replies"]
 
 
 class Replies:
-    """The replies of one pair of configurations, with all that can be computed before the first request."""
+    """The replies of one pair of configurations. Computes in advance what does not depend on a request."""
 
     def __init__(self, config: IdempotencyConfig, http: HTTPConfig) -> None:
         self._hook = config.response_hook
@@ -36,11 +36,11 @@ class Replies:
     # The app's answer, into the store.
 
     def capture(self, request: Request) -> Capture:
-        """Return what collects the app's response to this request."""
+        """Return a capture for the app's response to this request."""
         return Capture(self._http.max_response_body, is_head=request.method == "HEAD")
 
     def verdict(self, capture: Capture, *, discarded: bool) -> Ending:
-        """Say how a run ended that was not stopped."""
+        """Return how a run ended that was not stopped."""
         if discarded:
             return Discarded()
         if not capture.is_whole:
@@ -51,12 +51,12 @@ class Replies:
         """Return the result to store, or None where it can't be kept."""
         match kept:
             case Kept.ANSWER:
-                headers = self._kept.of(capture.headers, keeps_length=_length_is_no_body(capture))
+                headers = self._kept.kept(capture.headers, keeps_length=_length_is_no_body(capture))
                 return codec.encode(capture.status, headers, capture.body())
             case Kept.FAILURE:
                 failure = Refusal(Problem.EXECUTION_FAILED, "The first request with this key failed.")
                 response = problem_response(failure)
-                return codec.encode(response.status, self._kept.of(response.headers), response.body)
+                return codec.encode(response.status, self._kept.kept(response.headers), response.body)
             case Kept.NOTHING:
                 return None
             case _:
@@ -67,7 +67,7 @@ class Replies:
     def replay(
         self, request: Request, operation: Operation, record: Record, *, waited: int | None = None
     ) -> Response:
-        """Return the stored response, marked; a record that can't be read is reported, and becomes a refusal."""
+        """Return the stored response, marked as a replay. An unreadable record is reported, and refused."""
         try:
             stored = codec.decode(record.result or b"")
         except IdempotencyRecordError as error:
@@ -76,10 +76,10 @@ class Replies:
         return self._replayed(request, stored, record, waited)
 
     def instead(self, request: Request, operation: Operation, reply: Deliver | Replay | Reject) -> Response | None:
-        """Return what a late owner's client gets in place of the run's own answer, if anything.
+        """Return what a late owner's client gets instead of the run's own answer; None if it gets its own.
 
-        A winner's record that can't be read is nothing: the refusal would say that the request was not carried
-        out, and it was.
+        It gets its own if the winner's record can't be read: a refusal would say that the request was not carried
+        out, but it was.
         """
         if isinstance(reply, Deliver):
             return None
@@ -101,7 +101,7 @@ class Replies:
         return problem_response(refusal, bodiless=request.method == "HEAD", extra=_applied(waited))
 
     def without_marker(self, headers: Headers) -> Headers:
-        """Return an app's headers without a marker of its own: only a replay is one."""
+        """Return an app's headers without the marker header, which only a replay may have."""
         return tuple([line for line in headers if line[0].lower() != self._marker[0]])
 
     def _replayed(self, request: Request, stored: codec.Parts, record: Record, waited: int | None) -> Response:
@@ -127,5 +127,5 @@ def _hooked(hook: Callable[[Any, Record], Any], stored: codec.Parts, record: Rec
 
 
 def _length_is_no_body(capture: Capture) -> bool:
-    """Tell whether `Content-Length` says what a GET would have had (RFC 9110, section 8.6)."""
+    """Tell whether `Content-Length` is that of the answer to a GET (RFC 9110, section 8.6)."""
     return capture.is_bodiless and capture.status not in (204, 205)

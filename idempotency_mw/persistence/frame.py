@@ -1,4 +1,4 @@
-"""A record as bytes: a fixed-width prefix that a person can read, then the result as it came.
+"""A record as bytes: a fixed-width prefix that a person can read, then the result, byte for byte.
 
     offset  width
          0      1  version, "1"
@@ -10,11 +10,11 @@
         55     64  fingerprint, hexadecimal
        119      …  result
 
-When a record expires is not in it: each store knows that by itself.
+The expiry is not part of it: each store keeps that itself.
 
-The Redis scripts read and write the same bytes. A release reads the version before its own as well, and writes a
-new version only one release after it learned to read it, so that rolling deploys never meet a record that they
-can't read.
+The Redis scripts read and write the same bytes. A release also reads the version before its own, and a new
+version is written only by the release after the first one that reads it. So no rolling deploy meets a record
+that it can't read.
 """
 
 import re
@@ -26,16 +26,17 @@ from idempotency_mw.errors import IdempotencyRecordError
 __all__ = ["MAX_ATTEMPT", "Frame", "read_record"]
 
 MAX_ATTEMPT = 999_999
+"""The largest number of six digits. A takeover beyond it keeps this number: the width is fixed."""
 
 _PREFIX = re.compile(rb"1[PCN][0-9a-f]{32}+[0-9]{21}+[0-9a-f]{64}+")
-_COMPLETED = Status.COMPLETED  # to get a member from its class takes as long as to slice
+_COMPLETED = Status.COMPLETED  # looking up a member in its class is as slow as a slice
 _LETTER_OF = {Status.IN_PROGRESS: b"P", Status.COMPLETED: b"C", Status.NOT_KEPT: b"N"}
 _STATUS_OF = {letter[0]: status for status, letter in _LETTER_OF.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A record as its owner and its store see it: with the token, and with a point in time."""
+    """A record as its store sees it: with the token, and with a point in time."""
 
     status: Status
     token: str = field(repr=False)
@@ -57,26 +58,29 @@ class Frame:
 
     @classmethod
     def decode(cls, data: bytes) -> "Frame":
-        """Read a frame; raises `IdempotencyRecordError` for anything that `encode` would not have written."""
+        """Read a frame. Raises `IdempotencyRecordError` for bytes that `encode` would not have written."""
         status, attempt, result = _checked(data)
         token, fingerprint = data[2:34].decode("ascii"), data[55:119].decode("ascii")
         return cls(status, token, attempt, int(data[40:55]), fingerprint, result)
 
     def record(self, remaining_ms: int) -> Record:
-        """Return what anyone may see of it, with so much of its lease, or of its life, left."""
+        """Return it without the token. `remaining_ms` is what is left of its lease or of its life."""
         kept = self.result if self.status is Status.COMPLETED else None
         return Record(self.status, self.attempt, self.fingerprint, max(remaining_ms, 0), kept)
 
 
 def read_record(data: bytes, remaining_ms: int) -> Record:
-    """Return what anyone may see of a frame; raises as `Frame.decode`, and makes no frame on the way."""
+    """As `Frame.decode(data).record(remaining_ms)`, without making a frame: a replay takes this path."""
     status, attempt, result = _checked(data)
-    left = remaining_ms if remaining_ms > 0 else 0  # noqa: FURB136 - max() takes several times as long
+    left = remaining_ms if remaining_ms > 0 else 0  # noqa: FURB136 - max() is several times slower
     return Record(status, attempt, data[55:119].decode(), left, result if status is _COMPLETED else None)
 
 
 def _checked(data: bytes) -> tuple[Status, int, bytes]:
-    """Return the parts that may contradict one another, once nothing else is wrong."""
+    """Return status, attempt and result.
+
+    Raises `IdempotencyRecordError` if anything is malformed, or contradicts.
+    """
     if _PREFIX.match(data) is None:
         raise IdempotencyRecordError("the store holds something that is not a record of this version")
     status, attempt, result = _STATUS_OF[data[1]], int(data[34:40]), data[119:]

@@ -1,7 +1,7 @@
-"""Completed records kept in this process too, around any layer.
+"""A layer around a layer, which keeps copies of completed records in this process.
 
-What is completed never changes until it expires, so that a copy is as good as the record, as long as it expires
-with it. Another fingerprint gets the copy too: what that means, the machine decides.
+A completed record never changes until it expires, so a copy that expires with it is as good. A claim with another
+fingerprint gets the copy too: the machine compares fingerprints.
 
 Flushing or deleting records in the store does not reach the copies.
 """
@@ -21,7 +21,7 @@ Clock = Callable[[], float]
 
 
 class _Copies:
-    """The latest used completed records, bounded in number, safe between threads."""
+    """The completed records used last, bounded in number, safe between threads."""
 
     def __init__(self, max_items: int, clock: Clock) -> None:
         self._max_items = max_items
@@ -30,7 +30,7 @@ class _Copies:
         self._copies: OrderedDict[str, tuple[Record, float]] = OrderedDict()
 
     def get(self, claim: Claim) -> Existing | None:
-        """Return the copy with the time that is left of it, unless that is over."""
+        """Return the copy with its remaining time, or None if there is none or it has expired."""
         with self._lock:
             copy = self._copies.get(claim.storage_key)
             if copy is None:
@@ -44,13 +44,14 @@ class _Copies:
             return Existing(replace(record, remaining_ms=left_ms))
 
     def now(self) -> float:
-        """Return the seconds on the clock that copies expire by."""
+        """Return the seconds on the clock by which copies expire."""
         return self._clock()
 
     def put(self, claim: Claim, found: Acquired | Existing, asked: float) -> None:
-        """Keep what an acquire found, if it is completed; the one not used for longest goes for it.
+        """Keep the record that an acquire found, if it is completed; beyond the bound, drop the oldest.
 
-        Its time runs from when the store was asked, so that a slow reply does not let it outlive the record.
+        `asked` is when the store was asked. The remaining time counts from then, so that after a slow reply the
+        copy does not outlive the record.
         """
         if isinstance(found, Acquired) or found.record.status is Status.IN_PROGRESS:
             return
@@ -83,7 +84,7 @@ class LocalCache:
         return self._layer.extend(claim)
 
     def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
-        """As `PersistenceLayer.complete`. The first duplicate that asks here brings the copy."""
+        """As `PersistenceLayer.complete`. It makes no copy: the first duplicate that asks here does."""
         return self._layer.complete(claim, result)
 
     def release(self, claim: Claim) -> bool:
@@ -113,7 +114,7 @@ class AsyncLocalCache:
         return await self._layer.extend(claim)
 
     async def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
-        """As `PersistenceLayer.complete`. The first duplicate that asks here brings the copy."""
+        """As `PersistenceLayer.complete`. It makes no copy: the first duplicate that asks here does."""
         return await self._layer.complete(claim, result)
 
     async def release(self, claim: Claim) -> bool:

@@ -9,19 +9,20 @@ from typing import Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.persistence import verbs
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 
 __all__ = ["MemoryPersistenceLayer"]
 
 SLACK = 1000
-"""So many entries on the heap of expiries belong to no record before it is built anew."""
+"""The heap of expiries is rebuilt when it holds this many entries more than twice the records. Without the
+slack, a layer with few records would rebuild it at nearly every write."""
 
 
 class MemoryPersistenceLayer:
-    """Blocking verbs that never wait; async code calls them in place.
+    """Blocking verbs that never wait, so async code calls them without a thread.
 
-    `clock` returns seconds and must not run backwards. Records are bounded by their expiry: each acquire drops
-    those whose time is over. Nothing is shared with other processes, a forked child included.
+    `clock` returns seconds and must not run backwards. Each acquire drops the records that have expired.
+    Nothing is shared with other processes, not even with a forked child.
     """
 
     runs_in_place = True
@@ -30,7 +31,7 @@ class MemoryPersistenceLayer:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._records: dict[str, Held] = {}
+        self._records: dict[str, StoredFrame] = {}
         self._expiries: list[tuple[int, str]] = []
 
     def acquire(self, claim: Claim) -> Acquired | Existing:
@@ -67,10 +68,10 @@ class MemoryPersistenceLayer:
             return released
 
     def check(self) -> None:
-        """Do nothing: this store is always there."""
+        """Do nothing: this store is always available."""
 
     def close(self) -> None:
-        """Forget every record."""
+        """Drop every record."""
         with self._lock:
             self._records.clear()
             self._expiries.clear()
@@ -89,11 +90,11 @@ class MemoryPersistenceLayer:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    def _standing(self, claim: Claim, now_ms: int) -> Held | None:
+    def _standing(self, claim: Claim, now_ms: int) -> StoredFrame | None:
         held = self._records.get(claim.storage_key)
         return held if held is not None and held.expires_ms > now_ms else None
 
-    def _put(self, claim: Claim, write: Held | None) -> None:
+    def _put(self, claim: Claim, write: StoredFrame | None) -> None:
         if write is not None:
             self._records[claim.storage_key] = write
             heapq.heappush(self._expiries, (write.expires_ms, claim.storage_key))
@@ -101,7 +102,7 @@ class MemoryPersistenceLayer:
                 self._forget_old_expiries()
 
     def _purge(self, now_ms: int) -> None:
-        """Drop what has expired. A record written again since has a later entry of its own on the heap."""
+        """Drop the records that have expired. One that was written again since has a later entry on the heap."""
         while self._expiries and self._expiries[0][0] <= now_ms:
             _, storage_key = heapq.heappop(self._expiries)
             held = self._records.get(storage_key)
@@ -109,6 +110,6 @@ class MemoryPersistenceLayer:
                 del self._records[storage_key]
 
     def _forget_old_expiries(self) -> None:
-        """Keep one entry a record: those of releases and extended leases would stay until the retention ends."""
+        """Keep one entry for each record. Entries of released or extended claims would stay until they are due."""
         self._expiries = [(held.expires_ms, storage_key) for storage_key, held in self._records.items()]
         heapq.heapify(self._expiries)

@@ -1,6 +1,6 @@
-"""Records in a SQLite file: the embedded default, for many processes on one machine.
+"""Records in a SQLite file: the embedded store, for many processes on one machine.
 
-Not for a network file system, where SQLite's locks can't be trusted.
+Not for a network file system: SQLite's locks are not reliable there (https://www.sqlite.org/faq.html#q5).
 """
 
 import os
@@ -23,7 +23,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 
 __all__ = ["SQLitePersistenceLayer"]
 
@@ -50,13 +50,14 @@ DELETE FROM idempotency_records WHERE storage_key IN (
 class SQLitePersistenceLayer:
     """Blocking verbs over one file, which is made when first used.
 
-    `durability`: `"full"` flushes each write to the disk, so that a completion outlives a power failure;
-    `"normal"` is faster and outlives the death of every process, but not always that of the machine.
-    `timeout_seconds` bounds one verb, waiting for other processes included. The machine's clock decides:
-    `clock` returns seconds since the epoch.
+    `durability="full"` flushes each write to the disk, so that a completion survives a power failure.
+    `"normal"` is faster, and survives the death of every process, but not always that of the machine.
+    `timeout_seconds` bounds one verb, including the wait for other processes. `clock` returns seconds since the
+    epoch: the machine's clock decides.
 
-    One connection a process, used by one thread at a time; a forked child opens its own. Each acquire that
-    writes also deletes up to eight expired records.
+    Each process has one connection, used by one thread at a time; a forked child opens its own. Each acquire
+    that writes also deletes up to eight expired records: more than it adds, so that expired records can't pile
+    up, and few enough to keep the transaction short.
     """
 
     def __init__(
@@ -118,13 +119,13 @@ class SQLitePersistenceLayer:
     def check(self) -> None:
         """Open the file and write-lock it once.
 
-        Raises `IdempotencyPersistenceLayerError` when that can't be done within `timeout_seconds`.
+        Raises `IdempotencyPersistenceLayerError` if that fails, or takes longer than `timeout_seconds`.
         """
         with self._transaction():
             return
 
     def close(self) -> None:
-        """Close this process's connection; the layer opens it again when it is used."""
+        """Close this process's connection. The layer opens it again when it is next used."""
         if self._process.is_ours():
             with self._process.lock:
                 self._process.close()
@@ -144,10 +145,11 @@ class SQLitePersistenceLayer:
         return int(self._clock() * 1000)
 
     def _here(self) -> "_Process":
-        """Return what belongs to this process.
+        """Return the connection and the lock of this process.
 
-        A connection must not be used, nor closed, nor even dropped on the other side of a fork: SQLite's locks
-        are the process's. The parent's is kept, and left alone.
+        A forked child must neither use nor close the connection that it inherited, and the garbage collector
+        must not close it either, because SQLite's file locks belong to the process. So the child keeps a
+        reference to it.
         """
         if not self._process.is_ours():
             self._inherited.append(self._process)
@@ -156,7 +158,7 @@ class SQLitePersistenceLayer:
 
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
-        """Hold the file's write lock; commit at the end, and undo everything on any exception."""
+        """Hold the file's write lock. Commit at the end; on any exception undo everything."""
         ends = time.monotonic() + self.timeout_seconds
         process = self._here()
         if not process.lock.acquire(timeout=self.timeout_seconds):
@@ -168,7 +170,7 @@ class SQLitePersistenceLayer:
             yield connection
             connection.execute("COMMIT")
         except BaseException as error:
-            # An interrupt may come anywhere. Closing undoes what was begun, whatever state it is in.
+            # An interrupt may arrive anywhere. Closing rolls back, in whatever state the connection is.
             process.close()
             if isinstance(error, sqlite3.Error):
                 raise _translated(error, self.timeout_seconds) from error
@@ -180,7 +182,8 @@ class SQLitePersistenceLayer:
         process.connection = connection = sqlite3.connect(
             self.path, timeout=_left_ms(ends) / 1000, isolation_level=None, check_same_thread=False
         )
-        connection.text_factory = bytearray  # text is no record; decoding it can fail with an error that quotes it
+        # A record is a BLOB. Text in its place is not decoded: the error of a failed decoding would quote it.
+        connection.text_factory = bytearray
         _until(ends, lambda: connection.execute("PRAGMA journal_mode = WAL"))
         connection.execute(f"PRAGMA synchronous = {self._durability}")
         connection.execute(_SCHEMA)
@@ -205,17 +208,17 @@ class _Process:
             connection.close()
 
 
-def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Held | None:
+def _find(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> StoredFrame | None:
     row = connection.execute(_FIND, (claim.storage_key, now_ms)).fetchone()
     if row is None:
         return None
     record, expires_ms = row
     if not isinstance(record, bytes) or not isinstance(expires_ms, int):
         raise IdempotencyRecordError("the store holds something that is not a record of this version")
-    return Held(Frame.decode(record), expires_ms)
+    return StoredFrame(Frame.decode(record), expires_ms)
 
 
-def _put(connection: sqlite3.Connection, claim: Claim, write: Held) -> None:
+def _put(connection: sqlite3.Connection, claim: Claim, write: StoredFrame) -> None:
     connection.execute(_WRITE, (claim.storage_key, write.frame.encode(), write.expires_ms))
 
 
@@ -224,7 +227,10 @@ def _left_ms(ends: float) -> int:
 
 
 def _until(ends: float, action: Callable[[], object]) -> None:
-    """Repeat what SQLite refuses at once instead of waiting: the change to WAL, while others open the file too."""
+    """Repeat an action that SQLite refuses at once instead of waiting.
+
+    Switching to WAL is one while other processes open the file too.
+    """
     while True:
         try:
             action()

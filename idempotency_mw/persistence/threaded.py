@@ -14,11 +14,12 @@ __all__ = ["InPlacePersistenceLayer", "ThreadedPersistenceLayer", "as_async"]
 Answer = TypeVar("Answer")
 
 GRACE_SECONDS = 0.05
-"""By how much the async side's deadline is later, so that the layer's own, better error comes first."""
+"""By how much the async deadline is later than the layer's own, whose error says more. The layer promises to
+keep its deadline within 0.1 s, and half of that is enough for a thread to hand its error over."""
 
 
 def as_async(layer: PersistenceLayer | AsyncPersistenceLayer) -> AsyncPersistenceLayer:
-    """Return the layer itself if it is async; otherwise one that calls it in place, or in threads of its own."""
+    """Return the layer itself if it is async, else a layer that calls it in place, or in threads of its own."""
     if is_async(layer):
         return layer
     blocking = cast("PersistenceLayer", layer)
@@ -28,7 +29,7 @@ def as_async(layer: PersistenceLayer | AsyncPersistenceLayer) -> AsyncPersistenc
 
 
 class InPlacePersistenceLayer:
-    """A layer whose verbs never wait: they are called where they stand."""
+    """An async layer around a blocking one whose verbs never wait: it calls them directly."""
 
     def __init__(self, layer: PersistenceLayer) -> None:
         self._layer = layer
@@ -51,17 +52,20 @@ class InPlacePersistenceLayer:
 
 
 class ThreadedPersistenceLayer:
-    """A layer whose verbs run in threads of its own, which the app's work in other threads can't exhaust.
+    """An async layer around a blocking one. Runs its verbs in threads of its own, which the app can't exhaust.
 
-    A deadline is set around each verb where the layer has `timeout_seconds`. A thread can't be stopped: a verb
-    whose caller has gone, or run out of time, goes on to its end, and a claim that it still acquires is released
-    after that, never beside it.
+    If the layer has `timeout_seconds`, each verb has a deadline. A thread can't be stopped: when the caller is
+    cancelled or out of time, the verb goes on to its end. A claim that it still acquires is released after that,
+    never beside it:
 
         caller    acquire ────────── cancelled
         thread    acquire ─────────────────────── acquired ── release
 
-    New requests are many, and may be refused. What has run must be settled: a claim that stands has threads of
-    its own, so that its verbs never queue behind a thousand acquires until their time is over.
+    Acquires have threads apart from the other verbs. New requests are many, and may be refused; but a run has
+    to be settled, and must not queue behind a thousand acquires until its time is over.
+
+    `threads` is the number for each of the two kinds. Each costs the blocking layer up to one connection;
+    SQLite and the memory layer run one verb at a time anyway.
     """
 
     def __init__(self, layer: PersistenceLayer, *, threads: int = 8) -> None:
@@ -78,7 +82,7 @@ class ThreadedPersistenceLayer:
         try:
             return await self._end_of(future)
         except (asyncio.CancelledError, IdempotencyPersistenceConnectionError):
-            # If it has ended just now, the callback runs here at once: the event loop is no place for the verb.
+            # If the future is done already, the callback runs at once, here on the event loop. So it only submits.
             future.add_done_callback(lambda done: threads.standing.submit(self._release_if_acquired, done, claim))
             raise
 
@@ -95,7 +99,7 @@ class ThreadedPersistenceLayer:
         return await self._end_of(self._here().standing.submit(self._layer.release, claim))
 
     def _here(self) -> "_Threads":
-        """Return the threads of this process: a forked child inherits none that run."""
+        """Return the threads of this process: a forked child inherits the objects, but no running thread."""
         if self._threads.pid != os.getpid():
             self._threads = _Threads(self._size)
         return self._threads
@@ -119,7 +123,7 @@ class ThreadedPersistenceLayer:
 
 
 class _Threads:
-    """One process's threads: for new claims, and for those that stand."""
+    """The threads of one process: for new claims, and for claims that stand."""
 
     def __init__(self, threads: int) -> None:
         self.pid = os.getpid()

@@ -1,7 +1,8 @@
-"""The four verbs as pure functions: what stands there and a claim in, what is to stand there and the answer out.
+"""The four verbs as pure functions of what stands for a key and a claim. They return the answer and what to write.
 
-For layers that read, decide and write in one transaction of their own. `redis/scripts/` says the same in Lua,
-and one suite holds both to it. What is handed in has not expired; None is nothing there.
+For layers that read, decide and write in one transaction of their own. `redis/scripts/` holds the same rules in
+Lua, and one test suite holds both to them. A frame that is passed in has not expired; `None` means the key is
+free.
 """
 
 from dataclasses import dataclass, replace
@@ -9,25 +10,27 @@ from dataclasses import dataclass, replace
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
 from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame
 
-__all__ = ["Held", "acquire", "complete", "extend", "release"]
+__all__ = ["StoredFrame", "acquire", "complete", "extend", "release"]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What stands for a key, or is to stand there: a frame, and when it expires on the store's clock."""
+class StoredFrame:
+    """What stands for a key: a frame, and when it expires, in milliseconds on the store's clock."""
 
     frame: Frame
     expires_ms: int
 
     def record(self, now_ms: int) -> Record:
-        """Return what anyone may see of it."""
+        """Return it without the token."""
         is_running = self.frame.status is Status.IN_PROGRESS
         until_ms = self.frame.lease_until_ms if is_running else self.expires_ms
         return self.frame.record(until_ms - now_ms)
 
 
-def acquire(standing: Held | None, claim: Claim, now_ms: int) -> tuple[Acquired | Existing, Held | None]:
-    """Own the key if it is free, already this claim's, or lapsed and may be taken over."""
+def acquire(
+    standing: StoredFrame | None, claim: Claim, now_ms: int
+) -> tuple[Acquired | Existing, StoredFrame | None]:
+    """Own the key if it is free, already this claim's, or lapsed and open to a takeover."""
     if standing is None:
         attempt = 1
     elif _owns(claim, standing):
@@ -39,7 +42,7 @@ def acquire(standing: Held | None, claim: Claim, now_ms: int) -> tuple[Acquired 
     return Acquired(attempt), _in_progress(claim, attempt, now_ms)
 
 
-def extend(standing: Held | None, claim: Claim, now_ms: int) -> Held | None:
+def extend(standing: StoredFrame | None, claim: Claim, now_ms: int) -> StoredFrame | None:
     """Renew the lease of a claim that stands."""
     if standing is None or not _owns(claim, standing):
         return None
@@ -47,8 +50,8 @@ def extend(standing: Held | None, claim: Claim, now_ms: int) -> Held | None:
 
 
 def complete(
-    standing: Held | None, claim: Claim, result: bytes | None, now_ms: int
-) -> tuple[Settled | Lost, Held | None]:
+    standing: StoredFrame | None, claim: Claim, result: bytes | None, now_ms: int
+) -> tuple[Settled | Lost, StoredFrame | None]:
     """Put the result in place of a claim that stands; repeated, it changes nothing."""
     if standing is None:
         return Lost(None), None
@@ -58,19 +61,19 @@ def complete(
         return Settled(), None
     status = Status.NOT_KEPT if result is None else Status.COMPLETED
     completed = replace(standing.frame, status=status, result=result or b"")
-    return Settled(), Held(completed, expires_ms=now_ms + claim.retention_ms)
+    return Settled(), StoredFrame(completed, expires_ms=now_ms + claim.retention_ms)
 
 
-def release(standing: Held | None, claim: Claim) -> bool:
+def release(standing: StoredFrame | None, claim: Claim) -> bool:
     """Tell whether the key is this claim's to free."""
     return standing is not None and _owns(claim, standing)
 
 
-def _owns(claim: Claim, standing: Held) -> bool:
+def _owns(claim: Claim, standing: StoredFrame) -> bool:
     return standing.frame.status is Status.IN_PROGRESS and standing.frame.token == claim.token
 
 
-def _may_take_over(claim: Claim, standing: Held, now_ms: int) -> bool:
+def _may_take_over(claim: Claim, standing: StoredFrame, now_ms: int) -> bool:
     return (
         claim.may_take_over
         and standing.frame.status is Status.IN_PROGRESS
@@ -79,8 +82,8 @@ def _may_take_over(claim: Claim, standing: Held, now_ms: int) -> bool:
     )
 
 
-def _in_progress(claim: Claim, attempt: int, now_ms: int) -> Held:
-    # The record outlives its lease: what is left of a dead owner tells the next one that there was one.
+def _in_progress(claim: Claim, attempt: int, now_ms: int) -> StoredFrame:
+    # The record outlives its lease, so that the next owner learns that there was one before: attempt 2.
     frame = Frame(
         status=Status.IN_PROGRESS,
         token=claim.token,
@@ -88,4 +91,4 @@ def _in_progress(claim: Claim, attempt: int, now_ms: int) -> Held:
         lease_until_ms=now_ms + claim.lease_ms,
         fingerprint=claim.fingerprint,
     )
-    return Held(frame, expires_ms=now_ms + max(claim.retention_ms, claim.lease_ms))
+    return StoredFrame(frame, expires_ms=now_ms + max(claim.retention_ms, claim.lease_ms))

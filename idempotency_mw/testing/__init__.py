@@ -1,8 +1,8 @@
 """For tests: a clock that is moved by hand, a layer that fails on demand, and the suite that every layer passes.
 
-Nothing here imports pytest; the suite is plain methods with `assert`, which pytest collects from your subclass.
-For the details of a failed assertion, say `pytest.register_assert_rewrite("idempotency_mw.testing")` in your
-`conftest.py`.
+Nothing here imports pytest. The suite is methods with plain `assert`s, which pytest collects from your
+subclass. To see the values of a failed assertion, call
+`pytest.register_assert_rewrite("idempotency_mw.testing")` in your `conftest.py`.
 """
 
 from idempotency_mw.testing.clock import ManualClock

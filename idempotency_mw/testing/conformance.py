@@ -4,9 +4,9 @@
         def make_layer(self):
             return MyLayer(...)
 
-Each test makes its own layer and its own keys, so that many tests may share a store. Where the layer takes a
-clock, override `pass_time` too: otherwise the suite waits for real time, in short pieces. To have unreadable
-records tested, override `plant` and `peek`.
+Each test makes its own layer and its own keys, so that many tests may share a store. If the layer takes a
+clock, override `pass_time` too; otherwise the suite waits for real time, in short pieces. To test unreadable
+records, override `plant` and `peek`.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from secrets import token_hex
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled, Status
 from idempotency_mw.errors import IdempotencyRecordError
-from idempotency_mw.testing.bench import LONG_MS, PersistenceBench, a_claim, rival
+from idempotency_mw.testing.harness import LONG_MS, PersistenceHarness, a_claim, rival
 
 __all__ = ["PersistenceConformance"]
 
@@ -23,11 +23,11 @@ __all__ = ["PersistenceConformance"]
 
 EVERY_BYTE = bytes(range(256))
 SLACK_MS = 150
-"""Two calls in a row take less than this, or a test that reads a lease may fail for slowness alone."""
+"""Two calls in a row must take less than this, or a test that reads a lease fails because the machine is slow."""
 
 
-class PersistenceConformance(PersistenceBench):
-    """Every promise of `PersistenceLayer`, for each state that a key can be in."""
+class PersistenceConformance(PersistenceHarness):
+    """Every promise of `PersistenceLayer`, for every state of a key."""
 
     def test_a_free_key_is_acquired_as_attempt_one(self) -> None:
         assert self.acquire(a_claim()) == Acquired(1)

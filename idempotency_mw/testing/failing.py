@@ -1,8 +1,8 @@
-"""Layers around a layer that fail when they are told to: before the verb, or after it, with the reply lost.
+"""Layers around a layer that fail on demand: before the verb, or after it, with the reply lost.
 
 layer = FailingPersistenceLayer(MemoryPersistenceLayer())
 layer.fail_before("acquire")                 # the next acquire never reaches the store
-layer.lose_reply("complete", times=2)        # the next two completes are done, and nobody hears of it
+layer.lose_reply("complete", times=2)        # the next two completes take effect, and raise
 layer.fail_before("extend", times=None)      # every extend from now on
 """
 
@@ -27,14 +27,14 @@ class _Fault:
     times: int | None
 
     def use_up(self) -> bool:
-        """Count one use; tell whether it was the last."""
+        """Count one use, and tell whether it was the last."""
         if self.times is not None:
             self.times -= 1
         return self.times == 0
 
 
 class _Failing:
-    """The faults that are planned, and the calls that were made."""
+    """The planned faults, and the calls so far."""
 
     def __init__(self) -> None:
         self.calls: list[Verb] = []
@@ -42,15 +42,15 @@ class _Failing:
         self._faults: list[_Fault] = []
 
     def fail_before(self, verb: Verb, error: Exception | None = None, *, times: int | None = 1) -> None:
-        """Raise the error instead of calling the verb, the next `times` times; None: from now on."""
+        """Raise the error instead of calling the verb, for the next `times` calls; None means for ever."""
         self._faults.append(_Fault(verb, "before", error or _unreachable(), times))
 
     def lose_reply(self, verb: Verb, error: Exception | None = None, *, times: int | None = 1) -> None:
-        """Call the verb, and raise the error in place of its answer; `times` as above."""
+        """Call the verb, and raise the error instead of returning its answer; `times` as above."""
         self._faults.append(_Fault(verb, "after", error or _unreachable(), times))
 
     def heal(self) -> None:
-        """Forget the faults that were planned."""
+        """Drop the planned faults."""
         self._faults.clear()
 
     def _begin(self, verb: Verb) -> _Fault | None:

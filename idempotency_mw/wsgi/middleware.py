@@ -1,6 +1,6 @@
 """The middleware for WSGI apps: Flask, Django, Werkzeug, and whatever else follows PEP 3333.
 
-The constructor computes what can be computed; the middleware is immutable after that, and everything of one
+The constructor computes in advance what it can, and the middleware is immutable after that. The state of one
 request lives in a `_Conversation`, and in a `Run` once its app runs.
 """
 
@@ -14,23 +14,23 @@ from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.machine import Execute, Reject, Replay, Unprotected
 from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.execution import Execution
-from idempotency_mw.handler import IdempotencyHandler
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Response, meta_variable
 from idempotency_mw.http.problem import Refusal
-from idempotency_mw.persistence.base import PersistenceLayer, is_async
-from idempotency_mw.persistence.local_cache import LocalCache
-from idempotency_mw.surface import Hook, Rules, check_layer
+from idempotency_mw.http.rules import Hook, Rules
+from idempotency_mw.lifecycle.claims import ClaimLifecycle
+from idempotency_mw.persistence.adapted import for_blocking
+from idempotency_mw.persistence.base import PersistenceLayer
+from idempotency_mw.wsgi.pep3333 import Environ, StartResponse, WSGIApp, request_of, respond, with_body
 from idempotency_mw.wsgi.run import ENVIRON_KEY, Run
-from idempotency_mw.wsgi.values import Environ, StartResponse, WSGIApp, giving, request_of, respond
 
 __all__ = ["IdempotencyMiddleware"]
 
 Resolver = Callable[[Any], HTTPConfig | None]
 Ask = Callable[[Hook, Environ], object]
 
-# Where the adapters for Lambda leave the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
+# Where the adapters for Lambda put the invocation's context: serverless-wsgi, apig-wsgi, awsgi.
 _LAMBDA_CONTEXTS = ("serverless.context", "apig_wsgi.context", "awsgi.context")
 
 
@@ -39,12 +39,12 @@ class IdempotencyMiddleware:
 
         app.wsgi_app = IdempotencyMiddleware(app.wsgi_app, persistence_store=...)
 
-    What authenticates belongs outside of it, or replays are handed out unauthenticated. One thread a process
-    extends the leases; under uWSGI that takes `enable-threads`.
+    Put authentication outside of it, or replays go out unauthenticated. One thread in each process extends the
+    leases; uWSGI needs `enable-threads` for it.
 
-    `persistence_store` is a blocking layer. `http` is one configuration, or a callable that gets Werkzeug's
-    `Request`, without a body, and returns the configuration of that request, or None to let it pass. Raises
-    `IdempotencyConfigurationError` when an option can't be meant.
+    `persistence_store` is a blocking layer. `http` is one configuration, or a callable that takes Werkzeug's
+    `Request`, without a body, and returns the configuration for that request, or None to let it pass. Raises
+    `IdempotencyConfigurationError` if an option is invalid.
     """
 
     def __init__(
@@ -55,26 +55,24 @@ class IdempotencyMiddleware:
         config: IdempotencyConfig | None = None,
         http: HTTPConfig | Resolver | None = None,
     ) -> None:
-        check_layer(persistence_store)
-        if is_async(persistence_store):
-            raise IdempotencyConfigurationError("persistence_store is async, and WSGI takes a blocking layer")
         self.app = app
         self._rules = Rules(config, http)
-        self._handler = IdempotencyHandler(_layer(persistence_store, self._rules.config), self._rules.config)
+        layer = for_blocking(persistence_store, self._rules.config)
+        self._lifecycle = ClaimLifecycle(layer, self._rules.config)
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
         sought = self._rules.sought_header
         self._sought = None if sought is None else meta_variable(sought)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request; what is not protected passes, untouched."""
+        """Serve one request. One that is not protected passes to the app, untouched."""
         is_unkeyed = self._sought is not None and self._sought not in environ
         if is_unkeyed or (exchange := self._exchange_for(environ)) is None:
             return self.app(environ, start_response)
-        handler = self._handler_for(environ)
-        return _Conversation(self.app, handler, exchange, self._ask).serve(environ, start_response)
+        lifecycle = self._lifecycle_for(environ)
+        return _Conversation(self.app, lifecycle, exchange, self._ask).serve(environ, start_response)
 
     def _exchange_for(self, environ: Environ) -> Exchange | None:
-        """Return the rules of a request that may be ours."""
+        """Return the exchange for a request that may be protected, else None."""
         if ENVIRON_KEY in environ and isinstance(environ[ENVIRON_KEY], Execution):
             return None  # mounted twice
         exchange = self._rules.exchange
@@ -82,20 +80,20 @@ class IdempotencyMiddleware:
             exchange = self._rules.resolved(self._ask(self._rules.resolver, environ))
         return exchange if exchange is not None and exchange.protects(environ["REQUEST_METHOD"]) else None
 
-    def _handler_for(self, environ: Environ) -> IdempotencyHandler:
-        """Return the handler; within a Lambda invocation, one that minds its end."""
+    def _lifecycle_for(self, environ: Environ) -> ClaimLifecycle:
+        """Return the lifecycle; in a Lambda invocation, one whose leases end with the invocation."""
         for name in _LAMBDA_CONTEXTS:
-            if name in environ and (left := lifetime(environ[name])) is not None:
-                return self._handler.within(left)
-        return self._handler
+            if name in environ and (remaining := lifetime(environ[name])) is not None:
+                return self._lifecycle.within(remaining)
+        return self._lifecycle
 
 
 class _Conversation:
     """One request that may have a key, from its head to the decision about it."""
 
-    def __init__(self, app: WSGIApp, handler: IdempotencyHandler, exchange: Exchange, ask: Ask | None) -> None:
+    def __init__(self, app: WSGIApp, lifecycle: ClaimLifecycle, exchange: Exchange, ask: Ask | None) -> None:
         self._app = app
-        self._handler = handler
+        self._lifecycle = lifecycle
         self._exchange = exchange
         self._ask = ask
 
@@ -124,7 +122,7 @@ class _Conversation:
             case Keyed():
                 return self._serve_keyed(keyed, body)
             case Pass():
-                return self._app(giving(self._environ, body), self._start_response)
+                return self._app(with_body(self._environ, body), self._start_response)
             case Refuse(refusal):
                 return self._refuse(refusal)
             case _:
@@ -135,7 +133,7 @@ class _Conversation:
         if isinstance(operation, Refuse):
             return self._refuse(operation.refusal)
         waited = self._exchange.wait(self._request)
-        decision = self._handler.begin(operation, wait_seconds=waited)
+        decision = self._lifecycle.begin(operation, wait_seconds=waited)
         match decision:
             case Execute():
                 return self._run(decision, keyed, body)
@@ -145,24 +143,19 @@ class _Conversation:
             case Reject():
                 return self._answer(self._exchange.replies.rejection(self._request, decision, waited=waited))
             case Unprotected():
-                return self._app(giving(self._environ, body), self._start_response)
+                return self._app(with_body(self._environ, body), self._start_response)
             case _:
                 assert_never(decision)
 
     def _run(self, decision: Execute, keyed: Keyed, body: bytes) -> Run:
-        execution = Execution(
-            key=keyed.key, storage_key=decision.claim.operation.storage_key, attempt=decision.attempt
-        )
-        environ = giving(self._environ, body)
-        environ[ENVIRON_KEY] = execution
-        run = Run(self._handler, self._exchange.replies, self._request, decision, execution)
-        return run.begin(self._app, environ, self._start_response)
+        run = Run(self._lifecycle, self._exchange.replies, self._request, decision, keyed.key)
+        return run.begin(self._app, with_body(self._environ, body), self._start_response)
 
     def _body(self, length: int | None) -> bytes | Refuse:
         """Return the whole body.
 
-        Without a length there is none, unless the server says that its input ends by itself: a read would wait
-        for bytes that never come.
+        Without a length the body is empty, unless the server says that its input ends by itself
+        (`wsgi.input_terminated`): a read would wait for bytes that never come.
         """
         stream = self._environ["wsgi.input"]
         if self._environ.get("CONTENT_LENGTH"):
@@ -186,7 +179,7 @@ class _Conversation:
 
 
 def _read(stream: Any, length: int) -> bytes:
-    """Return so many bytes, or fewer if the stream ends before."""
+    """Return `length` bytes, or fewer if the stream ends first."""
     chunks: list[bytes] = []
     while length > 0:
         chunk: bytes = stream.read(length)
@@ -197,14 +190,8 @@ def _read(stream: Any, length: int) -> bytes:
     return b"".join(chunks)
 
 
-def _layer(persistence_store: PersistenceLayer, config: IdempotencyConfig) -> PersistenceLayer:
-    if not config.use_local_cache:
-        return persistence_store
-    return LocalCache(persistence_store, config.local_cache_max_items)
-
-
 def _asking_with_werkzeug() -> Ask:
-    """Return what calls a hook with the framework's own request."""
+    """Return a function that calls a hook with Werkzeug's request."""
     try:
         from werkzeug.wrappers import Request as WerkzeugRequest
     except ImportError as error:
@@ -214,8 +201,8 @@ def _asking_with_werkzeug() -> Ask:
 
     def ask(hook: Hook, environ: Environ) -> object:
         if iscoroutinefunction(hook):
-            raise IdempotencyConfigurationError(f"{hook!r} is async, and WSGI asks blocking hooks only")
-        # A copy, because Werkzeug leaves its request in the environ that it is given; and no body to read.
+            raise IdempotencyConfigurationError(f"{hook!r} is async, and WSGI calls plain hooks only")
+        # A copy, because Werkzeug puts its request into the environ that it gets; and without a body to read.
         return hook(WerkzeugRequest(environ | {"wsgi.input": io.BytesIO(), "wsgi.input_terminated": True}))
 
     return ask

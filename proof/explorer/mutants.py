@@ -7,7 +7,7 @@ from idempotency_mw.core import machine
 from idempotency_mw.core.machine import Answered, Complete, Ending, Execute, Failed, Kept, Release, Replay, Stopped
 from idempotency_mw.core.record import Acquired, Claim, Existing, Status
 from idempotency_mw.persistence import verbs
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.explorer.store import NOW_MS, RETENTION_MS, claim_of
 from proof.explorer.system import PRODUCTION, System
 
@@ -19,34 +19,36 @@ NEVER_MS = NOW_MS + 1000 * RETENTION_MS
 # Of the verbs
 
 
-def _with_token(standing: Held, token: str) -> Held:
+def _with_token(standing: StoredFrame, token: str) -> StoredFrame:
     return replace(standing, frame=replace(standing.frame, token=token))
 
 
-def _as_own(standing: Held | None, claim: Claim) -> Held | None:
+def _as_own(standing: StoredFrame | None, claim: Claim) -> StoredFrame | None:
     """Return the record as if it bore the claim's token: what is left when nobody compares."""
     return standing and _with_token(standing, claim.token)
 
 
-def _complete_without_compare(standing: Held | None, claim: Claim, result: bytes | None, now_ms: int) -> Any:
+def _complete_without_compare(
+    standing: StoredFrame | None, claim: Claim, result: bytes | None, now_ms: int
+) -> Any:
     return verbs.complete(_as_own(standing, claim), claim, result, now_ms)
 
 
-def _release_without_compare(standing: Held | None, claim: Claim) -> bool:
+def _release_without_compare(standing: StoredFrame | None, claim: Claim) -> bool:
     return verbs.release(_as_own(standing, claim), claim)
 
 
-def _extend_without_compare(standing: Held | None, claim: Claim, now_ms: int) -> Held | None:
+def _extend_without_compare(standing: StoredFrame | None, claim: Claim, now_ms: int) -> StoredFrame | None:
     return verbs.extend(_as_own(standing, claim), claim, now_ms)
 
 
-def _acquire_without_own_token(standing: Held | None, claim: Claim, now_ms: int) -> Any:
+def _acquire_without_own_token(standing: StoredFrame | None, claim: Claim, now_ms: int) -> Any:
     other = standing and _with_token(standing, "0" * 32)
     found, write = verbs.acquire(other, claim, now_ms)
     return found, write
 
 
-def _acquire_without_new_attempt(standing: Held | None, claim: Claim, now_ms: int) -> Any:
+def _acquire_without_new_attempt(standing: StoredFrame | None, claim: Claim, now_ms: int) -> Any:
     found, write = verbs.acquire(standing, claim, now_ms)
     if standing is None or write is None:
         return found, write
@@ -54,7 +56,7 @@ def _acquire_without_new_attempt(standing: Held | None, claim: Claim, now_ms: in
     return Acquired(attempt), replace(write, frame=replace(write.frame, attempt=attempt))
 
 
-def _complete_without_expiry(standing: Held | None, claim: Claim, result: bytes | None, now_ms: int) -> Any:
+def _complete_without_expiry(standing: StoredFrame | None, claim: Claim, result: bytes | None, now_ms: int) -> Any:
     outcome, write = verbs.complete(standing, claim, result, now_ms)
     return outcome, write and replace(write, expires_ms=NEVER_MS)
 

@@ -7,7 +7,7 @@ Each function says what is wrong; an empty text says that nothing is. The invari
 from idempotency_mw.core.machine import Complete, Deliver, Execute, Reason, Reject, Release, Replay
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled, Status
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.explorer.states import LIVE, Setting, Standing, State, Worker
 
 __all__ = [
@@ -61,7 +61,7 @@ def _wrong_takeover(claim: Claim, before: Frame, after: Frame | None, now_ms: in
     return ""
 
 
-def wrong_expiry(write: Held, latest_ms: int) -> str:
+def wrong_expiry(write: StoredFrame, latest_ms: int) -> str:
     """Judge when a record is to expire: always, and not before its lease or its retention is over."""
     is_due = write.frame.lease_until_ms <= write.expires_ms <= latest_ms
     return "" if is_due else "I4: a record without an expiry"

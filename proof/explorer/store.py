@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from idempotency_mw.core.record import Claim, Operation, Status
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.explorer.rules import wrong_answer, wrong_change, wrong_expiry
 from proof.explorer.states import NOBODY, Phase, Setting, Standing, State, Worker
 from proof.explorer.system import System
@@ -67,9 +67,9 @@ def asker(system: System, setting: Setting) -> Ask:
         frame = held and held.frame
         claim = claim_of(payload, may_take_over=setting.after_crash == "retry")
         answer, done = _do(system, verb, held, claim, _result(kept))
-        after = done.frame if isinstance(done, Held) else None if done else frame
+        after = done.frame if isinstance(done, StoredFrame) else None if done else frame
         wrong = wrong_change(verb, claim, frame, after, NOW_MS) or wrong_answer(answer, MINE, after)
-        if isinstance(done, Held):
+        if isinstance(done, StoredFrame):
             wrong = wrong or wrong_expiry(done, NOW_MS + RETENTION_MS)
         owner = NOBODY if record is None else record.owner
         standing = None if after is None else _standing(after, number, owner)
@@ -79,8 +79,8 @@ def asker(system: System, setting: Setting) -> Ask:
 
 
 def _do(
-    system: System, verb: str, held: Held | None, claim: Claim, result: bytes | None
-) -> tuple[Any, Held | bool]:
+    system: System, verb: str, held: StoredFrame | None, claim: Claim, result: bytes | None
+) -> tuple[Any, StoredFrame | bool]:
     """Return the verb's answer, and what it does: a write, True for a deletion, False for nothing."""
     if verb == "acquire":
         found, write = system.acquire(held, claim, NOW_MS)
@@ -95,7 +95,7 @@ def _do(
     return released, released
 
 
-def _held(record: Standing, is_mine: bool) -> Held:  # noqa: FBT001 - private
+def _held(record: Standing, is_mine: bool) -> StoredFrame:  # noqa: FBT001 - private
     frame = Frame(
         status=STATUS_OF[record.status],
         token=MINE if is_mine else ANOTHERS,
@@ -104,7 +104,7 @@ def _held(record: Standing, is_mine: bool) -> Held:  # noqa: FBT001 - private
         fingerprint=PAYLOADS[record.payload],
         result=record.kept.encode(),
     )
-    return Held(frame, expires_ms=NOW_MS + RETENTION_MS)
+    return StoredFrame(frame, expires_ms=NOW_MS + RETENTION_MS)
 
 
 def _standing(frame: Frame, asker: int, owner: int) -> Standing:

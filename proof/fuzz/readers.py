@@ -11,7 +11,8 @@ from typing import Any
 
 from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.record import Operation
-from idempotency_mw.errors import IdempotencyExecutionFailedError, IdempotencyRecordError
+from idempotency_mw.errors import IdempotencyRecordError
+from idempotency_mw.functions.serializers import DataclassSerializer, StoredValue, decode, encode_value
 from idempotency_mw.http import codec
 from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
@@ -19,7 +20,6 @@ from idempotency_mw.http.key import header_key
 from idempotency_mw.http.message import Request
 from idempotency_mw.http.problem import Problem, Refusal, problem_response
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.serializers import DataclassSerializer, decode, encode_value
 
 __all__ = ["READERS"]
 
@@ -96,12 +96,13 @@ def result(data: bytes) -> None:
     """A stored result is a value, a failure, or unreadable."""
     for serializer in SERIALIZERS:
         try:
-            value = decode(data, serializer)
-        except (IdempotencyRecordError, IdempotencyExecutionFailedError) as error:
+            stored = decode(data, serializer)
+        except IdempotencyRecordError as error:
             _check_short(error)
             continue
-        encoded = encode_value(value, None)
-        assert serializer is not None or encoded is not None
+        if isinstance(stored, StoredValue):
+            encoded = encode_value(stored.value, None)
+            assert serializer is not None or encoded is not None
 
 
 EXPRESSIONS = (

@@ -12,7 +12,7 @@ from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.fuzz.inputs import inputs
 from tests.servers import RedisServer, binaries
 
@@ -71,7 +71,7 @@ def _arguments(verb: str, claim: Claim) -> tuple[Any, ...]:
 def _modelled(verb: str, data: bytes, claim: Claim, now_ms: int) -> tuple[Any, bool]:
     """Return the answer that the model gives, and whether something else stands after it."""
     try:
-        standing = Held(Frame.decode(data), now_ms + LONG_MS)
+        standing = StoredFrame(Frame.decode(data), now_ms + LONG_MS)
     except IdempotencyRecordError:
         return IdempotencyRecordError, False
     if verb == "release":

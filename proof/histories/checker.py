@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from idempotency_mw.core.record import Acquired, Existing, Lost, Record, Settled, Status
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.histories.operations import Operation, Seen
 
 __all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad", "with_few_open"]
@@ -180,7 +180,7 @@ def _effect(
     told = _told(answer, frame)
     if done is True:
         return told, Model()
-    if not isinstance(done, Held):
+    if not isinstance(done, StoredFrame):
         return told, model
     lease_ms = operation.claim.lease_ms
     if done.frame.status is not Status.IN_PROGRESS:
@@ -188,8 +188,8 @@ def _effect(
     return told, Model(replace(done.frame, lease_until_ms=0), since + lease_ms, until + lease_ms)
 
 
-def _do(operation: Operation, frame: Frame | None) -> tuple[Any, Held | bool | None]:
-    claim, held = operation.claim, frame and Held(frame, NOW_MS + LIVE_MS)
+def _do(operation: Operation, frame: Frame | None) -> tuple[Any, StoredFrame | bool | None]:
+    claim, held = operation.claim, frame and StoredFrame(frame, NOW_MS + LIVE_MS)
     match operation.verb:
         case "acquire":
             return verbs.acquire(held, claim, NOW_MS)

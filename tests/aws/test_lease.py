@@ -13,7 +13,7 @@ import pytest
 from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.aws import lifetime
 from idempotency_mw.core.record import Claim, Existing, Operation
-from idempotency_mw.handler import IdempotencyHandler
+from idempotency_mw.lifecycle.claims import ClaimLifecycle
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
@@ -115,10 +115,10 @@ def test_a_time_that_is_over_counts_as_none():
     assert lifetime(None) is None
 
 
-def test_the_blocking_handler_keeps_within_a_lifetime_too():
+def test_the_blocking_lifecycle_keeps_within_a_lifetime_too():
     clock = ManualClock()
-    handler = IdempotencyHandler(MemoryPersistenceLayer(clock=clock), IdempotencyConfig(wait_seconds=60))
-    within = handler.within(lambda: 0.2)
+    lifecycle = ClaimLifecycle(MemoryPersistenceLayer(clock=clock), IdempotencyConfig(wait_seconds=60))
+    within = lifecycle.within(lambda: 0.2)
     operation = Operation("a" * 64, "b" * 64)
     claim = within.begin(operation).claim
     assert claim.lease_ms == 1_000
@@ -127,8 +127,8 @@ def test_the_blocking_handler_keeps_within_a_lifetime_too():
     began = time.monotonic()
     within.begin(operation)
     assert time.monotonic() - began < 2
-    assert handler.waitable(60) == 60
-    assert handler.begin(Operation("c" * 64, "b" * 64)).claim.lease_ms == 30_000
+    assert lifecycle.waitable(60) == 60
+    assert lifecycle.begin(Operation("c" * 64, "b" * 64)).claim.lease_ms == 30_000
 
 
 def held(store, loop, storage_key, fingerprint, lease_ms):

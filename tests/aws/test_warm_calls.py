@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from idempotency_mw import IdempotencyConfig
-from idempotency_mw.testing.bench import a_claim
+from idempotency_mw.testing.harness import a_claim
 from tests.aws.invoking import Orders, invoke, keyed, mangum
 
 LIFESPANS = ["off", "auto", "on"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jmespath import functions
 from jmespath.exceptions import UnknownFunctionError
 
-from idempotency_mw.core.identity import LARGE, Selection, canonical, digest, text
+from idempotency_mw.core.digests import LARGE, canonical, digest, text
+from idempotency_mw.core.selection import Selection
 from idempotency_mw.errors import IdempotencyKeyError
 
 SECRET = "4111-1111"
@@ -162,7 +163,7 @@ def test_what_is_not_json_has_no_canonical_form_and_is_not_quoted(make: Any) -> 
     ],
 )
 def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expected: Any) -> None:
-    assert Selection(expression).of(data) == expected
+    assert Selection(expression).select(data) == expected
 
 
 @pytest.mark.row(31, 59)
@@ -178,7 +179,7 @@ def test_a_selection_is_what_jmespath_selects(expression: str, data: Any, expect
 )
 def test_an_expression_that_fails_on_a_payload_does_not_quote_it(expression: str, data: Any) -> None:
     with pytest.raises(IdempotencyKeyError, match="fails on this payload") as caught:
-        Selection(expression).of(data)
+        Selection(expression).select(data)
     assert SECRET not in shown(caught.value)
 
 
@@ -196,7 +197,7 @@ OPTIONS = jmespath.Options(custom_functions=Shouting())
 
 
 def test_custom_functions_are_added_to_those_of_jmespath() -> None:
-    assert Selection("shout(to_string(id))", OPTIONS).of({"id": "a"}) == "A"
+    assert Selection("shout(to_string(id))", OPTIONS).select({"id": "a"}) == "A"
 
 
 def test_a_function_that_there_is_not_is_found_before_it_is_called() -> None:
@@ -213,16 +214,16 @@ class Answering:
 
 
 def test_functions_that_are_in_no_table_are_left_to_jmespath() -> None:
-    assert Selection("shout(id)", jmespath.Options(custom_functions=Answering())).of({"id": 1}) == "shout [1]"
+    assert Selection("shout(id)", jmespath.Options(custom_functions=Answering())).select({"id": 1}) == "shout [1]"
 
 
 def test_a_custom_function_that_fails_does_not_quote_the_payload() -> None:
     with pytest.raises(IdempotencyKeyError, match="KeyError") as caught:
-        Selection("card(@)", OPTIONS).of({})
+        Selection("card(@)", OPTIONS).select({})
     assert SECRET not in shown(caught.value)
 
 
 def test_what_a_custom_function_returns_may_have_no_canonical_form() -> None:
-    reference = Selection("&card").of({"card": SECRET})
+    reference = Selection("&card").select({"card": SECRET})
     with pytest.raises(IdempotencyKeyError):
         canonical(reference)

@@ -30,7 +30,7 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel
 from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries
@@ -119,7 +119,7 @@ class MemoryStore(Store):
         return (held.frame.encode(), left) if held is not None and left > 0 else (None, None)
 
     def plant(self, storage_key: str, data: bytes) -> None:
-        self._layer._records[storage_key] = Held(Frame.decode(data), int(self.clock() * 1000) + 3_600_000)
+        self._layer._records[storage_key] = StoredFrame(Frame.decode(data), int(self.clock() * 1000) + 3_600_000)
 
     def lose(self) -> None:
         self._layer.close()

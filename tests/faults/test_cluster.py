@@ -3,7 +3,7 @@
 import pytest
 
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.testing.bench import a_claim
+from idempotency_mw.testing.harness import a_claim
 from tests.faults.stores import is_there
 
 

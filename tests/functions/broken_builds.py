@@ -22,6 +22,7 @@ PACKAGE = "idempotency_mw"
 WITHIN_SECONDS = 50
 
 SCRIPTS = "persistence/redis/scripts"
+SERIALIZERS = "functions/serializers.py"
 ENCODED = "_ENCODER.encode(data)"
 
 
@@ -62,13 +63,13 @@ STALLED_IN_SQLITE = """        with self._transaction() as connection:
 """
 STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
             from idempotency_mw.persistence.frame import Frame
-            from idempotency_mw.persistence.verbs import Held
+            from idempotency_mw.persistence.verbs import StoredFrame
             import asyncio, time
 
             client, key = self._client(), self._key(claim)
             data = AWAIT client.execute_command("GET", key)
             now_ms = int(time.time() * 1000)
-            found, write = verbs.acquire(Held(Frame.decode(data), 0) if data else None, claim, now_ms)
+            found, write = verbs.acquire(StoredFrame(Frame.decode(data), 0) if data else None, claim, now_ms)
             AWAIT SLEEP(0.02)
             if write is not None:
                 AWAIT client.execute_command("SET", key, write.frame.encode(), "PX", write.expires_ms - now_ms)
@@ -173,13 +174,13 @@ BUILDS = (
         "a refused acquire reads the record again",
         (
             (
-                "handler.py",
+                "lifecycle/claims.py",
                 "            return on_acquired(claim, self.store.acquire(claim))\n",
                 "            self.store.acquire(claim)\n"
                 "            return on_acquired(claim, self.store.acquire(claim))\n",
             ),
             (
-                "handler.py",
+                "lifecycle/claims.py",
                 "            return on_acquired(claim, await self.store.acquire(claim))\n",
                 "            await self.store.acquire(claim)\n"
                 "            return on_acquired(claim, await self.store.acquire(claim))\n",
@@ -192,16 +193,17 @@ BUILDS = (
         (
             (
                 "functions/guard.py",
-                "        self._name = key_prefix or _name(function)\n",
-                "        self._name = key_prefix or _name(function)\n        self._layer = persistence_store\n"
-                "        NAMES[id(persistence_store)] = self._name\n",
+                "        self._name = options.key_prefix or _name(function)\n",
+                "        self._name = options.key_prefix or _name(function)\n"
+                "        self._layer = options.persistence_store\n"
+                "        NAMES[id(self._layer)] = self._name\n",
             ),
             (
                 "functions/guard.py",
                 "operation_of(self._namespace,",
                 "operation_of(namespace_of(self._config, NAMES[id(self._layer)]),",
             ),
-            ("functions/guard.py", "class Guard:", "NAMES = {}\n\n\nclass Guard:"),
+            ("functions/guard.py", "class _Guard:", "NAMES = {}\n\n\nclass _Guard:"),
         ),
         tests="nested",
     ),
@@ -211,10 +213,10 @@ BUILDS = (
         (
             (
                 "functions/guard.py",
-                "        self._config = IdempotencyConfig() if config is None else config\n",
-                "        self._config = FIRST.setdefault(id(persistence_store), config)\n",
+                "        config = IdempotencyConfig() if options.config is None else options.config\n",
+                "        config = FIRST.setdefault(id(options.persistence_store), options.config)\n",
             ),
-            ("functions/guard.py", "class Guard:", "FIRST = {}\n\n\nclass Guard:"),
+            ("functions/guard.py", "class _Guard:", "FIRST = {}\n\n\nclass _Guard:"),
         ),
     ),
     Build(
@@ -223,9 +225,10 @@ BUILDS = (
         (
             (
                 "functions/guard.py",
-                "        return operation, key, lifetime(context) or _left.get()\n",
+                "        return KeyedCall(operation, key, self._serializer), "
+                "lifetime(context) or _remaining.get()\n",
                 "        self._shared = getattr(self, '_shared', None) or lifetime(context)\n"
-                "        return operation, key, self._shared\n",
+                "        return KeyedCall(operation, key, self._serializer), self._shared\n",
             ),
         ),
     ),
@@ -234,13 +237,13 @@ BUILDS = (
         "the function runs again after an error of the store",
         (
             (
-                "calls.py",
-                "            result = _ended(function(), execution)\n",
+                "functions/run.py",
+                "            result = _checked(function(), discard)\n",
                 "            try:\n                result = function()\n"
                 "            except IdempotencyPersistenceLayerError:\n                result = function()\n",
             ),
             (
-                "calls.py",
+                "functions/run.py",
                 "            result = await function()\n",
                 "            try:\n                result = await function()\n"
                 "            except IdempotencyPersistenceLayerError:\n"
@@ -251,7 +254,7 @@ BUILDS = (
     Build(
         12,
         "the lease is the record's life",
-        (("handler.py", "self._lease_ms = config.lease_ms", "self._lease_ms = config.retention_ms"),),
+        (("lifecycle/claims.py", "self._lease_ms = config.lease_ms", "self._lease_ms = config.retention_ms"),),
         tests="KeyboardInterrupt",
     ),
     Build(
@@ -259,9 +262,9 @@ BUILDS = (
         "what is interrupted or cancelled is settled as if it had ended",
         (
             (
-                "calls.py",
+                "functions/run.py",
                 "    except Exception as error:\n        heartbeat.stop()",
-                "    except BaseException as error:",
+                "    except BaseException as error:\n        heartbeat.stop()",
             ),
         ),
         tests="CancelledError",
@@ -271,7 +274,7 @@ BUILDS = (
         "what can't be serialised is an error",
         (
             (
-                "serializers.py",
+                SERIALIZERS,
                 "    except Exception:  # noqa: BLE001 - the caller",
                 "    except KeyError:  # the caller",
             ),
@@ -282,13 +285,13 @@ BUILDS = (
         "a store that fails at the end is an error",
         (
             (
-                "handler.py",
-                "        except Exception as error:  # noqa: BLE001 - a layer",
+                "lifecycle/claims.py",
+                "        except Exception as error:  # noqa: BLE001 - a user",
                 "        except KeyError as error:  # a layer",
             ),
         ),
     ),
-    Build(14, "nobody extends the lease", (("calls.py", "    heartbeat.start()\n", ""),), tests="memory"),
+    Build(14, "nobody extends the lease", (("functions/run.py", "    heartbeat.start()\n", ""),), tests="memory"),
     Build(
         15,
         "the app's clock decides",
@@ -340,16 +343,22 @@ BUILDS = (
     Build(
         19,
         "None becomes text",
-        (("serializers.py", "return value if value is None or", "return str(value) if value is None or"),),
+        (
+            (
+                SERIALIZERS,
+                "StoredValue(value if value is None or",
+                "StoredValue(str(value) if value is None or",
+            ),
+        ),
     ),
     Build(
         20,
         "what is falsy becomes None",
         (
             (
-                "serializers.py",
-                "return value if value is None or serializer",
-                "return (value or None) if value is None or serializer",
+                SERIALIZERS,
+                "StoredValue(value if value is None or serializer",
+                "StoredValue((value or None) if value is None or serializer",
             ),
         ),
     ),
@@ -360,7 +369,7 @@ BUILDS = (
     Build(
         23,
         "a plain function takes an async layer",
-        (("functions/guard.py", "    if is_async_layer(store):", "    if False:"),),
+        (("persistence/adapted.py", "    if is_async(layer):", "    if False:"),),
         tests="an_async_layer",
     ),
     Build(
@@ -369,11 +378,11 @@ BUILDS = (
         (
             (
                 "functions/guard.py",
-                "        self._is_async = _runs_async(function)\n",
-                "        self._is_async = False\n",
+                "    return (AsyncGuard if _is_async(function) else Guard)(",
+                "    return Guard(",
             ),
-            ("calls.py", "    if runs_async(function):\n", "    if False:\n"),
-            ("calls.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
+            ("functions/handler.py", "        if runs_async(function):\n", "        if False:\n"),
+            ("functions/run.py", "    if type(result) in _DATA or not isawaitable(result):\n", "    if True:\n"),
         ),
         tests="an_async_function",
     ),
@@ -396,7 +405,9 @@ BUILDS = (
         tests="contradict",
     ),
     Build(
-        25, "NaN is stored as something else", (("serializers.py", ENCODED, f'{ENCODED}.replace("NaN", "null")'),)
+        25,
+        "NaN is stored as something else",
+        ((SERIALIZERS, ENCODED, f'{ENCODED}.replace("NaN", "null")'),),
     ),
 )
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, SecretStr
 
 from idempotency_mw.calls import Call
 from idempotency_mw.core.config import IdempotencyConfig
-from idempotency_mw.core.plain import plain, plain_payload
 from idempotency_mw.errors import IdempotencyKeyError
+from idempotency_mw.functions.plain import plain, plain_payload
 from tests.functions.golden import CUSTOMER, LINE, OF_MODELS, PAYLOADS, golden
 
 PINNED = json.loads(Path(__file__).with_name("golden_keys.json").read_text("utf-8"))

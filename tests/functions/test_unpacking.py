@@ -9,7 +9,7 @@ import pytest
 from jmespath import functions
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig
-from idempotency_mw.core.identity import Selection
+from idempotency_mw.core.selection import Selection
 from idempotency_mw.core.unpacking import MAX_UNPACKED_BYTES
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyKeyError
 from idempotency_mw.http.exchange import Exchange, Keyed
@@ -30,9 +30,9 @@ def test_each_function_unpacks_under_both_its_names(prefix):
         "base64": b64encode(inner.encode()).decode(),
         "base64_gzip": packed(inner.encode()),
     }
-    assert Selection(f"{prefix}json(json).order.id").of(event) == 7
-    assert Selection(f"{prefix}json({prefix}base64(base64)).order.id").of(event) == 7
-    assert Selection(f"{prefix}json({prefix}base64_gzip(base64_gzip)).order.id").of(event) == 7
+    assert Selection(f"{prefix}json(json).order.id").select(event) == 7
+    assert Selection(f"{prefix}json({prefix}base64(base64)).order.id").select(event) == 7
+    assert Selection(f"{prefix}json({prefix}base64_gzip(base64_gzip)).order.id").select(event) == 7
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_each_function_unpacks_under_both_its_names(prefix):
 )
 def test_what_can_not_be_unpacked_is_a_key_error_that_quotes_nothing(expression, event):
     with pytest.raises(IdempotencyKeyError) as caught:
-        Selection(expression).of(event)
+        Selection(expression).select(event)
     assert "4111" not in str(caught.value)
 
 
@@ -60,14 +60,14 @@ def test_what_one_search_unpacks_is_bounded_in_total():
     at_the_edge, over = packed(b"a" * MAX_UNPACKED_BYTES), packed(b"a" * (MAX_UNPACKED_BYTES + 1))
     selection = Selection("length(base64_gzip(@))")
     for _ in range(2):
-        assert selection.of(at_the_edge) == MAX_UNPACKED_BYTES
+        assert selection.select(at_the_edge) == MAX_UNPACKED_BYTES
     with pytest.raises(IdempotencyKeyError):
-        selection.of(over)
+        selection.select(over)
     halves = [packed(b"a" * (MAX_UNPACKED_BYTES // 2))] * 3
     total = Selection("[].length(base64_gzip(@))")
-    assert total.of(halves[:2]) == [MAX_UNPACKED_BYTES // 2] * 2
+    assert total.select(halves[:2]) == [MAX_UNPACKED_BYTES // 2] * 2
     with pytest.raises(IdempotencyKeyError):
-        total.of(halves)
+        total.select(halves)
 
 
 class Own(functions.Functions):
@@ -82,9 +82,9 @@ class Own(functions.Functions):
 
 def test_custom_functions_are_added_and_come_first():
     options = jmespath.Options(custom_functions=Own())
-    assert Selection("shout(json(@).a)", options).of('{"a": "x"}') == "X"
-    assert Selection("base64(json(@).a)", options).of('{"a": "x"}') == "own x"
-    assert Selection("length(powertools_base64(@))", options).of("YWE=") == 2
+    assert Selection("shout(json(@).a)", options).select('{"a": "x"}') == "X"
+    assert Selection("base64(json(@).a)", options).select('{"a": "x"}') == "own x"
+    assert Selection("length(powertools_base64(@))", options).select("YWE=") == 2
     with pytest.raises(IdempotencyConfigurationError, match="whisper"):
         IdempotencyConfig(event_key_jmespath="whisper(json(@))", jmespath_options=options)
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from idempotency_mw.core.identity import digest
+from idempotency_mw.core.digests import digest
+from idempotency_mw.core.members import DuplicateMemberError
 from idempotency_mw.http.body import (
     MAX_SEGMENTS,
-    DuplicateMemberError,
     NotJSONError,
     declared_length,
     is_json,

@@ -7,7 +7,7 @@ from functools import partial
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.base import is_async
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from idempotency_mw.testing.bench import a_claim, rival
+from idempotency_mw.testing.harness import a_claim, rival
 
 __all__ = ["KINDS", "Claim", "Operation", "a_claim", "driven", "rival"]
 

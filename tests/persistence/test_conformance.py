@@ -9,7 +9,7 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import InPlacePersistenceLayer, ThreadedPersistenceLayer
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from idempotency_mw.testing import (
     AsyncFailingPersistenceLayer,
     FailingPersistenceLayer,
@@ -34,7 +34,7 @@ class TestMemory(ByHand):
         return MemoryPersistenceLayer(clock=self.clock)
 
     def plant(self, storage_key, data):
-        self.layer._records[storage_key] = Held(Frame.decode(data), FAR)
+        self.layer._records[storage_key] = StoredFrame(Frame.decode(data), FAR)
 
     def unreadable(self, in_progress):
         return []  # this layer holds values, not bytes

@@ -3,7 +3,7 @@
 from idempotency_mw.core.record import Acquired, Existing
 from idempotency_mw.persistence.memory import SLACK, MemoryPersistenceLayer
 from idempotency_mw.testing import ManualClock
-from idempotency_mw.testing.bench import a_claim, rival
+from idempotency_mw.testing.harness import a_claim, rival
 
 
 def test_expired_records_are_dropped_and_renewed_ones_are_not():

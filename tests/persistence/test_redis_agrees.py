@@ -14,7 +14,7 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.redis.commands import LARGE
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from idempotency_mw.testing import ManualClock
 from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions, flips
 
@@ -122,7 +122,7 @@ def planted(mine):
 
 def by_the_model(verb, data, claim, now_ms):
     """Return the answer that `verbs.py` gives, and whether something else stands after it."""
-    standing = Held(Frame.decode(data), now_ms + LONG_MS)
+    standing = StoredFrame(Frame.decode(data), now_ms + LONG_MS)
     if verb == "acquire":
         answer, write = verbs.acquire(standing, claim, now_ms)
     elif verb == "complete":

@@ -22,7 +22,7 @@ from idempotency_mw.errors import (
 )
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer, _until
 from idempotency_mw.testing import ManualClock
-from idempotency_mw.testing.bench import a_claim, rival
+from idempotency_mw.testing.harness import a_claim, rival
 from tests.timing import fastest, seconds
 
 SLACK = 0.1
@@ -326,7 +326,7 @@ def test_an_interrupt_in_mid_transaction_undoes_it_and_leaves_the_layer_usable(l
 WRITER = """
 import sys
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from idempotency_mw.testing.bench import a_claim
+from idempotency_mw.testing.harness import a_claim
 layer = SQLitePersistenceLayer(sys.argv[1], durability=sys.argv[2], timeout_seconds=20)
 while True:
     claim = a_claim()

@@ -18,7 +18,7 @@ from idempotency_mw.testing import (
     ManualClock,
     PersistenceConformance,
 )
-from idempotency_mw.testing.bench import a_claim, rival
+from idempotency_mw.testing.harness import a_claim, rival
 
 
 def test_the_clock_stands_until_it_is_moved():

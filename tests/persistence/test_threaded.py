@@ -14,10 +14,10 @@ from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.threaded import InPlacePersistenceLayer, ThreadedPersistenceLayer, as_async
 from idempotency_mw.testing import FailingPersistenceLayer
-from idempotency_mw.testing.bench import a_claim, rival
+from idempotency_mw.testing.harness import a_claim, rival
 
 
-class Held(FailingPersistenceLayer):
+class StoredFrame(FailingPersistenceLayer):
     """A layer whose verbs wait until they are let go."""
 
     timeout_seconds = 0.2
@@ -34,7 +34,7 @@ class Held(FailingPersistenceLayer):
 
 @pytest.fixture
 def held():
-    layer = Held()
+    layer = StoredFrame()
     yield layer
     layer.go.set()
 

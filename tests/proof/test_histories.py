@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Settled
-from idempotency_mw.persistence.verbs import Held
+from idempotency_mw.persistence.verbs import StoredFrame
 from proof.explorer import MUTANTS, PRODUCTION
 from proof.histories import Altered, altered, checked, on_redis, on_sqlite
 from proof.histories.alterations import ALTERATIONS
@@ -212,7 +212,7 @@ def _carried_out(system, verb, who, result, standing, now_ms):
     else:
         found = system.release(standing, who)
         return found, None if found else standing
-    return _outcome(found, standing), write if isinstance(write, Held) else standing
+    return _outcome(found, standing), write if isinstance(write, StoredFrame) else standing
 
 
 def _outcome(found, standing):

@@ -477,7 +477,7 @@ class Invocation:
 def test_on_lambda_the_lease_is_what_the_invocation_has_left_and_nobody_extends_it(
     memory, adapter, left_ms, lease_ms, monkeypatch
 ):
-    monkeypatch.setattr("idempotency_mw.heartbeat._pulses", pulses := {})
+    monkeypatch.setattr("idempotency_mw.lifecycle.heartbeat._pulses", pulses := {})
     service = Service(echo, memory)
     assert service.request(**{adapter: Invocation(left_ms)}).ok().body == b"{}"
     assert memory.claim.lease_ms == lease_ms

@@ -1,4 +1,4 @@
-"""What the suite stands on: how a layer is made, how time passes, and how it is called."""
+"""The base of the conformance suite: how a layer is made, how time passes, and how verbs are called."""
 
 import asyncio
 import time
@@ -15,32 +15,32 @@ from unittest import SkipTest
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Record, Settled
 from idempotency_mw.persistence.base import is_async
 
-__all__ = ["LONG_MS", "PersistenceBench", "a_claim", "rival"]
+__all__ = ["LONG_MS", "PersistenceHarness", "a_claim", "rival"]
 
 # ruff: noqa: S101 - the assertions are the purpose
 
 LONG_MS = 60_000
-"""A duration that no test run sees the end of."""
+"""A duration that outlasts any test: a minute."""
 
 
-class PersistenceBench:
-    """What the tests stand on, and what a subclass says about its layer."""
+class PersistenceHarness:
+    """What a subclass says about its layer, and what the tests call."""
 
     contenders = 32
     """How many threads or tasks race for one key."""
     moment_ms = 50
-    """How long a short lease or retention is: long against one call of the layer, short against a test run."""
+    """How long a short lease or retention is: long for one call of the layer, short for a test run."""
 
     def make_layer(self) -> Any:
-        """Return a layer on the store under test, blocking or async. It is closed after the test."""
+        """Return a layer on the store under test, blocking or async. The harness closes it after the test."""
         raise NotImplementedError
 
     def pass_time(self, seconds: float) -> None:
-        """Let the store's clock go on."""
+        """Let this much time pass on the store's clock."""
         time.sleep(seconds)
 
     def plant(self, storage_key: str, data: bytes) -> None:  # noqa: ARG002 - for subclasses
-        """Put these bytes where the record of the key would be, to stay for a while."""
+        """Write these bytes where the record of the key would be, with any expiry longer than a test."""
         raise SkipTest("the test class can't put bytes into this store")
 
     def peek(self, storage_key: str) -> bytes | None:  # noqa: ARG002 - for subclasses
@@ -48,13 +48,16 @@ class PersistenceBench:
         raise SkipTest("the test class can't look into this store")
 
     def unreadable(self, in_progress: bytes) -> Sequence[bytes]:
-        """Return bytes that are not a record, given some that are. Override it to add what your format forbids."""
+        """Return bytes that are not a record, made from a record's.
+
+        Override it to add what your format forbids.
+        """
         lengths = {0, 1, len(in_progress) // 2, len(in_progress) - 1}
         return [*(in_progress[:length] for length in lengths), b"\x00" + in_progress[1:], b"{}", b"\xff" * 500]
 
     @cached_property
     def layer(self) -> Any:
-        """The layer under test, made when it is first asked for."""
+        """The layer under test, made on first use."""
         return self.make_layer()
 
     @cached_property
@@ -71,13 +74,13 @@ class PersistenceBench:
             self._runner.close()
 
     def call(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        """Call what may be a coroutine function, and return what comes of it."""
+        """Call a verb, blocking or async, and return its answer."""
         if not is_async(self.layer):
             return verb(*arguments)
         return self._runner.run(_awaited(partial(verb, *arguments)))
 
     def together(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Make all the calls at once, each in a thread or a task of its own, and return the answers."""
+        """Make all the calls at once, each in its own thread or task, and return the answers in order."""
         if is_async(self.layer):
             return self._runner.run(_gathered(calls))
         start = Barrier(len(calls))
@@ -101,7 +104,7 @@ class PersistenceBench:
         return self.call(self.layer.release, claim)
 
     def standing(self, claim: Claim) -> Record | None:
-        """Return what stands for the claim's key, as a stranger sees it, and leave it as it is."""
+        """Return the record of the claim's key as another claim sees it, and leave it unchanged."""
         stranger = replace(rival(claim), may_take_over=False)
         found = self.acquire(stranger)
         if isinstance(found, Existing):
@@ -128,7 +131,7 @@ class PersistenceBench:
         return claim
 
     def assert_powerless(self, claim: Claim) -> None:
-        """Hold that the claim can change nothing of what stands."""
+        """Assert that the claim can't change the record."""
         before = self.standing(claim)
         assert self.extend(claim) is False
         assert self.release(claim) is False
@@ -139,13 +142,13 @@ class PersistenceBench:
 
 
 def a_claim(**changes: Any) -> Claim:
-    """Return a claim on a key that nobody else has, with long durations."""
+    """Return a claim on a new key, with long durations."""
     claim = Claim(Operation(token_hex(32), token_hex(32)), token_hex(16), lease_ms=LONG_MS, retention_ms=LONG_MS)
     return replace(claim, **changes)
 
 
 def rival(claim: Claim, *, fingerprint: str | None = None) -> Claim:
-    """Return another's claim on the same key, by default for the same request, with long durations."""
+    """Return another claim on the same key, by default for the same request, with long durations."""
     operation = Operation(claim.storage_key, fingerprint or claim.fingerprint)
     return Claim(operation, token_hex(16), lease_ms=LONG_MS, retention_ms=LONG_MS)
 

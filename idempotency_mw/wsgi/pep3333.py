@@ -1,4 +1,7 @@
-"""Between PEP 3333 and our values: there text of Latin-1, here bytes. And the types of what it hands around."""
+"""The environ, the headers and the types of PEP 3333, and our values for them.
+
+PEP 3333 passes bytes as text in Latin-1; our values are bytes.
+"""
 
 import io
 from collections.abc import Callable, Iterable
@@ -15,11 +18,11 @@ __all__ = [
     "StartResponse",
     "WSGIApp",
     "Write",
-    "giving",
     "head_of",
     "lines_of",
     "request_of",
     "respond",
+    "with_body",
 ]
 
 Environ = dict[str, Any]
@@ -33,22 +36,23 @@ _STATUS_LINES = {int(status): f"{status:d} {phrase}" for status, phrase in respo
 
 
 def request_of(environ: Environ, variables: Iterable[tuple[bytes, str]]) -> Request:
-    """Return the request with those headers that are in these variables."""
+    """Return the request with the headers that stand in these variables."""
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     query: str = environ.get("QUERY_STRING", "")
     lines = {
         name: [environ[variable].encode("latin-1")]
         for name, variable in variables
-        # PEP 3333 lets a server say by an empty text that there is none; one in HTTP_ was sent empty.
+        # For CONTENT_TYPE and CONTENT_LENGTH, PEP 3333 lets an empty text mean "absent". A variable in HTTP_
+        # that is empty is a header that was sent empty.
         if variable in environ and (environ[variable] or variable.startswith("HTTP_"))
     }
-    # PEP 3333 gives bytes as Latin-1; ASGI servers decode the same path as UTF-8.
+    # PEP 3333 passes the path's bytes as Latin-1; ASGI servers decode the same bytes as UTF-8.
     decoded = path if path.isascii() else path.encode("latin-1").decode("utf-8", "replace")
     return Request(environ["REQUEST_METHOD"].upper(), decoded, query.encode("latin-1"), lines)
 
 
-def giving(environ: Environ, body: bytes) -> Environ:
-    """Return an environ of its own for the app, with a body that was read already."""
+def with_body(environ: Environ, body: bytes) -> Environ:
+    """Return a copy of the environ for the app, with a body that was already read."""
     return environ | {
         "wsgi.input": io.BytesIO(body),
         "wsgi.input_terminated": True,
@@ -57,13 +61,13 @@ def giving(environ: Environ, body: bytes) -> Environ:
 
 
 def respond(response: Response, start_response: StartResponse) -> list[bytes]:
-    """Return a whole response, as the iterable for the server."""
+    """Start a whole response, and return its body as the iterable for the server."""
     start_response(*head_of(response))
     return [response.body]
 
 
 def lines_of(headers: HeaderList) -> Headers:
-    """Return an app's headers, names in lower case."""
+    """Return an app's headers as bytes, names in lower case. Raises `TypeError` if one is not text."""
     try:
         return tuple([(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers])
     except AttributeError:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from idempotency_mw import IdempotencyConfig, heartbeat
+from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.heartbeat import AsyncHeartbeat, AsyncPulse, Heartbeat
+from idempotency_mw.lifecycle import heartbeat
+from idempotency_mw.lifecycle.async_heartbeat import AsyncHeartbeat, AsyncPulse
+from idempotency_mw.lifecycle.heartbeat import Heartbeat
 
 CLAIM = Claim(Operation("5" * 64, "f" * 64), "a" * 32, 30, 1000)
 FAST = IdempotencyConfig(lease_seconds=0.03)

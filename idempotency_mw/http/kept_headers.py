@@ -1,20 +1,18 @@
-"""Which header fields of an answer are kept, and what makes two queries equal."""
+"""Which headers of an answer are stored with it."""
 
 from collections.abc import Collection
-from urllib.parse import parse_qsl
 
-from idempotency_mw.core.identity import joined, text
 from idempotency_mw.http.message import Headers, split_list, values
 
-__all__ = ["KeptHeaders", "canonical_query"]
+__all__ = ["KeptHeaders"]
 
-# Of the connection, not of the answer: RFC 9110, section 7.6.1, and the fields of its predecessors.
+# These belong to the connection, not to the answer: RFC 9110, section 7.6.1, and the fields of its predecessors.
 _CONNECTION = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
 _CONNECTION_PREFIX = b"proxy-"
 
 
 class KeptHeaders:
-    """What is stored of an answer's headers. A name that ends in `*` drops all names that begin so."""
+    """Selects the headers that are stored. A dropped name that ends in `*` drops every name with that prefix."""
 
     def __init__(self, dropped: Collection[str], replay_header: bytes) -> None:
         names = [name.encode("ascii") for name in dropped]
@@ -22,8 +20,8 @@ class KeptHeaders:
         self._names_and_length = self._names | {b"content-length"}
         self._prefixes = (_CONNECTION_PREFIX, *(name[:-1] for name in names if name.endswith(b"*")))
 
-    def of(self, headers: Headers, *, keeps_length: bool = False) -> Headers:
-        """Return the kept lines in their order. A replay counts the length anew, unless `keeps_length`."""
+    def kept(self, headers: Headers, *, keeps_length: bool = False) -> Headers:
+        """Return the lines to store, in their order. `Content-Length` is left out unless `keeps_length` is set."""
         dropped = self._names if keeps_length else self._names_and_length
         connection = values(headers, b"connection")
         if connection:
@@ -35,12 +33,3 @@ class KeptHeaders:
                 if (lower := line[0].lower()) not in dropped and not lower.startswith(self._prefixes)
             ]
         )
-
-
-def canonical_query(query: bytes) -> bytes:
-    """Return the same bytes for queries with the same members: decoded, sorted by name, in order of values."""
-    if not query:
-        return b""
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-    pairs.sort(key=lambda pair: pair[0])
-    return joined([text(each) for pair in pairs for each in pair])

@@ -1,4 +1,4 @@
-"""One suite for both handlers: they do what the machine says, wait, and settle."""
+"""One suite for both lifecycles: they do what the machine says, wait, and settle."""
 
 import asyncio
 import inspect
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from idempotency_mw import IdempotencyConfig, waiting
+from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.machine import (
     Answered,
     Deliver,
@@ -24,9 +24,11 @@ from idempotency_mw.core.machine import (
 )
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Record, Settled, Status
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
-from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
-from idempotency_mw.heartbeat import AsyncHeartbeat, Heartbeat
-from idempotency_mw.waiting import LONGEST_PAUSE, SHORTEST_PAUSE
+from idempotency_mw.lifecycle import waiting
+from idempotency_mw.lifecycle.async_heartbeat import AsyncHeartbeat
+from idempotency_mw.lifecycle.claims import AsyncClaimLifecycle, ClaimLifecycle
+from idempotency_mw.lifecycle.heartbeat import Heartbeat
+from idempotency_mw.lifecycle.waiting import LONGEST_PAUSE, SHORTEST_PAUSE
 
 OPERATION = Operation("5" * 64, "f" * 64)
 DOWN = IdempotencyPersistenceConnectionError("no route")
@@ -84,7 +86,7 @@ class AsyncStore(Store):
 
 
 class Either:
-    """One of the two handlers, asked in the same way."""
+    """One of the two lifecycles, asked in the same way."""
 
     def __init__(self, kind):
         self.is_async = kind == "async"
@@ -92,8 +94,8 @@ class Either:
 
     def over(self, config=None, **answers):
         self.store = (AsyncStore if self.is_async else Store)(**answers)
-        kind = AsyncIdempotencyHandler if self.is_async else IdempotencyHandler
-        self.handler = kind(self.store, config or IdempotencyConfig())
+        kind = AsyncClaimLifecycle if self.is_async else ClaimLifecycle
+        self.lifecycle = kind(self.store, config or IdempotencyConfig())
         return self
 
     async def _ask(self, answer):
@@ -106,11 +108,11 @@ class Either:
                 pause(seconds)
 
             options["pause"] = apause if self.is_async else pause
-        return await self._ask(self.handler.begin(OPERATION, **options))
+        return await self._ask(self.lifecycle.begin(OPERATION, **options))
 
     async def settle(self, ending, *, encode=lambda kept: b"result", **options):
         claim = Claim(OPERATION, "a" * 32, 30000, 1000)
-        return await self._ask(self.handler.settle(claim, ending, encode, **options))
+        return await self._ask(self.lifecycle.settle(claim, ending, encode, **options))
 
 
 @pytest.fixture(params=["blocking", "async"])
@@ -254,7 +256,7 @@ async def test_a_time_that_is_given_stands_for_the_configured_one(either, time):
 async def test_beyond_the_most_that_may_wait_for_a_key_one_is_refused_at_once(either, time, most):
     either.over(IdempotencyConfig(wait_seconds=60, max_waiters=most), acquire=[RUNNING])
     other = Operation("6" * 64, "f" * 64)
-    waiters = either.handler._waiters
+    waiters = either.lifecycle._waiters
     for _ in range(most):
         assert waiters.enter(OPERATION.storage_key)
     assert await either.begin(pause=time.pause) == Reject(Reason.IN_PROGRESS, 3000)
@@ -272,15 +274,15 @@ async def test_who_waited_makes_room_for_the_next(either, time, how):
 
     with suppress(LookupError):
         await either.begin(pause=interrupted if how == "interrupted" else time.pause)
-    assert not either.handler._waiters._waiting
+    assert not either.lifecycle._waiters._waiting
     await either.begin(pause=time.pause)
     assert how == "to an answer" or time.pauses
 
 
 async def test_who_waits_within_a_process_that_dies_counts_too(either, time):
     either.over(IdempotencyConfig(wait_seconds=7, max_waiters=1), acquire=[RUNNING])
-    either.handler._waiters.enter(OPERATION.storage_key)
-    either.handler = either.handler.within(lambda: 60.0)
+    either.lifecycle._waiters.enter(OPERATION.storage_key)
+    either.lifecycle = either.lifecycle.within(lambda: 60.0)
     assert await either.begin(pause=time.pause) == Reject(Reason.IN_PROGRESS, 3000)
     assert time.pauses == []
 
@@ -311,7 +313,7 @@ async def test_without_a_pause_of_ones_own_time_is_slept_through(either):
     either.over(acquire=[RUNNING, DONE])
     if not either.is_async:
         # The default is the module's own sleep; a hundredth of a second shows that it is used.
-        assert inspect.signature(either.handler.begin).parameters["pause"].default.__name__ == "sleep"
+        assert inspect.signature(either.lifecycle.begin).parameters["pause"].default.__name__ == "sleep"
     assert isinstance(await either.begin(wait_seconds=0.01), Replay)
 
 
@@ -415,9 +417,9 @@ async def test_an_answer_that_can_not_be_encoded_is_a_bug_and_goes_on(either):
     assert either.store.calls == []
 
 
-async def test_a_heartbeat_is_of_the_handlers_kind_and_not_started(either):
+async def test_a_lifecycle_makes_a_heartbeat_of_its_own_kind_not_started(either):
     claim = Claim(OPERATION, "a" * 32, 30000, 1000)
-    beating = either.over().handler.heartbeat(claim)
+    beating = either.over().lifecycle.heartbeat(claim)
     assert type(beating) is (AsyncHeartbeat if either.is_async else Heartbeat)
     assert beating._ends == 0
 
@@ -447,7 +449,7 @@ async def test_cancelled_while_it_settles_the_verb_is_said_again_and_reported(ca
             return self._answer("release", claim)
 
     store = Slow(**{verb: [answer]})
-    settling = AsyncIdempotencyHandler(store, IdempotencyConfig()).settle(
+    settling = AsyncClaimLifecycle(store, IdempotencyConfig()).settle(
         Claim(OPERATION, "a" * 32, 30000, 1000), ending, lambda kept: b"result"
     )
     task = asyncio.ensure_future(settling)

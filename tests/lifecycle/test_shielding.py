@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.shielding import to_its_end, until_done
+from idempotency_mw.lifecycle.shielding import to_its_end, until_done
 
 
 @pytest.fixture(params=["anyio", "no anyio"], autouse=True)

@@ -1,4 +1,4 @@
-"""Which of a function's arguments is the payload, and which the context, by keyword or by position."""
+"""Which argument of a function is the payload, and which is the context, passed by keyword or by position."""
 
 from collections.abc import Callable
 from inspect import Parameter, signature
@@ -12,8 +12,9 @@ __all__ = ["Arguments"]
 class Arguments:
     """Finds payload and context among the arguments of one function.
 
-    `payload` names the argument. Without a name it is the first one; with `only`, there must not be another. The
-    context is what follows the first, where the payload is not named.
+    `payload` names the argument that is the payload; without a name it is the first one. With `only=True` the
+    function may have no other argument unless `payload` is named, and there is no context. Otherwise the second
+    argument is the context. `self` and `cls` do not count.
     """
 
     def __init__(self, function: Callable[..., Any], *, payload: str | None = None, only: bool = False) -> None:
@@ -32,8 +33,8 @@ class Arguments:
         self._simple = tuple(parameters) if is_simple else None
         self._names = frozenset(parameters)
 
-    def of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return payload and context of one call; raises `TypeError` as the call itself would."""
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return payload and context of one call. Raises `TypeError` where the call itself would."""
         arguments = self._bound(args, kwargs)
         context = None if self._context is None else arguments[self._context]
         if self._payload in arguments:
@@ -41,7 +42,10 @@ class Arguments:
         return arguments[self._keywords or ""].get(self._payload), context
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments by name. Where each one is given, and in one way, there is nothing to find out."""
+        """Return the arguments by name.
+
+        Fast path: `signature.bind` is slow, and not needed if every argument is passed, all in the same way.
+        """
         if self._simple is not None:
             if not args and kwargs.keys() == self._names:
                 return kwargs

@@ -1,4 +1,4 @@
-"""Sees a thing done though its task is cancelled, once or at each turn of the loop."""
+"""Finishes a step although its task is cancelled, once or at every turn of the loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,11 +12,11 @@ Values = TypeVarTuple("Values")
 
 
 async def to_its_end(step: Callable[[*Values], Awaitable[Answer]], *values: *Values) -> Answer:
-    """Await a step that settles; cancelled, see it done first, and then let the cancellation go on.
+    """Await a step that settles. If the task is cancelled, finish the step first, then stay cancelled.
 
-    The step that was cancelled may have reached the store or not, and is simply taken again: repeated, it changes
-    nothing. So no task is needed unless somebody cancels. What the second one returns nobody hears: it reports for
-    itself what has to be known.
+    The cancelled step may or may not have reached the store, so it is taken again from its beginning: settling
+    twice changes nothing. This way a task is made only when somebody cancels. The second step's return value is
+    dropped; the step itself reports what has to be known.
     """
     try:
         return await step(*values)
@@ -26,7 +26,7 @@ async def to_its_end(step: Callable[[*Values], Awaitable[Answer]], *values: *Val
 
 
 async def until_done(future: asyncio.Future[Answer]) -> None:
-    """Wait until it is done, however often the waiting is cancelled."""
+    """Wait until the future is done, however often the waiting is cancelled."""
     with _shield():
         while not future.done():
             with suppress(asyncio.CancelledError):
@@ -34,7 +34,7 @@ async def until_done(future: asyncio.Future[Answer]) -> None:
 
 
 def _shield() -> AbstractContextManager[object]:
-    """Return a scope in which anyio, where it is installed, does not cancel again at each turn of the loop."""
+    """Return a scope in which anyio, if it is installed, does not cancel again at every turn of the loop."""
     try:
         from anyio import CancelScope
     except ImportError:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from idempotency_mw.core.plain import plain
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.functions.plain import plain
 
 __all__ = ["checked_dataclass", "data_of", "rebuilt"]
 
@@ -26,20 +26,20 @@ _READERS: dict[Any, Callable[[Any], Any]] = {
 
 
 def checked_dataclass(model: Any) -> Any:
-    """Return the model, if it is a dataclass."""
+    """Return the model. Raises `IdempotencyConfigurationError` if it is no dataclass."""
     if not (isinstance(model, type) and is_dataclass(model)):
         raise IdempotencyConfigurationError("DataclassSerializer needs a dataclass")
     return model
 
 
 def data_of(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass as JSON data; raises `TypeError` for a value that has no such form."""
+    """Return the fields of a dataclass as JSON data. Raises `TypeError` if a value has no such form."""
     members: dict[str, Any] = plain(instance)
     return members
 
 
 def rebuilt(hint: Any, data: Any) -> Any:
-    """Return the value that the data stands for where this was annotated."""
+    """Return the value that JSON data stands for under this annotation."""
     origin = get_origin(hint) or hint
     if origin in (Union, types.UnionType):
         return _of_union(get_args(hint), data)
@@ -55,7 +55,10 @@ def rebuilt(hint: Any, data: Any) -> Any:
 
 
 def _of_union(hints: tuple[Any, ...], data: Any) -> Any:
-    """Return None, or the value by the only other hint; between several the data does not tell."""
+    """Return None, or the value under the only other hint.
+
+    With several hints the data can't tell, and stays as it is.
+    """
     others = [hint for hint in hints if hint is not types.NoneType]
     return rebuilt(others[0], data) if data is not None and len(others) == 1 else data
 

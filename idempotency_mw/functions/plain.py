@@ -1,4 +1,4 @@
-"""Payloads of functions as plain JSON data: what is equal as data is one key, whatever class holds it.
+"""Payloads of functions as plain JSON data, so that equal data is one key, whichever class holds it.
 
     dataclass, pydantic model, mapping    an object
     list, tuple                           an array
@@ -6,8 +6,8 @@
     date, time, datetime                  ISO 8601
     Enum                                  its value
 
-Anything else has no text that is the same in every process, and is refused. pydantic is not imported: its models
-are known by their methods.
+Anything else is refused, because it has no text that is the same in every process. pydantic is not imported:
+its models are recognised by their methods.
 """
 
 import json
@@ -32,19 +32,19 @@ _TEXTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], str]], ...] = (
 
 
 _PLAIN = frozenset((str, int, float, bool, type(None)))
-"""Most of what payloads hold. What derives from them, an enum say, may mean another value."""
+"""Fast path for most values. A subclass of these, such as an Enum, may stand for another value."""
 
 
 def plain_payload(payload: object) -> Any:
-    """Return the payload as JSON data, or raise `IdempotencyKeyError`, with nothing of the payload in it."""
+    """Return the payload as JSON data. Raises `IdempotencyKeyError`, which quotes nothing of the payload."""
     try:
         return plain(payload)
-    except Exception as error:  # noqa: BLE001 - models and properties of the user's own raise what they like
+    except Exception as error:  # noqa: BLE001 - a user's models and properties may raise anything
         raise IdempotencyKeyError(f"the payload has no plain form: {type(error).__name__}") from None
 
 
 def is_missing(selected: Any) -> bool:
-    """Tell whether what was selected from a payload is no key: None, empty, or all its parts None."""
+    """Tell whether a selected value is no key: None, empty, or a container whose parts are all None."""
     if isinstance(selected, str):
         return selected == ""
     if isinstance(selected, dict):
@@ -55,7 +55,7 @@ def is_missing(selected: Any) -> bool:
 
 
 def plain(value: object) -> Any:
-    """Return the value as JSON data; raises `TypeError` for what has no such form."""
+    """Return the value as JSON data. Raises `TypeError` if it has no such form."""
     if type(value) in _PLAIN:
         return value
     return _CONTAINERS.get(type(value), _of_any_class)(value)
@@ -95,7 +95,7 @@ def _members(value: Any) -> dict[str, Any]:
 
 
 _CONTAINERS: dict[type, Callable[[Any], Any]] = {dict: _members, list: _array, tuple: _array}
-"""Most of the others: to ask a value for each class that it may be derived from takes long."""
+"""Fast path for most containers: testing a value against each possible base class is slow."""
 
 
 def _object(items: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
