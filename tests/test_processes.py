@@ -269,7 +269,7 @@ async def test_a_server_told_to_stop_keeps_what_ends_in_time_and_leaves_the_rest
         meanwhile = await post(client, survivor.url + targets["long"], f"{run}-long")
         with contextlib.suppress(httpx.TransportError):  # hypercorn answers what it cancels
             assert (await runs["long"]).status_code == 500
-        await asyncio.to_thread(stopping.wait, 5)
+        await asyncio.to_thread(stopping.wait, 10)
         log = stopping.new_log()
     marks.open_gate(f"{run}-long")
     later = await post_until_settled(client, survivor.url + targets["long"], f"{run}-long")
