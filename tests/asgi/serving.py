@@ -53,7 +53,7 @@ _COMPLAINT = re.compile(
 )
 # What hypercorn does to any app: it writes on to a connection that is closed, and asyncio remarks on that; and it
 # forgets an HTTP/2 connection whose client hung up in mid-stream, until it stops and cancels it.
-# What granian does to any app on a busy machine: it kills a worker that has closed its files and ends at this moment.
+# On a busy machine granian also kills a worker that has closed its files and is about to end.
 _OF_THE_SERVER = re.compile(
     r"[^\n]*socket\.send\(\) raised exception"
     r"|[^\n]*Exception in callback StreamReaderProtocol\.connection_made.*?CancelledError"
