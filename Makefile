@@ -1,4 +1,4 @@
-# Everything that is done with this repository. Each target makes the virtual environment that it needs.
+# Every task of development. Each target first makes the virtual environment that it needs.
 
 .DEFAULT_GOAL := help
 .PHONY: help venv run run-flask run-django run-lambda run-function demo test check lint conformance proof proof-long format bench bench-check bench-docs bench-unkeyed bench-direct architecture dist clean
@@ -12,22 +12,23 @@ VENV := .venv$(if $(WITH),-with-$(subst *,x,$(subst ==,-,$(subst $(SPACE),-,$(st
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(foreach pin,$(WITH),'$(pin)')
 
-# The newest Python from 3.11 on that can make a virtual environment; or yours: make test PYTHON=/path/to/python
+# By default the newest of python3.14 to python3.11 that can make a virtual environment. To choose one:
+# make test PYTHON=/path/to/python
 PYTHON ?=
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 ARGS ?=
 RUNS ?=
-# Three processes, also on two cores: most of the time tests wait, for servers and for leases. One that is done takes
-# over tests of another, so that all end together.
+# Three processes, also on two cores, because tests mostly wait: for servers and for leases to end. With `worksteal`, a
+# process without tests takes some from another, so that all of them end at the same time.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 REDIS ?=
 PORT ?= 8000
 
-help: ## Show this
+help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
-venv: $(VENV)/.test $(VENV)/.lint ## Make .venv with everything that development needs
+venv: $(VENV)/.test $(VENV)/.lint $(VENV)/.redis-7.0 ## Make .venv with everything that development needs
 
 run: $(VENV)/.demo ## Serve examples/fastapi_app.py (PORT=8000, REDIS_URL=...)
 	@sed 's/PORT/$(PORT)/' examples/curl.txt
@@ -49,7 +50,7 @@ run-function: $(VENV)/.demo ## Run examples/plain_function.py and examples/async
 	@$(BIN)/python examples/plain_function.py
 	@$(BIN)/python examples/async_function.py
 
-test: $(VENV)/.test ## Run the tests, on real servers too (ARGS="-k replay")
+test: $(VENV)/.test $(VENV)/.redis-7.0 ## Run the tests, on real servers too (ARGS="-k replay")
 	$(PYTEST) $(ARGS)
 
 check: lint ## Lint, check types and imports, and run the tests with branch coverage
@@ -62,7 +63,7 @@ lint: $(VENV)/.test $(VENV)/.lint ## Only lint, and check types and imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-conformance: $(VENV)/.test ## Run the tests, and show each conformance row with its tests
+conformance: $(VENV)/.test $(VENV)/.redis-7.0 ## Run the tests, and show each conformance row with its tests
 	$(PYTEST) --quiet --conformance $(ARGS)
 
 proof: $(VENV)/.test ## Check the promises through crashes, pauses, failovers and fuzz; takes minutes (RUNS="explorer fuzz")
@@ -108,6 +109,11 @@ clean: ## Remove whatever the other targets made
 # A stamp stands for an installed dependency group. When pyproject.toml changes, the group is installed again.
 $(VENV)/.demo $(VENV)/.test $(VENV)/.fuzz $(VENV)/.lint: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) --editable . --group $*
+	@touch $@
+
+# The oldest server that is supported. A stamp also where there is none to be had: it is looked for once.
+$(VENV)/.redis-7.0: tools/unpack_redis_7_0.sh | $(BIN)/python
+	@tools/unpack_redis_7_0.sh $(VENV)/redis-7.0
 	@touch $@
 
 # Dependency groups need pip 25.1.

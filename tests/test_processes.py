@@ -18,8 +18,9 @@ from tests.servers import RedisServer, binaries
 LEASE = 1.0
 STORE_DEADLINE = 1.0
 """The layer's `timeout_seconds` in these apps."""
-SLACK = 0.25
-"""The time that an HTTP request itself may take on a busy machine."""
+SLACK = 2.0
+"""The time that an HTTP request itself may take on a busy machine. Without a deadline a frozen store would never answer;
+tests/persistence measures that layers keep theirs to a tenth of a second."""
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ async def test_a_stopping_server_stores_runs_that_end_in_time_and_the_others_are
         meanwhile = await post(client, survivor.url + targets["long"], f"{run}-long")
         with contextlib.suppress(httpx.TransportError):  # hypercorn answers a request that it cancels
             assert (await runs["long"]).status_code == 500
-        await asyncio.to_thread(stopping.wait, 5)
+        await asyncio.to_thread(stopping.wait, 10)
         log = stopping.new_log()
     marks.open_gate(f"{run}-long")
     later = await post_until_settled(client, survivor.url + targets["long"], f"{run}-long")

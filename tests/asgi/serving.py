@@ -132,6 +132,7 @@ class Server:
         self.marks = marks or Marks(folder / "marks")
         self._log = folder / f"{kind}-{self.port}.log"
         self._read = 0
+        self._workers = workers
         self._command = self.commands[kind].format(app=app, port=self.port, workers=workers).split()
         self._environment = {
             **os.environ,
@@ -162,6 +163,9 @@ class Server:
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
+        # A worker of granian that is told to end before it has started does not end, and is killed.
+        if self.kind == "granian" and self._log.read_text("utf-8").count("Started worker-") < self._workers:
+            return False
         try:
             return httpx.get(f"{self.url}/ready", timeout=10, trust_env=False, verify=False).status_code == 204
         except httpx.TransportError:

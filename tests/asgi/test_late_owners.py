@@ -321,10 +321,10 @@ async def test_a_claim_lost_just_before_the_settling_is_noticed_by_the_settling(
 @pytest.mark.row(51)
 async def test_the_heartbeat_keeps_the_lease_of_a_long_run(surface, store):
     gate = asyncio.Event()
-    service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=0.6))
+    service = surface(store, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=1.2))
     first = service.conversation().start()
     await until(lambda: service.runs)
-    ends = asyncio.get_running_loop().time() + 1.1
+    ends = asyncio.get_running_loop().time() + 1.6  # beyond the lease, with a beat every 0.4 s
     refused = []
     while asyncio.get_running_loop().time() < ends:
         refused.append((await service.request()).slug)
@@ -335,7 +335,7 @@ async def test_the_heartbeat_keeps_the_lease_of_a_long_run(surface, store):
     assert store.calls.count("extend") >= 3
     assert service.runs == 1
     beats = store.calls.count("extend")
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(0.5)
     assert store.calls.count("extend") == beats
 
 

@@ -23,6 +23,7 @@ from tests.asgi.scenario import (
     started,
     surface_of,
 )
+from tests.virtual_time import on_virtual_time
 
 
 @pytest.mark.row(34)
@@ -314,6 +315,7 @@ async def test_an_error_of_the_server_for_a_held_message_is_raised_by_the_apps_c
 
 
 @pytest.mark.row(51)
+@on_virtual_time
 async def test_a_heartbeat_due_while_the_record_is_completed_reports_no_lost_claim(memory, caplog):
     class SlowToSettle(AroundLayer):
         async def _call(self, verb, *arguments):

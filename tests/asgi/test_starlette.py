@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
+from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import Conversation, ask, until
 from tests.asgi.layers import AroundLayer
@@ -164,7 +165,7 @@ async def test_an_exception_before_a_stream_behind_middlewares_frees_the_key(mem
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_failing_background_task_keeps_the_record_of_a_whole_response(store, inside, declared):
     async def fail():
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(HOLD_SECONDS + 0.2)
         raise BROKEN
 
     async def plain(request):

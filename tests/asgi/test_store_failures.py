@@ -16,6 +16,10 @@ from tests.asgi.relay import relay_to
 from tests.asgi.scenario import NO_HEARTBEAT, arecord_of
 from tests.servers import RedisServer, binaries
 
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a frozen server would never
+answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
+
 PASS = IdempotencyConfig(on_store_failure="pass")
 CLAIM = Claim(Operation("a" * 64, "b" * 64), "c" * 32, 1000, 1000)
 DIGESTS = {
@@ -62,8 +66,7 @@ async def test_requests_are_refused_in_time_if_the_store_is_down_or_hangs(
     took = time.monotonic() - began
     assert (answer.status, answer.slug, answer.one("retry-after")) == (503, "store-unavailable", "1")
     assert service.runs == warm
-    # The contract allows a tenth of a second more than the deadline; 0.4 s are for a busy machine.
-    assert took < redis_layer.timeout_seconds + 0.1 + 0.4
+    assert took < redis_layer.timeout_seconds + SLACK
     assert "refused: the store failed" in caplog.text
     if how == "frozen":
         own_server.thaw()
@@ -279,7 +282,7 @@ async def test_requests_are_refused_in_time_while_the_sqlite_file_is_locked(surf
         began = time.monotonic()
         answer = (await service.request()).ok()
         assert (answer.slug, service.runs) == ("store-unavailable", 1)
-        assert time.monotonic() - began < 0.2 + 0.1 + 0.4
+        assert time.monotonic() - began < layer.timeout_seconds + SLACK
         other.execute("ROLLBACK")
         other.close()
         assert (await service.request()).ok().status == 200

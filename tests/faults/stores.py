@@ -294,6 +294,10 @@ class RedisStore(Store):
         for proxy in self.ground.proxies:
             proxy.when(match, action, **options)
 
+    def times_met(self) -> int:
+        """Return how many messages have met a plan, on this ground so far."""
+        return sum(len(proxy.taken) for proxy in self.ground.proxies)
+
     def pass_all(self) -> None:
         for proxy in self.ground.proxies:
             proxy.pass_all()

@@ -1,5 +1,6 @@
 """Messages between a layer and its servers that are lost or late, and servers that answer with an error."""
 
+import asyncio
 import time
 
 import pytest
@@ -8,6 +9,7 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import commands
 from tests.asgi.driver import until
 from tests.faults.rows import shows
+from tests.faults.stores import PATIENCE
 from tests.faults.surfaces import Play
 
 VERB = b"EVAL"  # also in EVALSHA; every verb is one of the two
@@ -15,9 +17,10 @@ SCRIPT = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script
 ACQUIRE = SCRIPT.sha.encode()
 HASTY = 0.15
 IN_DOUBT = 0.5
-"""A deadline long enough for an acquire without an answer, and then for its release on a new connection."""
-SLACK = 0.1 + 0.6
-"""The contract allows a tenth of a second after the deadline; 0.6 s are for a busy machine."""
+"""The deadline of an acquire that the server must hear, and whose answer must not come."""
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a server that hangs would
+never answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
 
 
 def error(text: str) -> dict[str, object]:
@@ -76,8 +79,12 @@ async def test_an_acquire_whose_request_or_reply_is_lost_or_late_is_repeated(pla
 async def test_an_acquire_in_doubt_is_refused_and_then_released(place):
     surface = await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
-    place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may try again before its deadline
-    seen = await surface.send()
+    place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may ask again in time
+    met = place.store.times_met()
+    sending = asyncio.ensure_future(surface.send())
+    await until(lambda: place.store.times_met() > met)
+    surface.layer.timeout_seconds = PATIENCE  # for the release: a busy machine may take long to connect anew
+    seen = await sending
     assert (seen.refused, surface.runs) == ("store-unavailable", 1)
     await until(lambda: place.status() is None)
     place.store.pass_all()

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import warnings
+from contextlib import suppress
 
 import pytest
 import redis
@@ -27,7 +28,7 @@ from idempotency_mw.persistence.redis import (
     errors,
 )
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import closers
+from idempotency_mw.persistence.redis.clients import _cancellable, closers
 from idempotency_mw.persistence.redis.dropping import drop
 from tests.clusters import SERVICE, RedisCluster, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
@@ -550,6 +551,28 @@ def test_a_transport_that_can_not_be_aborted_is_left_to_the_collector():
     loop.close()
     drop(Client(), loop, os.getpid())
     assert Pool._available_connections[0]._writer is None
+
+
+class Unheeding:
+    """A connection whose sending loses a cancellation, as `asyncio.wait_for` of Python 3.11 may."""
+
+    is_closed = False
+
+    async def send_packed_command(self, *_):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def disconnect(self, *, nowait):
+        self.is_closed = True
+
+
+async def test_a_deadline_that_passes_while_a_sentinel_is_asked_ends_the_verb():
+    connection = _cancellable(Unheeding)()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await connection.send_packed_command(b"PING")
+            await asyncio.Event().wait()
+    assert connection.is_closed
 
 
 class Crowded:

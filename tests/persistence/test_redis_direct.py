@@ -305,16 +305,16 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
         async with direct(proxy.url) as client:
             await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3)))
             wire = client._shared
-            proxy.when(b"", "delay reply", seconds=0.3)
+            proxy.when(b"", "delay reply", seconds=1.0)
             command, begun = packed(("ECHO", "late")), clock()
-            late, early, waits, gone = (wire.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.2, 0.1))
+            late, early, waits, gone = (wire.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.6, 0.1))
             gone.cancel()
             assert isinstance(await early, TimeoutError)
             assert clock() >= begun + 0.1
             assert not waits.done()
             assert wire._looks > begun + 0.1  # and does not look again and again
             assert isinstance(await waits, TimeoutError)
-            assert clock() >= begun + 0.2
+            assert clock() >= begun + 0.6
             assert (await late, wire.is_open) == (b"late", True)
             assert wire._ends == {}
 

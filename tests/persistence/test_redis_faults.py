@@ -238,8 +238,8 @@ def test_a_server_that_comes_back_within_the_deadline_is_not_noticed(any_binary,
 
 @pytest.mark.row(107)
 @pytest.mark.fault(5, 16)
-def test_a_full_server_refuses_new_work_and_loses_none(any_binary, kind):
-    with RedisServer(any_binary) as server, driven(kind.from_url(server.url)) as layer, server.client() as store:
+def test_a_full_server_refuses_new_work_and_loses_none(every_binary, kind):
+    with RedisServer(every_binary) as server, driven(kind.from_url(server.url)) as layer, server.client() as store:
         done, running, left = a_claim(), a_claim(), a_claim()
         for claim in (done, running, left):
             assert layer.acquire(claim) == Acquired(1)
@@ -261,8 +261,8 @@ def test_a_full_server_refuses_new_work_and_loses_none(any_binary, kind):
 
 @pytest.mark.row(108)
 @pytest.mark.fault(6, 16)
-def test_a_full_server_that_lost_the_scripts_still_settles(any_binary, kind):
-    with RedisServer(any_binary) as server, driven(kind.from_url(server.url)) as layer, server.client() as store:
+def test_a_full_server_that_lost_the_scripts_still_settles(every_binary, kind):
+    with RedisServer(every_binary) as server, driven(kind.from_url(server.url)) as layer, server.client() as store:
         claim = a_claim()
         assert layer.acquire(claim) == Acquired(1)
         fill(store)

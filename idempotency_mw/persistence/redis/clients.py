@@ -151,6 +151,8 @@ def async_client(
     if connection.mode == "sentinel":
         sentinel_options = _sentinel_options(connection, timeout) | no_retry
         sentinel = _redis.asyncio.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
+        for each in sentinel.sentinels:
+            each.connection_pool.connection_class = _cancellable(each.connection_pool.connection_class)
         return sentinel.master_for(connection.service_name)
     if connection.mode == "cluster":
         return _async_cluster(options)
@@ -163,6 +165,27 @@ def async_client(
         return DirectRedis(client.connection_pool, patience=timeout / 2)
     client.connection_pool.connection_class = _leaving_replicas(client.connection_pool.connection_class)
     return client
+
+
+def _cancellable(base: type[Any]) -> type[Any]:
+    """Return redis-py's async connection, which can be cancelled while it sends.
+
+    With a `socket_timeout`, as connections to Sentinels have it, redis-py sends under `asyncio.wait_for`. In
+    Python 3.11 that can lose a cancellation. Time 0: the bytes are out, and `wait_for` is about to return; time 1:
+    the deadline cancels the verb; time 2: `wait_for` returns as if nothing had happened. The verb would go on to
+    the master, whose connection has no time-out of its own: a frozen master would hold it for ever.
+    """
+
+    class CancellableConnection(base):  # type: ignore[misc]
+        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+            task: Any = asyncio.current_task()
+            requests = task.cancelling()
+            await super().send_packed_command(*args, **options)
+            if task.cancelling() > requests:
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
+
+    return CancellableConnection
 
 
 def _leaving_replicas(base: type[Any]) -> type[Any]:
