@@ -19,8 +19,8 @@ LEASE = 1.0
 STORE_DEADLINE = 1.0
 """The layer's `timeout_seconds` in these apps."""
 SLACK = 2.0
-"""The time that an HTTP request itself may take on a busy machine. Without a deadline a frozen store would never answer;
-tests/persistence measures that layers keep theirs to a tenth of a second."""
+"""The time that an HTTP request itself may take on a busy machine. Without a deadline a frozen store would never
+answer; tests/persistence measures that layers keep theirs to a tenth of a second."""
 
 
 @pytest.fixture(scope="module")
