@@ -37,8 +37,8 @@ from redis.backoff import NoBackoff
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.commands import RAW, Call
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from tests.servers import RedisServer, binaries
 
 LENGTHS = (50, 200)

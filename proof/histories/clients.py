@@ -21,7 +21,7 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operatio
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.base import PersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from proof.histories import operations as recorded
 from proof.histories.checker import seen

@@ -17,9 +17,9 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
 from proof.histories.checker import seen
 from proof.histories.operations import History
 

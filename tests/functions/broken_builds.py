@@ -392,7 +392,7 @@ BUILDS = (
     Build(
         24,
         "URL and arguments mix",
-        (("persistence/redis/connection.py", "        if given:\n", "        if False:\n"),),
+        (("persistence/redis/address.py", "        if given:\n", "        if False:\n"),),
         tests="contradict",
     ),
     Build(

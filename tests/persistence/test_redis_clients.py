@@ -27,8 +27,7 @@ from idempotency_mw.persistence.redis import (
     errors,
 )
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import closers
-from idempotency_mw.persistence.redis.dropping import drop
+from idempotency_mw.persistence.redis.clients.closing import closers, drop
 from tests.clusters import SERVICE, RedisCluster, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 from tests.proxy import Proxy

@@ -5,7 +5,7 @@ import redis
 import redis.asyncio
 
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.clients import closers
+from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.testing import PersistenceConformance
 from tests.clusters import SERVICE
 

@@ -19,12 +19,13 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection
-from idempotency_mw.persistence.redis.clients import async_client, closers
+from idempotency_mw.persistence.redis.clients.asynchronous import async_client
+from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import RAW
-from idempotency_mw.persistence.redis.direct import DirectRedis, can_be_direct
-from idempotency_mw.persistence.redis.resp import packed
-from idempotency_mw.persistence.redis.stream import Stream
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis.direct.resp import packed
+from idempotency_mw.persistence.redis.direct.stream import Stream
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer

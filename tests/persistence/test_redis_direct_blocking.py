@@ -25,15 +25,16 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.clients import blocking_client, closers
+from idempotency_mw.persistence.redis.clients.blocking import blocking_client
+from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import RAW
-from idempotency_mw.persistence.redis.deadline import Deadline
-from idempotency_mw.persistence.redis.direct_blocking import (
+from idempotency_mw.persistence.redis.direct.blocking import (
     DirectBlockingRedis,
     _rested,
     can_be_direct_blocking,
 )
-from idempotency_mw.persistence.redis.wire_blocking import BlockingWire
+from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingWire
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from tests.clusters import until
 from tests.persistence.driven import a_claim
 from tests.persistence.test_redis_direct import relay

@@ -11,7 +11,7 @@ from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis import layer as redis_layer
-from idempotency_mw.persistence.redis.clients import closers
+from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import LARGE, temporary_key
 from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
 from tests.persistence.test_frame import GOLDEN, contradictions, flips

@@ -14,7 +14,7 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
 )
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.clients import closers
+from idempotency_mw.persistence.redis.clients.closing import closers
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
 from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
 from tests.proxy import Proxy

@@ -9,7 +9,7 @@ from redis.connection import Connection
 
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.resp import packed, pieces, plain
+from idempotency_mw.persistence.redis.direct.resp import packed, pieces, plain
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 DIGITS = "0123456789abcdef"

@@ -10,7 +10,7 @@ from idempotency_mw.core.record import Acquired, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.errors import is_passing
-from idempotency_mw.persistence.redis.trips import together, together_async
+from idempotency_mw.persistence.redis.pipelines import together, together_async
 from tests.persistence.driven import a_claim
 
 KEY = "idempotency:key"

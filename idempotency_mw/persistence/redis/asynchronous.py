@@ -11,17 +11,17 @@ from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence.redis import commands, errors, trips
+from idempotency_mw.persistence.redis import commands, errors, pipelines
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import async_client, closers
+from idempotency_mw.persistence.redis.clients.asynchronous import async_client
+from idempotency_mw.persistence.redis.clients.closing import closers, drop
+from idempotency_mw.persistence.redis.clients.limits import Queues
 from idempotency_mw.persistence.redis.commands import Call, Short
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.dropping import drop
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
-from idempotency_mw.persistence.redis.queues import Queues
-from idempotency_mw.persistence.redis.trips import RAW, Talk
+from idempotency_mw.persistence.redis.pipelines import RAW, Talk
 
 __all__ = ["AsyncRedisPersistenceLayer"]
 
@@ -202,7 +202,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         async def ask() -> Reply:
             client = self._client()
             async with self._queues.of(client, waits=waits):
-                return await trips.ask_async(client, key, begin())
+                return await pipelines.ask_async(client, key, begin())
 
         return await self._within_deadline(ask, asyncio.get_running_loop().time() + self.timeout_seconds)
 

@@ -11,16 +11,17 @@ from typing import Any, Self
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence.redis import commands, errors, trips
+from idempotency_mw.persistence.redis import commands, errors, pipelines
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
-from idempotency_mw.persistence.redis.clients import blocking_client, closers
+from idempotency_mw.persistence.redis.clients.blocking import blocking_client
+from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import Call, Short
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.deadline import Deadline
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
-from idempotency_mw.persistence.redis.trips import RAW, Talk
+from idempotency_mw.persistence.redis.pipelines import RAW, Talk
 
 __all__ = ["RedisPersistenceLayer"]
 
@@ -177,7 +178,7 @@ class RedisPersistenceLayer(RedisLayer):
 
     def _talk(self, key: str, begin: Callable[[], Talk[Reply]]) -> Reply:
         ends = monotonic() + self.timeout_seconds
-        return self._within_deadline(lambda: trips.ask(self._client(), key, begin()), ends)
+        return self._within_deadline(lambda: pipelines.ask(self._client(), key, begin()), ends)
 
     def _within_deadline(self, ask: Callable[[], Reply], ends: float, failed: Exception | None = None) -> Reply:
         """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""

@@ -5,12 +5,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import redis.credentials
-
 from idempotency_mw.errors import IdempotencyConfigurationError
 
 __all__ = [
-    "are_heeded",
     "check_options",
     "check_policy",
     "check_prefix",
@@ -21,13 +18,6 @@ __all__ = [
 ]
 
 OLDEST_SERVER = (7, 0)
-
-_credentials: Any = redis.credentials
-_HEEDED = {
-    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
-    *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
-    *("socket_keepalive", "socket_keepalive_options", "socket_type"),
-}
 
 
 def check_prefix(key_prefix: object) -> str:
@@ -111,11 +101,3 @@ def _of_each_node(reply: Mapping[str, Any], name: str) -> list[Any]:
     """Return the named value, from one server's reply or from those of a cluster's nodes."""
     replies: list[Any] = [reply] if name in reply else list(reply.values())
     return [each[name] for each in replies if isinstance(each, Mapping) and name in each]
-
-
-def are_heeded(options: dict[str, Any]) -> bool:
-    """Tell whether none of these options would be overlooked on a direct path."""
-    # Credentials that change speak up, and only the usual client listens.
-    changing = getattr(_credentials, "StreamingCredentialProvider", ())
-    is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
-    return is_heeded and not isinstance(options.get("credential_provider"), changing)

@@ -14,9 +14,9 @@ from typing import Any
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
 from idempotency_mw.persistence.frame import read_record
+from idempotency_mw.persistence.redis.direct.resp import bulk, packed
 from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_passing
-from idempotency_mw.persistence.redis.resp import bulk, packed
-from idempotency_mw.persistence.redis.trips import RAW, Command, Talk
+from idempotency_mw.persistence.redis.pipelines import RAW, Command, Talk
 
 __all__ = [
     "LARGE",

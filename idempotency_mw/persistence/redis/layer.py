@@ -4,10 +4,10 @@ from typing import Any, Self, TypeVar
 
 from idempotency_mw.core.config import check_count, check_seconds
 from idempotency_mw.core.record import Claim
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.checks import check_options, check_prefix, check_together, reply_within
 from idempotency_mw.persistence.redis.commands import LARGE, temporary_key
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.trips import sends_together
+from idempotency_mw.persistence.redis.pipelines import sends_together
 
 __all__ = ["RedisLayer", "Reply", "wait_ms"]
 

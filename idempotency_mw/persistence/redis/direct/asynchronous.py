@@ -17,10 +17,10 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from idempotency_mw.persistence.redis.checks import are_heeded
-from idempotency_mw.persistence.redis.dropping import drop_connection
-from idempotency_mw.persistence.redis.resp import packed
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.options import are_heeded
+from idempotency_mw.persistence.redis.direct.resp import packed
+from idempotency_mw.persistence.redis.redis_py import drop_connection
 
 __all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
 

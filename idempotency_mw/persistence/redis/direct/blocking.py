@@ -17,10 +17,10 @@ from typing import Any
 
 import redis
 
-from idempotency_mw.persistence.redis.checks import are_heeded
-from idempotency_mw.persistence.redis.deadline import Deadline
-from idempotency_mw.persistence.redis.resp import packed, pieces
-from idempotency_mw.persistence.redis.wire_blocking import BlockingWire
+from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingWire
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
+from idempotency_mw.persistence.redis.direct.options import are_heeded
+from idempotency_mw.persistence.redis.direct.resp import packed, pieces
 
 __all__ = ["DirectBlockingRedis", "can_be_direct_blocking"]
 

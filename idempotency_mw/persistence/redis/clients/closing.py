@@ -10,22 +10,25 @@ complain when it no longer does. Nobody offers a way, so this reaches for names 
 import asyncio
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["drop", "drop_connection", "with_sentinels"]
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.redis_py import drop_connection
+
+__all__ = ["closers", "drop"]
 
 
 def drop(client: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
     """Close the sockets that the client opened on this loop, in that process, in silence."""
     with _called_in_its_stead(loop), _left_alone(loop, is_its_own=process == os.getpid()):
-        for each in with_sentinels(client):
+        for each in _with_sentinels(client):
             each._initialize = True  # what a cluster's client looks like once it is closed
             for connection in tuple(_connections(each)):
                 drop_connection(connection)
 
 
-def with_sentinels(client: Any) -> list[Any]:
+def _with_sentinels(client: Any) -> list[Any]:
     """Return the client, and those with which it asks Sentinels."""
     sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     return [client, *getattr(sentinel, "sentinels", ())]
@@ -38,14 +41,6 @@ def _connections(client: Any) -> Iterator[Any]:
     nodes = getattr(client, "nodes_manager", None)
     for node in (*getattr(nodes, "nodes_cache", {}).values(), *getattr(nodes, "startup_nodes", {}).values()):
         yield from getattr(node, "_connections", ())
-
-
-def drop_connection(connection: Any) -> None:
-    """Close the connection's socket at once, whatever is under way on it."""
-    writer, connection._writer, connection._reader = getattr(connection, "_writer", None), None, None
-    if writer is not None:
-        with suppress(RuntimeError):  # a loop other than asyncio's own may insist that it is closed
-            writer.transport.abort()
 
 
 @contextmanager
@@ -86,3 +81,26 @@ def _left_alone(loop: asyncio.AbstractEventLoop, *, is_its_own: bool) -> Generat
 
 def _nothing(_socket: object) -> bool:
     return False
+
+
+def closers(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the client, and the clients with which it asks Sentinels."""
+    clients = _with_sentinels(client)
+    # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
+    pools = [each.connection_pool.disconnect for each in clients if hasattr(each, "connection_pool")]
+    nodes = (
+        [client.disconnect_connection_pools] if hasattr(client, "disconnect_connection_pools") else _nodes(client)
+    )
+    under_way = [client.stop_connecting] if isinstance(client, DirectRedis) else []
+    return [*under_way, *nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
+
+
+def _nodes(client: Any) -> list[Callable[[], Any]]:
+    """Return what closes the connections to an async cluster's nodes.
+
+    redis-py's own `aclose` does nothing for a client that is about to learn the topology anew: one that has just
+    lost a node.
+    """
+    manager = getattr(client, "nodes_manager", None)
+    known = (getattr(manager, "nodes_cache", {}), getattr(manager, "startup_nodes", {}))
+    return [node.disconnect for nodes in known for node in nodes.values()]

@@ -1,12 +1,28 @@
 """Who may ask an async client at a time: on each event loop a few, first come first served."""
 
 import asyncio
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from idempotency_mw.persistence.redis.clients import most_at_once
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol
+from idempotency_mw.persistence.redis.address import RedisClientProtocol
+from idempotency_mw.persistence.redis.direct.asynchronous import OWN_CONNECTIONS, DirectRedis
 
-__all__ = ["Queues"]
+__all__ = ["Queues", "most_at_once"]
+
+MOST_AT_ONCE = 50
+
+
+def most_at_once(client: Any) -> int:
+    """Return how many commands may be under way on an async client at once.
+
+    redis-py opens a connection for each. At its pool's limit (100 since 8.0) it raises instead of waiting, and
+    then the owner of a claim competes for its completion with the herd that asks whether it is there. The direct
+    path has connections of their own for what is said together; single commands share another.
+    """
+    if isinstance(client, DirectRedis):
+        return OWN_CONNECTIONS
+    pool = getattr(client, "connection_pool", None)
+    return min(getattr(pool, "max_connections", MOST_AT_ONCE), MOST_AT_ONCE)
 
 
 class Queues:

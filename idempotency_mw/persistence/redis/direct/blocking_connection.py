@@ -16,8 +16,8 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from idempotency_mw.persistence.redis.deadline import bounded
-from idempotency_mw.persistence.redis.resp import plain
+from idempotency_mw.persistence.redis.direct.deadline import bounded
+from idempotency_mw.persistence.redis.direct.resp import plain
 
 __all__ = ["BlockingWire"]
 

@@ -116,6 +116,17 @@ class RedisConnection:
             options |= {"host": self.host or "localhost", "port": self.port or 6379}
         return options
 
+    def sentinel_options(self, timeout: float) -> dict[str, Any]:
+        """Return the options of the clients that ask the Sentinels, which all have so many seconds together."""
+        # One that hangs must leave time to ask the next, and all of them time for the master itself.
+        seconds = timeout / (len(self.sentinels) + 1)
+        return {
+            "username": self.sentinel_username,
+            "password": self.sentinel_password,
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+        }
+
 
 def _check_number(name: str, value: object, least: int, most: int) -> None:
     if value is None:

@@ -14,9 +14,9 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol
+from idempotency_mw.persistence.redis.address import RedisClientProtocol
+from idempotency_mw.persistence.redis.direct.resp import Argument
 from idempotency_mw.persistence.redis.errors import ASK, MOVED, RESPONSE, UNKNOWN_NODE, TryAgainError
-from idempotency_mw.persistence.redis.resp import Argument
 
 __all__ = ["RAW", "Command", "Talk", "ask", "ask_async", "sends_together", "together", "together_async"]
 

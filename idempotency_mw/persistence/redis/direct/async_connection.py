@@ -25,9 +25,9 @@ import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
 
-from idempotency_mw.persistence.redis.dropping import drop_connection
-from idempotency_mw.persistence.redis.resp import pieces, plain
-from idempotency_mw.persistence.redis.stream import Stream
+from idempotency_mw.persistence.redis.direct.resp import pieces, plain
+from idempotency_mw.persistence.redis.direct.stream import Stream
+from idempotency_mw.persistence.redis.redis_py import drop_connection
 
 __all__ = ["Wire"]
 
