@@ -37,7 +37,7 @@ from redis.backoff import NoBackoff
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.commands import RAW, Call
-from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Connection
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from tests.servers import RedisServer, binaries
 
@@ -82,7 +82,12 @@ class Connections(redis.asyncio.Redis):
         return connection
 
 
-class PipelinedWire(Wire):
+class PipelinedConnection(Connection):
+    def __init__(self, connection: Any, lent: Any) -> None:
+        super().__init__(connection, lent)
+        self._due: list[asyncio.Future[Any]] = []
+        self._unsent: list[bytes] = []
+
     def ask(self, command: bytes, ends: float = inf) -> asyncio.Future[Any]:  # noqa: ARG002
         answer = self._loop.create_future()
         if not self._due:
@@ -98,17 +103,17 @@ class PipelinedWire(Wire):
         self._transport.writelines(self._unsent)
         self._unsent = []
 
-    def _take(self, reply: Any) -> None:
+    def _take(self, event: Any) -> None:
         answer = self._due.pop(0)
         if not answer.done():
-            answer.set_result(reply)
+            answer.set_result(event)
 
 
 class Pipelined(DirectRedis):
-    async def _new_wire(self, patience: float = inf) -> Wire:  # noqa: ARG002
+    async def _new_connection(self, patience: float = inf) -> Connection:  # noqa: ARG002
         connection = self.connection_pool.make_connection()
         await connection.connect()
-        return PipelinedWire(connection, self.connection_pool._in_use_connections)
+        return PipelinedConnection(connection, self.connection_pool._in_use_connections)
 
 
 def client_of(way: str, url: str) -> Any:
@@ -135,8 +140,8 @@ async def said(client: Any, call: Call) -> Any:
     """Say it as the layer does: the first try of the direct path, else redis-py's way."""
     if isinstance(client, DirectRedis):
         command = call.packed()
-        if (wire := client.wire_for(command)) is not None:
-            return await wire.ask(command, asyncio.get_running_loop().time() + 2.0)
+        if (connection := client.connection_for(command)) is not None:
+            return await connection.ask(command, asyncio.get_running_loop().time() + 2.0)
     return await client.execute_command(*call.by_digest, **RAW)
 
 

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Connection
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
 from proof.histories.checker import seen
@@ -121,25 +121,25 @@ class DirectRecordingClient(_Recording, DirectRedis):
         super().__init__(usual.connection_pool, patience=seconds)
         self._begin = _beginner(history, claims)
 
-    def wire_for(self, command: bytes) -> Any:
+    def connection_for(self, command: bytes) -> Any:
         """Return the connection, on which each message is noted."""
-        wire = super().wire_for(command)
-        return None if wire is None else _NotingWire(wire, self._begin)
+        connection = super().connection_for(command)
+        return None if connection is None else _NotingConnection(connection, self._begin)
 
 
-class _NotingWire:
+class _NotingConnection:
     """The shared connection, as the layer uses it."""
 
-    def __init__(self, wire: Wire, begin: Callable[..., Any]) -> None:
-        self._wire = wire
+    def __init__(self, connection: Connection, begin: Callable[..., Any]) -> None:
+        self._connection = connection
         self._begin = begin
-        self.end_if_deserted = wire.end_if_deserted
+        self.end_if_deserted = connection.end_if_deserted
 
     async def ask(self, command: bytes, ends: float) -> Any:
         """Note the message, and send it."""
         end, read = self._begin(_unpacked(command))
         try:
-            reply = await self._wire.ask(command, ends)
+            reply = await self._connection.ask(command, ends)
         except BaseException:
             end(is_open=True)
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import os
 import ssl
 import time
@@ -22,10 +23,9 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis.clients.asynchronous import async_client
 from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import RAW
-from idempotency_mw.persistence.redis.direct.async_connection import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Connection
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis, can_be_direct
 from idempotency_mw.persistence.redis.direct.resp import packed
-from idempotency_mw.persistence.redis.direct.stream import Stream
 from tests.persistence.driven import a_claim
 from tests.proxy import Proxy
 from tests.servers import RedisServer
@@ -313,11 +313,11 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
             assert isinstance(await early, TimeoutError)
             assert clock() >= begun + 0.1
             assert not waits.done()
-            assert wire._looks > begun + 0.1  # and does not look again and again
+            assert wire._alarm.when > begun + 0.1  # and does not look again and again
             assert isinstance(await waits, TimeoutError)
             assert clock() >= begun + 0.2
             assert (await late, wire.is_open) == (b"late", True)
-            assert wire._ends == {}
+            assert wire._exchanges.next_deadline == math.inf
 
 
 async def test_a_deadline_that_is_over_as_the_reply_before_it_comes_leaves_those_of_later_callers(any_server):
@@ -340,7 +340,7 @@ async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(an
             await echo(client, "connected")
             proxy.when(b"ECHO", "hang reply")
             command = packed(("ECHO", "x"))
-            asking = client.wire_for(command).ask(command, asyncio.get_running_loop().time() + 0.1)
+            asking = client.connection_for(command).ask(command, asyncio.get_running_loop().time() + 0.1)
             assert isinstance(await asking, TimeoutError)
             assert connections(client) == 0
             assert timers() == []
@@ -390,48 +390,6 @@ async def test_a_rest_that_was_longer_than_the_patience_is_no_silence(any_server
         wire._look()  # as a timer does that was set before
         assert len(timers()) == 1
         assert (await answer, wire.is_open) == (b"x", True)
-
-
-SAID = [
-    (b":0\r\n", 0),
-    (b":12\r\n", 12),
-    (b"$3\r\nabc\r\n", b"abc"),
-    (b"$4\r\na\r\nb\r\n", b"a\r\nb"),
-    (b"*3\r\n:0\r\n:17\r\n$2\r\nxy\r\n", [0, 17, b"xy"]),
-    (b"*1\r\n:0\r\n", [0]),
-    (b"+OK\r\n", b"OK"),
-    (b":-1\r\n", -1),
-]
-NOTHING = {2: (b"$-1\r\n", None), 3: (b"_\r\n", None)}
-
-
-@pytest.mark.parametrize("protocol", [2, 3])
-async def test_replies_are_read_wherever_the_bytes_are_cut(any_server, protocol):
-    random, loop = Random(protocol), asyncio.get_running_loop()
-    async with direct(any_server.url, protocol=protocol) as client:
-        await echo(client, "connected")
-        for _ in range(300):
-            said = random.choices([*SAID, NOTHING[protocol]], k=random.randint(1, 6))
-            answers = [loop.create_future() for _ in said]
-            client._shared._exchange([], answers)
-            data = b"".join(raw for raw, _ in said)
-            while data:
-                assert not any(answer.done() for answer in answers)
-                cut = random.randint(1, len(data))
-                client._shared.data_received(data[:cut])
-                data = data[cut:]
-            assert [answer.result() for answer in answers] == [value for _, value in said]
-            assert client._shared._keeps_bytes or client._shared._parsing is None  # ready for plain replies
-
-
-def test_a_parser_that_takes_whatever_comes_gets_it():
-    stream = Stream()
-    reading = stream.read(1 << 16)
-    reading.send(None)
-    stream.arrived += b"+OK\r\n"
-    with pytest.raises(StopIteration) as read:
-        reading.send(None)
-    assert (read.value.value, stream.arrived) == (b"+OK\r\n", b"")
 
 
 async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
@@ -712,7 +670,7 @@ async def test_a_connection_that_the_server_has_closed_already_is_not_taken_over
         await connection.connect()
         connection._reader.feed_eof()
         with pytest.raises(redis.ConnectionError, match="at once"):
-            Wire(connection, set())
+            Connection(connection, set())
         await connection.disconnect()
 
 

@@ -182,11 +182,11 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         ends = asyncio.get_running_loop().time() + self.timeout_seconds
         if isinstance(client, DirectRedis):
             command = call.packed()
-            if (wire := client.wire_for(command)) is not None:
+            if (connection := client.connection_for(command)) is not None:
                 try:
-                    reply = await wire.ask(command, ends)
+                    reply = await connection.ask(command, ends)
                 except asyncio.CancelledError:
-                    wire.end_if_deserted()
+                    connection.end_if_deserted()
                     raise
         if reply is None or isinstance(reply, Exception):
             reply = await self._after_first_try(call, ends, reply)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
-from idempotency_mw.persistence.redis.redis_py import drop_connection
+from idempotency_mw.persistence.redis.redis_py import abort
 
 __all__ = ["closers", "drop"]
 
@@ -25,7 +25,7 @@ def drop(client: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
         for each in _with_sentinels(client):
             each._initialize = True  # what a cluster's client looks like once it is closed
             for connection in tuple(_connections(each)):
-                drop_connection(connection)
+                abort(connection)
 
 
 def _with_sentinels(client: Any) -> list[Any]:

@@ -1,223 +1,164 @@
-"""One connection to Redis, on which commands of many callers go in one write.
+"""One async connection to Redis. It moves bytes and sets a timer; `exchanges` says whose reply is whose.
 
-redis-py made it (TLS, authentication, database, name). Left out are asyncio's streams and what redis-py does
-around an exchange. Plain replies are read here, the others by redis-py's parser, and all by hiredis, which keeps
-bytes of its own. No task reads: the parser goes on when bytes come in.
+redis-py made the connection (TLS, credentials, database, name) and does nothing on it from then on: bytes come
+here from the transport, past asyncio's streams, and `resp` reads them. No task reads, so none is left behind.
 
-There is one exchange at a time: commands in one write (what is large in pieces), and as many replies. Nobody gets
-a reply before all of them are there, and a connection whose exchange does not end is closed. So a reply that is
-lost on the way, or that nobody waits for any more, never makes the next one pass for it. One timer sees to
-silence, and to all deadlines. It stays for a moment when the connection rests; `rest` takes it from the loop of a
-process that may be frozen.
-
-This reaches for names that redis-py has had from 5.0 to 8.1; `redis/direct.py` sees whether they are there.
+The connection is closed whenever its state may be unknown: a reply that nobody asked for, one that can't be read,
+silence while replies are due, an exchange whose callers have all left. Everybody who waits then gets an error.
 """
 
-# ruff: noqa: SLF001
-
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableSet, Sequence
 from contextvars import Context
 from math import inf
 from typing import Any
 
-import redis._parsers
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, ReadOnlyError, RedisError
+from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from idempotency_mw.persistence.redis.direct.resp import pieces, plain
-from idempotency_mw.persistence.redis.direct.stream import Stream
-from idempotency_mw.persistence.redis.redis_py import drop_connection
+from idempotency_mw.persistence.redis.direct.exchanges import Exchanges, NothingDueError
+from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Argument, Push, Reader, Reply, pieces
+from idempotency_mw.persistence.redis.redis_py import abort, is_at_its_end, server_error, transport_of
 
-__all__ = ["Wire"]
+__all__ = ["Connection"]
 
-_MANY = 128
-"""So many commands are one exchange at most: replies are held until the last, and may be large."""
-
-
-_parsers: Any = redis._parsers
-_KEEP_NOTHING = tuple(
-    getattr(_parsers, name) for name in ("_AsyncRESP2Parser", "_AsyncRESP3Parser") if hasattr(_parsers, name)
-)
-"""The parsers that hold no bytes between two replies."""
+Answer = asyncio.Future[Reply]
 
 
-class Wire(asyncio.Protocol):
-    """One connection and the exchange that is under way on it. Bytes come to it past asyncio's streams."""
+class Connection(asyncio.Protocol):
+    """One connection, and the exchanges on it.
 
-    def __init__(self, connection: Any, lent: set[Any], patience: float = inf) -> None:
+    With `patience`, it is closed when replies are due and nothing has come for so many seconds.
+    """
+
+    def __init__(self, connection: Any, lent: MutableSet[Any], patience: float = inf) -> None:
+        """Take over redis-py's connection, and add it to those that its pool has lent.
+
+        Raises redis-py's `ConnectionError` if the server has closed it, or has said more than it was asked.
+        """
+        if transport_of(connection).is_closing() or is_at_its_end(connection):
+            raise RedisConnectionError("the server closed the connection at once, or said more than it was asked")
         self.is_open = True
         self._connection = connection
-        self._transport = connection._writer.transport
+        self._transport = transport_of(connection)
         self._loop = asyncio.get_running_loop()
-        self._stream = connection._parser._stream = Stream()
-        self._keeps_bytes = not isinstance(connection._parser, _KEEP_NOTHING)
-        self._parsing: Coroutine[Any, Any, Any] | None = None
-        self._due: list[asyncio.Future[Any]] = []
-        self._replies: list[Any] = []
-        self._waiting: list[asyncio.Future[Any]] = []  # for the next exchange
-        self._unsent: list[bytes] = []
-        self._ends: dict[asyncio.Future[Any], float] = {}  # when those who wait must have been told something
-        self._is_busy = False
+        self._reader = Reader(server_error)
+        self._exchanges: Exchanges[Answer] = Exchanges()
         self._is_demoted = False
-        self._were_many = False
         self._patience = patience
         self._heard = 0.0
-        self._watch: asyncio.TimerHandle | None = None
-        self._looks = inf  # when it will
-        self._context = Context()  # a timer would copy that of whoever asks
-        if connection._reader.at_eof() or self._transport.is_closing():
-            raise RedisConnectionError("the server closed the connection at once")
-        self._lent = lent  # which the pool closes, or are dropped
+        self._alarm = _Alarm(self._loop, self._look)
+        self._lent = lent  # the pool closes these, or they are dropped with it
         lent.add(connection)
-        self._usual = self._transport.get_protocol()
+        self._usual_protocol = self._transport.get_protocol()
         self._transport.set_protocol(self)
-        self._parse()
 
-    def ask(self, command: bytes, ends: float = inf) -> asyncio.Future[Any]:
-        """Send a command with those of others; the reply comes as the future's result, also if it is an error.
+    def ask(self, command: bytes, ends: float = inf) -> Answer:
+        """Send a packed command with those of others. The future's result is the reply, also if that is an error.
 
-        By the time given there is a result, a `TimeoutError` if nothing else.
+        It has a result by the loop's time `ends`: a `TimeoutError` if nothing else.
         """
-        answer = self._loop.create_future()
-        self._unsent.append(command)
-        self._waiting.append(answer)
-        self._ends[answer] = ends
-        if not self._is_busy:
-            self._is_busy = True
-            if self._were_many:
-                self._loop.call_soon(self._begin)  # who got their replies together ask again together
+        answer: Answer = self._loop.create_future()
+        exchanges = self._exchanges
+        if exchanges.ask(answer, command, ends):
+            if exchanges.were_many:  # callers that got their replies together ask again together
+                self._loop.call_soon(self._begin)
             else:
                 self._begin()
-        if ends < self._looks and self.is_open:
-            self._look_at(ends)
+        if ends < self._alarm.when and self.is_open:
+            self._alarm.set(ends)
         return answer
 
-    async def ask_alone(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    async def ask_alone(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         """Return the replies to several commands, on a connection that nobody else asks."""
-        answers = [self._loop.create_future() for _ in commands]
-        self._exchange(pieces(commands), answers)
+        answers: list[Answer] = [self._loop.create_future() for _ in commands]
+        self._exchanges.begin_alone(answers)
+        self._send(pieces(commands))
         try:
             return [await each for each in answers]
         finally:
-            if self._due:
+            if self._exchanges.is_under_way:
                 self.end("nobody waits for the replies any more")
 
     def _begin(self) -> None:
         if self.is_open:
-            commands, due = self._unsent, self._waiting
-            self._unsent, self._waiting = commands[_MANY:], due[_MANY:]
-            del commands[_MANY:], due[_MANY:]
-            self._exchange((b"".join(commands),), due)
+            self._send((b"".join(self._exchanges.begin()),))
 
-    def _exchange(self, message: Iterable[bytes], due: list[asyncio.Future[Any]]) -> None:
-        self._due = due
+    def _send(self, message: Iterable[bytes]) -> None:
         self._heard = self._loop.time()
-        if self._transport.is_closing():  # which is told in a moment
+        if self._transport.is_closing():  # asyncio calls connection_lost in a moment
             self.end("closed by the server")
             return
         for piece in message:
             self._transport.write(piece)
-        if self._heard + self._patience < self._looks:
-            self._look_at(self._heard + self._patience)
-
-    def _look_at(self, when: float) -> None:
-        self._end_watch()
-        self._looks = when
-        self._watch = self._loop.call_at(when, self._look, context=self._context)
+        if self._heard + self._patience < self._alarm.when:
+            self._alarm.set(self._heard + self._patience)
 
     def _look(self) -> None:
-        """See who has waited long enough, and whether anything comes at all. It is never later than it must be."""
-        self._end_watch()
+        """Tell the callers whose deadline is over, and close a connection that is silent.
+
+        This happens at the earliest moment at which there may be something to do. It finds nothing if the replies
+        have come meanwhile: setting it anew for each exchange takes a fifth of the exchange's instructions.
+        """
         now = self._loop.time()
-        for answer in [answer for answer, ends in self._ends.items() if ends <= now]:
-            del self._ends[answer]
+        for answer in self._exchanges.overdue(now):
             if not answer.done():
                 answer.set_result(TimeoutError("no reply within the time that there was"))
         self.end_if_deserted()
-        silent = self._heard + self._patience if self._due else inf
+        silent = self._heard + self._patience if self._exchanges.is_under_way else inf
         if now >= silent:
             self.end(f"the server has been silent for {self._patience} s")
-        elif self.is_open and (when := min([silent, *self._ends.values()])) < inf:
-            self._look_at(when)
+        elif self.is_open and (when := min(silent, self._exchanges.next_deadline)) < inf:
+            self._alarm.set(when)
 
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        left = data if self._parsing or self._keeps_bytes else self._read_plain(data)
-        if left:
-            self._stream.arrived += left
-            self._parse()
-
-    def _read_plain(self, data: bytes) -> bytes:
-        """Read replies for as long as they are plain, and return what is left."""
-        end = 0
-        while end < len(data) and (found := plain(data, end)):
-            reply, end = found
-            self._take(reply)
-        return data[end:]
-
-    def _parse(self) -> None:
-        """Let the parser go on until it needs more bytes. It also hears what nobody has asked for."""
-        while self.is_open and (self._parsing or self._stream.arrived or self._keeps_bytes):
-            parsing = self._parsing = self._parsing or self._connection._parser.read_response(
-                disable_decoding=True
-            )
-            try:
-                parsing.send(None)
-            except StopIteration as parsed:
-                self._parsing = None
-                self._is_demoted = self._is_demoted or isinstance(parsed.value, ReadOnlyError)
-                self._take(parsed.value)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the parser can't go on
-                self._fail(error)
-            else:
-                return
-
-    def _take(self, reply: Any) -> None:
-        if not self._due:
+        reader = self._reader
+        reader.receive_data(data)
+        try:
+            while self.is_open and (event := reader.next_event()) is not NEED_DATA:
+                self._take(event)
+        except InvalidResponse as error:
+            self._fail(error)
+        except NothingDueError:
             self.end("the server said what nobody had asked for")
-            return
-        self._replies.append(reply)
-        if len(self._replies) == len(self._due):
-            self._hand_out()
 
-    def _hand_out(self) -> None:
-        due, replies, ends = self._due, self._replies, self._ends
-        self._due, self._replies = [], []
-        self._were_many = len(due) > 1
-        for answer, reply in zip(due, replies, strict=True):
-            ends.pop(answer, None)
+    def _take(self, event: Reply | Push) -> None:
+        if isinstance(event, Exception):
+            if isinstance(event, RedisConnectionError):  # the server refuses everything on this connection
+                self._fail(event)
+                return
+            self._is_demoted = self._is_demoted or isinstance(event, ReadOnlyError)
+        elif isinstance(event, Push):
+            raise NothingDueError
+        if replies := self._exchanges.receive(event):
+            self._hand_out(replies)
+
+    def _hand_out(self, replies: Sequence[tuple[Answer, Reply]]) -> None:
+        for answer, reply in replies:
             if not answer.done():
                 answer.set_result(reply)
-        self._is_busy = bool(self._waiting)
-        if self._is_busy:
+        if self._exchanges.is_busy:
             self._loop.call_soon(self._begin)
         if self._is_demoted:
             self.end("the server is a replica now; under its name there may be another")
 
-    def rest(self) -> None:
-        """Leave nothing on the loop, unless somebody waits."""
-        if not self._is_busy:
-            self._end_watch()
-
-    def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-            self._looks = inf
-
     def _fail(self, error: Exception) -> None:
-        """End it for an error that the parser raises: that of the server about one command, or its own."""
-        if not isinstance(error, RedisError) or isinstance(error, InvalidResponse):
-            error = InvalidResponse("the reply can't be read")  # redis-py quotes it: it may be a result
-        if self._due and not self._due[len(self._replies)].done():
-            self._due[len(self._replies)].set_result(error)
+        """Close the connection for an error in place of a reply, which is the answer to that reply's caller."""
+        answer = self._exchanges.next_in_line
+        if answer is not None and not answer.done():
+            answer.set_result(error)
         self.end(str(error))
 
+    def rest(self) -> None:
+        """Leave no timer on the loop, unless somebody waits: the process may be frozen."""
+        if not self._exchanges.is_busy:
+            self._alarm.cancel()
+
     def end_if_deserted(self) -> None:
-        """Close the connection if nobody waits for what is due; those who wait for their turn ask again."""
-        if self._due and all(each.done() for each in self._due):
+        """Close the connection if all callers of the exchange have left. Those of the next one get an error."""
+        if self._exchanges.is_deserted(_is_done):
             self.end("nobody waits for the replies any more")
 
     def end_if_idle(self, seconds: float) -> None:
@@ -226,17 +167,51 @@ class Wire(asyncio.Protocol):
             self.end("idle for too long")
 
     def end(self, reason: str) -> None:
-        """Close the connection at once. Whoever waits gets an error for a reply."""
+        """Close the connection at once. Everybody who waits gets redis-py's `ConnectionError` for a reply."""
         if self.is_open:
             self.is_open = False
-            self._end_watch()
+            self._alarm.cancel()
             self._lent.discard(self._connection)
-            for answer in self._due + self._waiting:
+            for answer in self._exchanges.abandon():
                 if not answer.done():
                     answer.set_result(RedisConnectionError(f"Connection lost: {reason}"))
-            drop_connection(self._connection)
+            abort(self._connection)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As `asyncio.Protocol.connection_lost`."""
         self.end(str(exc or "closed by the server"))
-        self._usual.connection_lost(exc)  # redis-py may be waiting for it
+        self._usual_protocol.connection_lost(exc)  # redis-py may be waiting for it
+
+
+def _is_done(answer: Answer) -> bool:
+    return answer.done()
+
+
+class _Alarm:
+    """One timer, set to the earliest of the moments that matter."""
+
+    __slots__ = ("_call", "_context", "_loop", "_timer", "when")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        self.when = inf
+        self._loop = loop
+        self._call = call
+        self._timer: asyncio.TimerHandle | None = None
+        self._context = Context()  # else the timer would keep a copy of the context of whoever asked
+
+    def set(self, when: float) -> None:
+        """Call then, and not at the moment that was set before."""
+        self.cancel()
+        self.when = when
+        self._timer = self._loop.call_at(when, self._ring, context=self._context)
+
+    def cancel(self) -> None:
+        """Call no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.when = inf
+
+    def _ring(self) -> None:
+        self.cancel()
+        self._call()

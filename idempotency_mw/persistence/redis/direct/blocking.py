@@ -1,8 +1,8 @@
 """A standalone server by a shorter way, for blocking code: a thread takes a connection, asks, and gives it back.
 
 redis-py makes each connection (TLS, authentication, database, name). Left out are its pool, locks, retries and
-metrics; an exchange is that of `redis/wire_blocking.py`. Where redis-py lacks a name that is needed, or has an
-option that is not heeded here, its usual client is used. Knows nothing of scripts or verbs.
+metrics; an exchange is that of `redis/connection_blocking.py`. Where redis-py lacks a name that is needed, or
+has an option that is not heeded here, its usual client is used. Knows nothing of scripts or verbs.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -10,17 +10,18 @@ option that is not heeded here, its usual client is used. Knows nothing of scrip
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from os import getpid
 from time import monotonic
 from typing import Any
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingWire
+from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingConnection
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from idempotency_mw.persistence.redis.direct.options import are_heeded
 from idempotency_mw.persistence.redis.direct.resp import packed, pieces
+from idempotency_mw.persistence.redis.redis_py import has_what_direct_needs
 
 __all__ = ["DirectBlockingRedis", "can_be_direct_blocking"]
 
@@ -28,18 +29,10 @@ _Redis: Any = redis.Redis
 
 _MOST_IDLE = 50
 
-_names_of = attrgetter("_sock", "_parser.parse_error", "connect", "disconnect")
-
 
 def can_be_direct_blocking(make_connection: Callable[[], Any], options: dict[str, Any]) -> bool:
     """Tell whether all options are heeded here, and redis-py and the platform have the names that are needed."""
-    if not are_heeded(options) or not hasattr(select, "poll"):
-        return False
-    try:
-        _names_of(make_connection())
-    except AttributeError:
-        return False
-    return True
+    return are_heeded(options) and hasattr(select, "poll") and has_what_direct_needs(make_connection())
 
 
 class DirectBlockingRedis(_Redis):  # type: ignore[misc]
@@ -57,7 +50,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         self._make_connection = make_connection
         self._deadline = deadline
         self._most_idle = _MOST_IDLE
-        self._idle: dict[int, list[BlockingWire]] = {}
+        self._idle: dict[int, list[BlockingConnection]] = {}
         super().__init__(connection_pool=connection_pool)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -81,20 +74,20 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         idle = self._idle.get(getpid())
         if idle is None:
             idle = self._begun()
-        wire = _rested(idle, now) or self._connected(ends)
+        connection = _rested(idle, now) or self._connected(ends)
         try:
-            replies = wire.exchange(message, count, now, ends)
+            replies = connection.exchange(message, count, now, ends)
         except BaseException as error:
-            wire.close()
+            connection.close()
             if isinstance(error, Exception):  # not where the thread was told to stop
                 _close_beyond(0, idle)  # what befell this one, befell those that were idle for longer
             raise
-        idle.append(wire)
+        idle.append(connection)
         if len(idle) > self._most_idle:
             _close_beyond(self._most_idle, idle)
         return replies
 
-    def _begun(self) -> list["BlockingWire"]:
+    def _begun(self) -> list["BlockingConnection"]:
         """Begin in this process, and close what it has of its parents' sockets: theirs stay open."""
         process = getpid()
         for other in tuple(self._idle):
@@ -102,12 +95,13 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
                 _close_beyond(0, self._idle.pop(other, []))
         return self._idle.setdefault(process, [])
 
-    def _connected(self, ends: float) -> "BlockingWire":
+    def _connected(self, ends: float) -> "BlockingConnection":
         self._deadline.ends = ends
         connection = self._make_connection()
         try:
             connection.connect()
-            return BlockingWire(connection)
+            _check_all_is_read(connection)
+            return BlockingConnection(connection)
         except BaseException:
             connection.disconnect()
             raise
@@ -120,20 +114,26 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         super().close()
 
 
-def _rested(idle: list[BlockingWire], now: float) -> BlockingWire | None:
+def _check_all_is_read(connection: Any) -> None:
+    """Raise if more has come than the handshake's replies: what follows would pass for the reply to a command."""
+    if connection.can_read(timeout=0):
+        raise RedisConnectionError("the server said more than it was asked")
+
+
+def _rested(idle: list[BlockingConnection], now: float) -> BlockingConnection | None:
     """Return a connection that nobody uses, if there is one that can be used."""
     while idle:
         try:
-            wire = idle.pop()
+            connection = idle.pop()
         except IndexError:  # another thread was faster
             return None
-        if wire.is_fit(now):
-            return wire
-        wire.close()
+        if connection.is_fit(now):
+            return connection
+        connection.close()
     return None
 
 
-def _close_beyond(most: int, idle: list[BlockingWire]) -> None:
+def _close_beyond(most: int, idle: list[BlockingConnection]) -> None:
     """Close the connections that were idle for longest, but for so many."""
     with suppress(IndexError):  # another thread was faster
         while len(idle) > most:

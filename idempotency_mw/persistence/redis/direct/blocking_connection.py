@@ -1,43 +1,47 @@
-"""One connection to Redis for blocking code, and an exchange on it.
+"""One blocking connection to Redis, and an exchange on it: a few commands in one message, and as many replies.
 
-redis-py made it. Its parser is left out, which would take the bytes from the socket itself: what the scripts reply
-is read here, and its errors are made by redis-py. Nobody gets a reply before all of an exchange are there.
+redis-py made the connection (TLS, credentials, database, name) and is not asked again: its parser would take
+bytes from the socket by itself, and cut no wait to a deadline. `resp` reads the replies. An exchange returns all
+of them or raises.
 """
 
-# ruff: noqa: SLF001
-
-import re
 import select
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import bounded
-from idempotency_mw.persistence.redis.direct.resp import plain
+from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Push, Reader, Reply, plain
+from idempotency_mw.persistence.redis.redis_py import server_error, socket_of
 
-__all__ = ["BlockingWire"]
+__all__ = ["BlockingConnection"]
 
-_IDLE_SECONDS = 30.0
-_SIZE = 64 << 10
-_EXACT = 0.001
+IDLE_SECONDS: Final = 30.0
+"""A connection that was idle for longer is not used again: a firewall may have forgotten it, and what it then
+swallows is a result."""
 
-_ARRAY = re.compile(rb"\*([0-9]{1,9})\r\n")
-_UNFIT = (RedisConnectionError, ReadOnlyError)
-"""What says that the server can't be used, or is a replica now: under its name there may be another."""
+_SIZE: Final = 64 << 10
+"""How much one `recv` takes: redis-py's own `socket_read_size`, and the reply of most verbs many times over."""
+
+_EXACT: Final = 0.001
+"""A socket's time-out is left as it is while it is right to the millisecond: setting it is a system call."""
+
+_UNFIT: Final = (RedisConnectionError, ReadOnlyError)
+"""Errors after which this server can't be used: it refuses everything, or is a replica now, and under its name
+there may be another server."""
 
 
-class BlockingWire:
-    """One connection. An exchange that does not end as it should leaves it in a state that nobody can tell."""
+class BlockingConnection:
+    """One connection. After an exchange that raised it must be closed: what comes next on it is unknown."""
 
-    __slots__ = ("_asked", "_connection", "_longest", "_poll", "_sock", "_was_idle", "close")
+    __slots__ = ("_asked", "_longest", "_poll", "_sock", "_was_idle", "close")
 
     def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._sock = connection._sock
+        self._sock = socket_of(connection)
         self._asked = monotonic()
         self._was_idle = False
         self._longest = inf
@@ -51,13 +55,17 @@ class BlockingWire:
 
         TLS keeps no bytes back that poll would not tell of: a record is read whole, and no further.
         """
-        return now - self._asked < _IDLE_SECONDS and not self._poll(0)
+        return now - self._asked < IDLE_SECONDS and not self._poll(0)
 
-    def exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Any]:
-        """Send the pieces of a message, and return so many replies; raise what says that the server can't be used.
+    def exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Reply]:
+        """Send the pieces of a message, and return `count` replies. An error reply is a value.
 
-        A connection that was idle may be dead and not say so: silence on it leaves half of the time to ask on
-        another. Not with several commands, a WAIT may be among them, nor with one in pieces, which takes its time.
+        Raises `TimeoutError` when `ends` has come, and redis-py's error if the connection or the server can't be
+        used any more.
+
+        A connection that was idle may be dead without a sign. Silence on it leaves half of the time, to ask
+        again on another one. Not so with several commands, because a WAIT may be among them, nor with one in
+        pieces, which takes its time.
         """
         sock = self._sock
         self._asked = now
@@ -66,7 +74,7 @@ class BlockingWire:
             sock.sendall(message[0])
         else:
             for piece in message:
-                self._wait_for(ends - monotonic())  # it may just have taken a while to connect, or to send
+                self._wait_for(ends - monotonic())  # connecting, or the piece before, may have taken a while
                 sock.sendall(piece)
             self._wait_for(ends - monotonic())
         data = sock.recv(_SIZE)
@@ -79,72 +87,36 @@ class BlockingWire:
         return replies
 
     def _wait_for(self, seconds: float) -> None:
-        """Let no wait take longer, to the millisecond: to tell the socket is a system call."""
+        """Let no wait of the socket take longer."""
         if not -_EXACT < seconds - self._longest < _EXACT:
             self._longest = bounded(seconds)
             self._sock.settimeout(self._longest)
 
-    def _replies(self, data: bytes | bytearray, count: int, ends: float) -> list[Any]:
-        """Read what began so, to its end."""
-        replies: list[Any] = []
-        at = 0
-        while len(replies) < count:
-            found = plain(data, at) or self._other(data, at)
-            if found is None:
-                data = self._more(data, ends)
-            else:
-                reply, at = found
-                replies.append(reply)
-        if at != len(data):
+    def _replies(self, data: bytes, count: int, ends: float) -> list[Reply]:
+        """Read the replies that begin so, to the end of the last one."""
+        reader = Reader(server_error)  # one for each exchange: nothing may be left over from the one before
+        reader.receive_data(data)
+        replies = [self._reply(reader, ends) for _ in range(count)]
+        if not reader.is_between_replies:
             raise RedisConnectionError("the server said more than it was asked")
         return replies
 
-    def _other(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
-        """Return the reply at this place that is not plain, and where it ends; None if it is not whole."""
-        head = _ARRAY.match(data, at)
-        if head is None:
-            return self._line(data, at)
-        items: list[Any] = []
-        end = head.end()
-        for _ in range(int(head[1])):
-            found = plain(data, end) or self._line(data, end)
-            if found is None:
-                return None
-            item, end = found
-            items.append(item)
-        return items, end
+    def _reply(self, reader: Reader, ends: float) -> Reply:
+        """Return the next reply once it is whole."""
+        while (event := reader.next_event()) is NEED_DATA:
+            reader.receive_data(self._more(ends))
+        if isinstance(event, _UNFIT):
+            raise event
+        if isinstance(event, Push):
+            raise InvalidResponse("the server said what nobody had asked for")
+        return event
 
-    def _line(self, data: bytes | bytearray, at: int) -> tuple[Any, int] | None:
-        """Return the status or the error that stands at this place; None if more may make it a reply."""
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
-        kind, text = data[at : at + 1], bytes(data[at + 1 : end])
-        if kind == b"-":
-            return self._error(text), end + 2
-        if kind == b"+":
-            return text, end + 2
-        if kind != b"$" or not text.isdigit():
-            raise InvalidResponse(f"no reply begins with {kind!r} here")
-        return None
-
-    def _error(self, text: bytes) -> Exception:
-        try:
-            error: Exception = self._connection._parser.parse_error(text.decode(errors="replace"))
-        except ValueError:  # a MOVED without an address; redis-py quotes it
-            raise InvalidResponse("the error can't be read") from None
-        if isinstance(error, _UNFIT):
-            raise error
-        return error
-
-    def _more(self, data: bytes | bytearray, ends: float) -> bytearray:
+    def _more(self, ends: float) -> bytes:
         left = ends - monotonic()
-        if left <= 0:  # a server that always has more to say makes no wait too long
+        if left <= 0:  # else a server that always has more to say would make a wait without end
             raise TimeoutError("the reply was not whole within the time that there was")
         self._wait_for(left)
         more = self._sock.recv(_SIZE)
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
-        whole = data if isinstance(data, bytearray) else bytearray(data)
-        whole += more
-        return whole
+        return more

@@ -1,4 +1,4 @@
-"""What is written of Redis's protocol here agrees with redis-py's own."""
+"""Commands are packed as redis-py packs them, and plain replies are read in one step."""
 
 from typing import Any
 
