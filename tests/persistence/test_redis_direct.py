@@ -674,6 +674,18 @@ async def test_a_connection_that_the_server_has_closed_already_is_not_taken_over
         await connection.disconnect()
 
 
+async def test_a_server_that_says_more_than_the_handshake_asked_is_not_talked_to(any_server):
+    async with (
+        relay(any_server.port, lambda reply: reply + b"+OK\r\n") as (port, _),
+        direct(f"redis://127.0.0.1:{port}") as client,
+    ):
+        with pytest.raises(redis.ConnectionError, match="more than it was asked"):
+            await client.execute_command("ECHO", "x", **RAW)
+        with pytest.raises(redis.ConnectionError, match="more than it was asked"):
+            await client.together([("ECHO", "x")])
+        assert connections(client) == 0
+
+
 def loops():
     """Return what makes event loops here."""
     found = {"asyncio": asyncio.new_event_loop}

@@ -631,6 +631,15 @@ def test_a_unix_socket_is_reached(any_binary, tmp_path):
         echo(client, "by its path")
 
 
+async def test_a_server_that_says_more_than_the_handshake_asked_is_not_talked_to(any_server):
+    def ask(url):
+        with direct(url) as client, pytest.raises(redis.ConnectionError, match="more than it was asked"):
+            echo(client, "x")
+
+    async with relay(any_server.port, lambda reply: reply + b"+OK\r\n") as (port, _):
+        await asyncio.to_thread(ask, f"redis://127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.redis.redis_py import tries_of
 
 __all__ = [
     "check_options",
@@ -70,10 +71,7 @@ def _slowest(client: Any) -> float | None:
     waits = [options.get(name) for name in ("socket_connect_timeout", "socket_timeout")]
     if None in waits:
         return None
-    retry = options.get("retry")
-    # get_retries() came with redis-py 6.
-    tries = 1 + (retry.get_retries() if hasattr(retry, "get_retries") else getattr(retry, "_retries", 0))
-    return float(tries * sum(waits))
+    return float(tries_of(options.get("retry")) * sum(waits))
 
 
 def check_version(info: Mapping[str, Any]) -> None:

@@ -1,50 +1,38 @@
 """Everything private of redis-py that this package reaches for, each name once.
 
-redis-py offers no public way to these. Every docstring lists the releases in which the name was looked up and
-found: "5.0 to 8.1" means 5.0.0, 5.0.8, 5.2.1, 5.3.1, 6.0.0, 6.4.0, 7.1.0, 8.0.0 and 8.1.0. Where a release lacks
-what the direct path needs, `has_what_direct_needs` says so, and redis-py's usual client is used.
-
-Outside of this module no private name of redis-py stands in the package; a test sees to that.
+redis-py has no public way to these. Each docstring gives the releases in which the name was found: "5.0 to 8.1"
+are 5.0.0, 5.0.8, 5.2.1, 5.3.1, 6.0.0, 6.4.0, 7.1.0, 8.0.0 and 8.1.0. If a release lacks what the direct path
+needs, `has_what_direct_needs` says so, and redis-py's usual client is used. Outside of this module no private
+name of redis-py stands in the package; tests/persistence/redis/test_private_names.py sees to that.
 """
 
 # ruff: noqa: SLF001
-# pyright: reportPrivateUsage=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
 
 import asyncio
-from collections.abc import MutableSet
+from collections.abc import Callable, Iterator, MutableSet
 from contextlib import suppress
 from socket import socket
-from typing import Any
+from typing import Any, cast
 
 from redis._parsers import BaseParser
 from redis.exceptions import InvalidResponse
 
 __all__ = [
     "abort",
+    "can_not_be_taken_over",
+    "connections_of",
     "has_what_direct_needs",
-    "is_at_its_end",
     "lent_by",
+    "mark_closed",
     "server_error",
     "socket_of",
     "transport_of",
+    "tries_of",
+    "with_time_outs",
 ]
 
-_parser: Any = BaseParser
-
-
-def server_error(text: str) -> Exception:
-    """Return the text of an error reply as an exception of redis-py's class for it, which callers match.
-
-    Raises `InvalidResponse` for a MOVED or ASK without an address: redis-py quotes the reply then, with
-    `ValueError`.
-
-    `redis._parsers.BaseParser`, 5.0 to 8.1.
-    """
-    try:
-        error: Exception = _parser.parse_error(text)
-    except ValueError:
-        raise InvalidResponse("an error reply can't be read") from None
-    return error
+_parser: Any = BaseParser  # what one release annotates, another does not have
 
 
 def has_what_direct_needs(connection: object, pool: object = None) -> bool:
@@ -52,50 +40,85 @@ def has_what_direct_needs(connection: object, pool: object = None) -> bool:
 
     The connection is one that is not connected yet. A pool is given with an async connection.
     """
-    names = ("_sock",) if pool is None else ("_reader", "_writer", "_parser")
+    names = ("_sock", "can_read") if pool is None else ("_reader", "_writer", "_parser")
     needed = [(connection, name) for name in (*names, "connect", "disconnect")]
     if pool is not None:
         needed.append((pool, "_in_use_connections"))
     return all(hasattr(owner, name) for owner, name in needed)
 
 
+def server_error(text: str) -> Exception:
+    """Return the text of an error reply as an exception of the class that redis-py has for it.
+
+    Raises `InvalidResponse` for a MOVED or ASK without an address, which redis-py quotes in a `ValueError`.
+
+    `redis._parsers.BaseParser`, 5.0 to 8.1.
+    """
+    try:
+        return cast("Exception", _parser.parse_error(text))
+    except ValueError:
+        raise InvalidResponse("an error reply can't be read") from None
+
+
+# Blocking connections.
+
+
 def socket_of(connection: Any) -> socket:
     """Return a blocking connection's socket: `_sock`, 5.0 to 8.1."""
-    found: socket = connection._sock
-    return found
+    return cast("socket", connection._sock)
+
+
+def with_time_outs(base: type[Any], left: Callable[[], float]) -> type[Any]:
+    """Return redis-py's blocking connection, which never waits longer than the seconds that are left.
+
+    Its time-outs are fixed beforehand. Over the steps of a handshake, and over tries, they add up to many times
+    the deadline. The class cuts those of connecting by itself; `cut_waits` cuts those of an open socket.
+
+    `_connect`, which opens the socket, and `_sock`, 5.0 to 8.1.
+    """
+
+    class TimedConnection(base):  # type: ignore[misc]
+        def _connect(self) -> socket:
+            self.socket_connect_timeout = self.socket_timeout = left()
+            return cast("socket", super()._connect())
+
+        def cut_waits(self) -> None:
+            if self._sock is not None:
+                self._sock.settimeout(left())
+
+    return TimedConnection
+
+
+# Async connections.
 
 
 def transport_of(connection: Any) -> asyncio.Transport:
     """Return an async connection's transport: `_writer`, 5.0 to 8.1."""
-    found: asyncio.Transport = connection._writer.transport
-    return found
+    return cast("asyncio.Transport", connection._writer.transport)
 
 
-def is_at_its_end(connection: Any) -> bool:
-    """Tell whether a connection that was just made can't be taken over: it has ended, or there is more to read.
+def can_not_be_taken_over(connection: Any) -> bool:
+    """Tell whether an async connection that was just made has ended already, or has more to read.
 
-    Each reply of the handshake was read, so that what follows is a reply to nothing. asyncio's reader has it, or
-    hiredis, if that is installed. `_reader`, `_parser` and, with hiredis, `_parser._reader`, 5.0 to 8.1.
+    redis-py has read one reply for each command of the handshake, so nothing can be left unless the server said
+    more than it was asked. It would pass for the reply to our first command. asyncio's reader has it, or hiredis
+    where that is installed. `_reader`, `_parser` and, with hiredis, `_parser._reader`, 5.0 to 8.1.
     """
     hiredis = getattr(connection._parser, "_reader", None)
     if hiredis is not None and hiredis.has_data():
         return True
     reading = connection._reader.read(1)
     try:
-        reading.send(None)  # waits if there is nothing to read yet, as there should be
+        reading.send(None)
     except StopIteration:
         return True
-    reading.close()
+    reading.close()  # it waits: there is nothing to read
     return False
 
 
 def lent_by(pool: Any) -> MutableSet[Any]:
-    """Return the async connections that the pool closes though it does not have them: `_in_use_connections`.
-
-    5.0 to 8.1; a weak set from 6.0 on.
-    """
-    found: MutableSet[Any] = pool._in_use_connections
-    return found
+    """Return the async connections that a pool has lent, which it closes too: `_in_use_connections`, 5.0 to 8.1."""
+    return cast("MutableSet[Any]", pool._in_use_connections)
 
 
 def abort(connection: Any) -> None:
@@ -104,3 +127,39 @@ def abort(connection: Any) -> None:
     if writer is not None:
         with suppress(RuntimeError):  # a loop other than asyncio's own may insist that it is closed
             writer.transport.abort()
+
+
+# Async clients.
+
+
+def connections_of(client: Any) -> Iterator[Any]:
+    """Yield all connections of an async client that may be open.
+
+    A pool's `_available_connections` and `_in_use_connections`, the `_connections` of a cluster's nodes, 5.0 to
+    8.1.
+    """
+    pool = getattr(client, "connection_pool", None)
+    yield from getattr(pool, "_available_connections", ())
+    yield from getattr(pool, "_in_use_connections", ())
+    nodes = getattr(client, "nodes_manager", None)
+    for node in (*getattr(nodes, "nodes_cache", {}).values(), *getattr(nodes, "startup_nodes", {}).values()):
+        yield from getattr(node, "_connections", ())
+
+
+def mark_closed(client: Any) -> None:
+    """Keep an async cluster client from complaining, when it is collected, that it was not closed.
+
+    `_initialize`, which its `aclose` sets, 5.0 to 8.1.
+    """
+    client._initialize = True
+
+
+# Clients that are brought along.
+
+
+def tries_of(retry: Any) -> int:
+    """Return how often one command is sent at most, by the client's `retry`: `_retries`, 5.0 to 5.3.
+
+    6.0 to 8.1 have `get_retries()`. `None` is one try.
+    """
+    return 1 + int(retry.get_retries() if hasattr(retry, "get_retries") else getattr(retry, "_retries", 0))

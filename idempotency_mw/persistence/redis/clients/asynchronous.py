@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.clients.cluster import one_first, open_to_newcomers
-from idempotency_mw.persistence.redis.clients.connections import leaving_replicas
+from idempotency_mw.persistence.redis.clients.connections import leaving_demoted
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis, can_be_direct
 
 __all__ = ["async_client"]
@@ -42,7 +42,7 @@ def async_client(
     if direct and can_be_direct(client, connection.options() | extra):
         # Half of the time-out is then left for asking again where an answer may come.
         return DirectRedis(client.connection_pool, patience=timeout / 2)
-    client.connection_pool.connection_class = leaving_replicas(client.connection_pool.connection_class)
+    client.connection_pool.connection_class = leaving_demoted(client.connection_pool.connection_class)
     return client
 
 

@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.clients.cluster import open_to_newcomers
-from idempotency_mw.persistence.redis.clients.connections import timed
+from idempotency_mw.persistence.redis.clients.connections import within
 from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis, can_be_direct_blocking
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
 
@@ -33,7 +33,7 @@ def blocking_client(
     if connection.mode == "sentinel":
         return _blocking_sentinel(connection, deadline, options, no_retry)
     use_tls = options.pop("ssl", False)
-    connection_class = timed(deadline, _connection_class(options, use_tls=use_tls))
+    connection_class = within(deadline, _connection_class(options, use_tls=use_tls))
     if connection.mode == "cluster":
         return _blocking_cluster(options, connection_class, use_tls=use_tls)
     pool = _redis.ConnectionPool(connection_class=connection_class, **options)
@@ -73,4 +73,4 @@ def _blocking_sentinel(
     managed = kinds.SentinelManagedSSLConnection if connection.ssl else kinds.SentinelManagedConnection
     sentinel_options = connection.sentinel_options(deadline.left()) | no_retry
     sentinel = _redis.Sentinel(connection.sentinels, sentinel_kwargs=sentinel_options, **options)
-    return sentinel.master_for(connection.service_name, connection_class=timed(deadline, managed))
+    return sentinel.master_for(connection.service_name, connection_class=within(deadline, managed))

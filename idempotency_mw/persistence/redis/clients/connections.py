@@ -1,70 +1,79 @@
-"""redis-py's connections, which keep to a deadline and leave a server that was demoted."""
+"""redis-py's connections, which keep to a deadline, and leave a server that was demoted.
+
+Demoted is a master that became a replica: it answers READONLY. Under its name there may be another server by
+now, the new master. So its connection is closed before the next command, which then goes to whatever the name
+leads to.
+"""
 
 from typing import Any
 
 from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
+from idempotency_mw.persistence.redis.redis_py import with_time_outs
 
-__all__ = ["leaving_replicas", "timed"]
+__all__ = ["leaving_demoted", "within"]
 
 # What one release of redis-py annotates, another does not have: it is used untyped here.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 
-def timed(deadline: Deadline, base: type[Any]) -> type[Any]:
-    """Return redis-py's connection with each wait on its socket cut to what is left of the deadline.
+class Demotion:
+    """Notes, as a context manager around the reading of replies, that the server said it is a replica now."""
 
-    Time-outs that are fixed beforehand add up, over the steps of a handshake and over tries, to many times the
-    deadline. `_sock` and `_connect` have been redis-py's names for these from 5.0 to 8.1.
-    """
+    def __init__(self) -> None:
+        self._is_noted = False
 
-    class TimedConnection(base):  # type: ignore[misc]
-        is_demoted = False
+    def __enter__(self) -> None:
+        """Begin to read a reply, which raises if it is an error."""
 
-        def _connect(self) -> Any:
-            self.socket_connect_timeout = self.socket_timeout = deadline.left()
-            return super()._connect()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ReadOnlyError):
+            self._is_noted = True
+
+    def is_new(self) -> bool:
+        """Tell whether the connection has to be closed before it is used again. True once for each demotion."""
+        noted, self._is_noted = self._is_noted, False
+        return noted
+
+
+def within(deadline: Deadline, base: type[Any]) -> type[Any]:
+    """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
+
+    class LeavingConnection(with_time_outs(base, deadline.left)):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.demotion = Demotion()
+            super().__init__(*args, **options)
 
         def send_packed_command(self, *args: Any, **options: Any) -> None:
-            if self.is_demoted:  # a replica now: under its name there may be another server
-                self.is_demoted = False
+            if self.demotion.is_new():
                 self.disconnect()
-            self._cut()
+            self.cut_waits()
             super().send_packed_command(*args, **options)
 
         def read_response(self, *args: Any, **options: Any) -> Any:
-            self._cut()
-            try:
+            self.cut_waits()
+            with self.demotion:
                 return super().read_response(*args, **options)
-            except ReadOnlyError:
-                self.is_demoted = True
-                raise
 
-        def _cut(self) -> None:
-            if self._sock is not None:
-                self._sock.settimeout(deadline.left())
-
-    return TimedConnection
+    return LeavingConnection
 
 
-def leaving_replicas(base: type[Any]) -> type[Any]:
-    """Return redis-py's async connection, which closes once its server says that it is a replica now."""
+def leaving_demoted(base: type[Any]) -> type[Any]:
+    """Return redis-py's async connection, which leaves a demoted server. Its waits are the layer's to bound."""
 
-    class LeavingConnection(base):  # type: ignore[misc]
-        is_demoted = False
+    class AsyncLeavingConnection(base):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.demotion = Demotion()
+            super().__init__(*args, **options)
 
         async def send_packed_command(self, *args: Any, **options: Any) -> None:
-            if self.is_demoted:  # under its name there may be another server
-                self.is_demoted = False
+            if self.demotion.is_new():
                 await self.disconnect()
             await super().send_packed_command(*args, **options)
 
         async def read_response(self, *args: Any, **options: Any) -> Any:
-            try:
+            with self.demotion:
                 return await super().read_response(*args, **options)
-            except ReadOnlyError:
-                self.is_demoted = True
-                raise
 
-    return LeavingConnection
+    return AsyncLeavingConnection

@@ -18,7 +18,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.exchanges import Exchanges, NothingDueError
 from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Argument, Push, Reader, Reply, pieces
-from idempotency_mw.persistence.redis.redis_py import abort, is_at_its_end, server_error, transport_of
+from idempotency_mw.persistence.redis.redis_py import abort, can_not_be_taken_over, server_error, transport_of
 
 __all__ = ["Connection"]
 
@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
 
         Raises redis-py's `ConnectionError` if the server has closed it, or has said more than it was asked.
         """
-        if transport_of(connection).is_closing() or is_at_its_end(connection):
+        if transport_of(connection).is_closing() or can_not_be_taken_over(connection):
             raise RedisConnectionError("the server closed the connection at once, or said more than it was asked")
         self.is_open = True
         self._connection = connection

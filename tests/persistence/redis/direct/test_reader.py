@@ -1,4 +1,4 @@
-"""The reader of Redis's protocol: the same events however the bytes are cut, those that redis-py reads, and bounds."""
+"""The reader of Redis's protocol: it reads as redis-py does, wherever the bytes are cut, and within bounds."""
 
 import math
 from dataclasses import dataclass
