@@ -117,7 +117,7 @@ def can_not_be_taken_over(connection: Any) -> bool:
 
 
 def lent_by(pool: Any) -> MutableSet[Any]:
-    """Return the async connections that a pool has lent, which it closes too: `_in_use_connections`, 5.0 to 8.1."""
+    """Return the async connections that a pool has lent, and closes: `_in_use_connections`, 5.0 to 8.1."""
     return cast("MutableSet[Any]", pool._in_use_connections)
 
 

@@ -11,18 +11,24 @@ import asyncio
 from collections.abc import Callable, Iterable, MutableSet, Sequence
 from contextvars import Context
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from idempotency_mw.persistence.redis.direct.exchanges import Exchanges, NothingDueError
-from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Argument, Push, Reader, Reply, pieces
+from idempotency_mw.persistence.redis.direct.exchanges import Exchanges
+from idempotency_mw.persistence.redis.direct.resp import Argument, Push, Reader, Reply, pieces
 from idempotency_mw.persistence.redis.redis_py import abort, can_not_be_taken_over, server_error, transport_of
 
 __all__ = ["Connection"]
 
 Answer = asyncio.Future[Reply]
+
+_PLAIN: Final = frozenset((int, bytes, list))
+"""The types of replies that are neither errors nor anything else that needs a look."""
+
+_UNFIT: Final = (RedisConnectionError, InvalidResponse)
+"""Errors in place of a reply that end the connection: the server refuses everything on it, or can't be read."""
 
 
 class Connection(asyncio.Protocol):
@@ -77,7 +83,7 @@ class Connection(asyncio.Protocol):
         try:
             return [await each for each in answers]
         finally:
-            if self._exchanges.is_under_way:
+            if self._exchanges.missing:
                 self.end("nobody waits for the replies any more")
 
     def _begin(self) -> None:
@@ -105,7 +111,7 @@ class Connection(asyncio.Protocol):
             if not answer.done():
                 answer.set_result(TimeoutError("no reply within the time that there was"))
         self.end_if_deserted()
-        silent = self._heard + self._patience if self._exchanges.is_under_way else inf
+        silent = self._heard + self._patience if self._exchanges.missing else inf
         if now >= silent:
             self.end(f"the server has been silent for {self._patience} s")
         elif self.is_open and (when := min(silent, self._exchanges.next_deadline)) < inf:
@@ -114,33 +120,39 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        reader = self._reader
-        reader.receive_data(data)
-        try:
-            while self.is_open and (event := reader.next_event()) is not NEED_DATA:
-                self._take(event)
-        except InvalidResponse as error:
-            self._fail(error)
-        except NothingDueError:
-            self.end("the server said what nobody had asked for")
+        events: list[Any] = self._reader.read(data)  # no `Push` is handed on
+        for event in events:
+            if type(event) not in _PLAIN:
+                self._receive_each(events)
+                return
+        whole = self._exchanges.receive(events)
+        if whole is not None:
+            self._hand_out(*whole)
 
-    def _take(self, event: Reply | Push) -> None:
-        if isinstance(event, Exception):
-            if isinstance(event, RedisConnectionError):  # the server refuses everything on this connection
+    def _receive_each(self, events: list[Reply | Push]) -> None:
+        """Take events of which some are errors, or nobody's."""
+        for event in events:
+            if not self.is_open:
+                return
+            if isinstance(event, _UNFIT):
                 self._fail(event)
                 return
+            if isinstance(event, Push):
+                self.end("the server said what nobody had asked for")
+                return
             self._is_demoted = self._is_demoted or isinstance(event, ReadOnlyError)
-        elif isinstance(event, Push):
-            raise NothingDueError
-        if replies := self._exchanges.receive(event):
-            self._hand_out(replies)
+            whole = self._exchanges.receive([event])
+            if whole is not None:
+                self._hand_out(*whole)
 
-    def _hand_out(self, replies: Sequence[tuple[Answer, Reply]]) -> None:
-        for answer, reply in replies:
+    def _hand_out(self, answers: list[Answer], replies: list[Reply]) -> None:
+        for answer, reply in zip(answers, replies):  # noqa: B905 - being strict takes 2,000 instructions
             if not answer.done():
                 answer.set_result(reply)
         if self._exchanges.is_busy:
             self._loop.call_soon(self._begin)
+        if len(replies) > len(answers):
+            self.end("the server said what nobody had asked for")
         if self._is_demoted:
             self.end("the server is a replica now; under its name there may be another")
 

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import bounded
-from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Push, Reader, Reply, plain
+from idempotency_mw.persistence.redis.direct.resp import Push, Reader, Reply, plain
 from idempotency_mw.persistence.redis.redis_py import server_error, socket_of
 
 __all__ = ["BlockingConnection"]
@@ -30,9 +30,9 @@ _SIZE: Final = 64 << 10
 _EXACT: Final = 0.001
 """A socket's time-out is left as it is while it is right to the millisecond: setting it is a system call."""
 
-_UNFIT: Final = (RedisConnectionError, ReadOnlyError)
-"""Errors after which this server can't be used: it refuses everything, or is a replica now, and under its name
-there may be another server."""
+_UNFIT: Final = (RedisConnectionError, ReadOnlyError, InvalidResponse)
+"""Errors after which the connection can't be used: the server refuses everything, or is a replica now, and under
+its name there may be another one; or what it said can't be read."""
 
 
 class BlockingConnection:
@@ -95,21 +95,12 @@ class BlockingConnection:
     def _replies(self, data: bytes, count: int, ends: float) -> list[Reply]:
         """Read the replies that begin so, to the end of the last one."""
         reader = Reader(server_error)  # one for each exchange: nothing may be left over from the one before
-        reader.receive_data(data)
-        replies = [self._reply(reader, ends) for _ in range(count)]
-        if not reader.is_between_replies:
+        events = reader.read(data)
+        while len(replies := _usable(events[:count])) < count:
+            events += reader.read(self._more(ends))
+        if len(events) > count or not reader.is_between_replies:
             raise RedisConnectionError("the server said more than it was asked")
         return replies
-
-    def _reply(self, reader: Reader, ends: float) -> Reply:
-        """Return the next reply once it is whole."""
-        while (event := reader.next_event()) is NEED_DATA:
-            reader.receive_data(self._more(ends))
-        if isinstance(event, _UNFIT):
-            raise event
-        if isinstance(event, Push):
-            raise InvalidResponse("the server said what nobody had asked for")
-        return event
 
     def _more(self, ends: float) -> bytes:
         left = ends - monotonic()
@@ -120,3 +111,15 @@ class BlockingConnection:
         if not more:
             raise RedisConnectionError("Connection lost: closed by the server")
         return more
+
+
+def _usable(events: Sequence[Reply | Push]) -> list[Reply]:
+    """Return replies, or raise what makes the connection unusable."""
+    replies: list[Reply] = []
+    for event in events:
+        if isinstance(event, _UNFIT):
+            raise event
+        if isinstance(event, Push):
+            raise InvalidResponse("the server said what nobody had asked for")
+        replies.append(event)
+    return replies

@@ -6,23 +6,19 @@ reply that is lost on the way never makes the next one pass for it: the exchange
 connection is closed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import Final, Generic, TypeVar
 
 from idempotency_mw.persistence.redis.direct.resp import Reply
 
-__all__ = ["MOST_COMMANDS", "Exchanges", "NothingDueError"]
+__all__ = ["MOST_COMMANDS", "Exchanges"]
 
 Waiter = TypeVar("Waiter")
 
 MOST_COMMANDS: Final = 128
 """The most commands of one exchange. Their replies are held until the last one is there, and a command may have
 64 KiB: this bounds what is unsent, and what is held, to 8 MiB."""
-
-
-class NothingDueError(Exception):
-    """The server said what nobody had asked for."""
 
 
 class Exchanges(Generic[Waiter]):
@@ -63,28 +59,26 @@ class Exchanges(Generic[Waiter]):
         self.is_busy = True
         self._due = waiters
 
-    def receive(self, reply: Reply) -> Sequence[tuple[Waiter, Reply]]:
-        """Take the next reply. Return all replies of the exchange once this is the last, and then end it.
+    @property
+    def missing(self) -> int:
+        """Return how many replies are due."""
+        return len(self._due) - len(self._replies)
 
-        Raises `NothingDueError` if no reply is due.
+    def receive(self, replies: list[Reply]) -> tuple[list[Waiter], list[Reply]] | None:
+        """Take the next replies. If they complete the exchange, end it, and return its waiters and their replies.
+
+        Replies beyond those that are due come last, and have no waiter.
         """
-        replies, due = self._replies, self._due
-        if not due:
-            raise NothingDueError
-        replies.append(reply)
-        if len(replies) < len(due):
-            return ()
+        held, due = self._replies, self._due
+        held += replies
+        if len(held) < len(due):
+            return None
         self._due, self._replies = [], []
         self.were_many = len(due) > 1
         self.is_busy = bool(self._waiting)
         for waiter in due:
             self._deadlines.pop(waiter, None)
-        return list(zip(due, replies, strict=True))
-
-    @property
-    def is_under_way(self) -> bool:
-        """Tell whether replies are due."""
-        return bool(self._due)
+        return due, held
 
     @property
     def next_in_line(self) -> Waiter | None:

@@ -1,7 +1,6 @@
 """Redis's protocol (RESP 2 and 3) without I/O: commands are packed to bytes, and bytes are read as replies.
 
-`Reader` has the shape of h11's connections: `receive_data` takes what came, `next_event` returns one reply after
-another until it needs more. The specification: https://redis.io/docs/latest/develop/reference/protocol-spec/.
+The specification: https://redis.io/docs/latest/develop/reference/protocol-spec/.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from redis.exceptions import InvalidResponse
 
-__all__ = ["NEED_DATA", "Argument", "NeedData", "Push", "Reader", "Reply", "bulk", "packed", "pieces", "plain"]
+__all__ = ["Argument", "Push", "Reader", "Reply", "bulk", "packed", "pieces", "plain"]
 
 Argument: TypeAlias = str | bytes | int | tuple[bytes, ...]
 """One argument of a command. It may come in parts, so that a large part is not copied behind a small one."""
@@ -77,24 +76,22 @@ def bulk(text: str) -> str:
 # Replies.
 
 
-class NeedData(Enum):
-    """The type of `NEED_DATA`: one of its own, which no reply has."""
-
-    NEED_DATA = "NEED_DATA"
-
-
-NEED_DATA: Final = NeedData.NEED_DATA
-"""What `Reader.next_event` returns when no whole reply is there."""
-
-_NeedData: TypeAlias = Literal[NeedData.NEED_DATA]
-
-
 @dataclass(frozen=True, slots=True)
 class Push:
     """A message that is the reply to no command (RESP 3)."""
 
     items: Sequence[Reply] = field(repr=False)
 
+
+class _Nothing(Enum):
+    """The type of `_MISSING`: one of its own, which no reply has."""
+
+    MISSING = "MISSING"
+
+
+_Missing: TypeAlias = Literal[_Nothing.MISSING]
+_MISSING: Final = _Nothing.MISSING
+"""What takes the place of a reply, or of an element of one, that is not whole yet."""
 
 _INTEGER: Final = rb":(-?[0-9]{1,18})\r\n"
 _STRING: Final = rb"\$([0-9]{1,18})\r\n"
@@ -117,7 +114,7 @@ def plain(data: bytes | bytearray, start: int) -> tuple[Reply, int] | None:
     end = begin + int(length or size)
     if data[end : end + 2] != b"\r\n":
         return None
-    text = data[begin:end] if isinstance(data, bytes) else bytes(data[begin:end])
+    text = data[begin:end] if type(data) is bytes else bytes(data[begin:end])
     return (text if remaining is None else [0, int(remaining), text]), end + 2
 
 
@@ -125,9 +122,6 @@ class Reader:
     """Reads the replies on one connection, however their bytes are cut.
 
     `make_error` makes the text of an error reply an exception, or raises `InvalidResponse`.
-
-    After an `InvalidResponse` nothing more can be read, because the start of the next reply is unknown. Its text
-    never quotes what came: that may be a stored response.
     """
 
     __slots__ = ("_at", "_data", "_make_error", "_open")
@@ -138,40 +132,63 @@ class Reader:
         self._at = 0  # everything before it has been read
         self._open: list[_Aggregate] = []  # those that have begun; each is an element of the one before
 
-    def receive_data(self, data: bytes) -> None:
-        """Take bytes that came on the connection."""
-        if self._at == len(self._data):
-            self._data, self._at = data, 0
-            return
-        unread = self._data if isinstance(self._data, bytearray) else bytearray(self._data)
-        del unread[: self._at]
-        unread += data
-        self._data, self._at = unread, 0
+    def read(self, data: bytes) -> list[Reply | Push]:
+        """Take bytes that came on the connection, and return the replies and pushes that are whole by them.
+
+        If something can't be read, the last of these is redis-py's `InvalidResponse`, and nothing after it can
+        be read, because the start of the next reply is unknown. Its text never quotes what came: that may be a
+        stored response.
+        """
+        if self._data or self._open:
+            return self._read_on(data)
+        found = plain(data, 0)
+        if found is not None and found[1] == len(data):  # most of the time
+            return [found[0]]
+        return self._read_on(data)
 
     @property
     def is_between_replies(self) -> bool:
         """Tell whether everything that came has been read, and no reply has begun."""
-        return self._at == len(self._data) and not self._open
+        return not self._data and not self._open
 
-    def next_event(self) -> Reply | Push | _NeedData:
-        """Return the next reply or push that is whole, or `NEED_DATA`. Raises redis-py's `InvalidResponse`."""
+    def _read_on(self, data: bytes) -> list[Reply | Push]:
+        if self._data:
+            self._data += data
+        else:
+            self._data = data
+        events: list[Reply | Push] = []
+        try:
+            while self._read_plain(events) and (event := self._next()) is not _MISSING:
+                events.append(event)
+        except InvalidResponse as error:
+            events.append(error)
         if self._at == len(self._data):
-            self._data, self._at = b"", 0  # a large reply is not kept here
-            return NEED_DATA
-        found = None if self._open else plain(self._data, self._at)
-        if found is not None:
-            reply, self._at = found
-            return reply
-        while (element := self._element()) is not NEED_DATA:
-            if (event := self._placed(element)) is not NEED_DATA:
-                return event
-        return NEED_DATA
+            self._data = b""
+        else:
+            self._data = bytearray(self._data) if isinstance(self._data, bytes) else self._data
+            del self._data[: self._at]
+        self._at = 0
+        return events
 
-    def _element(self) -> "Reply | _Aggregate | _NeedData":
+    def _read_plain(self, events: list[Reply | Push]) -> bool:
+        """Add plain replies for as long as there are any. Return whether there is more to read."""
+        while not self._open and (found := plain(self._data, self._at)) is not None:
+            reply, self._at = found
+            events.append(reply)
+        return self._at < len(self._data)
+
+    def _next(self) -> Reply | Push | _Missing:
+        """Return the next reply that is whole. `_open` keeps the elements of one that has begun."""
+        while (element := self._element()) is not _MISSING:
+            if (event := self._placed(element)) is not _MISSING:
+                return event
+        return _MISSING
+
+    def _element(self) -> "Reply | _Aggregate | _Missing":
         """Read a simple value, or the head of an aggregate."""
         at = self._at
         if at == len(self._data):
-            return NEED_DATA
+            return _MISSING
         kind = bytes(self._data[at : at + 1])
         if kind not in _KINDS:
             raise InvalidResponse("a reply begins with what no type has")
@@ -179,7 +196,7 @@ class Reader:
         if end < 0:
             if len(self._data) - at >= _LONGEST_LINE:
                 raise InvalidResponse("a line of a reply is too long")
-            return NEED_DATA
+            return _MISSING
         text = bytes(self._data[at + 1 : end])
         if kind in _STRINGS:
             return self._string(kind, text, end + 2)
@@ -188,7 +205,7 @@ class Reader:
             return self._aggregate(kind, text)
         return self._error(text) if kind == b"-" else _SIMPLE[kind](text)
 
-    def _string(self, kind: bytes, length: bytes, begin: int) -> Reply | _NeedData:
+    def _string(self, kind: bytes, length: bytes, begin: int) -> Reply | _Missing:
         if length == b"-1" and kind == b"$":  # null, in RESP 2
             self._at = begin
             return None
@@ -196,7 +213,7 @@ class Reader:
         if self._data[end : end + 2] != b"\r\n":
             if not b"\r\n".startswith(self._data[end : end + 2]):
                 raise InvalidResponse("a string of a reply is longer than it says")
-            return NEED_DATA
+            return _MISSING
         self._at = end + 2
         text = bytes(self._data[begin:end])
         if kind == b"!":
@@ -213,8 +230,8 @@ class Reader:
             raise InvalidResponse("a reply nests what can't be nested, or too deep")
         return _Aggregate(kind, _size(length, _MOST_ITEMS) * (2 if kind in b"%|" else 1))
 
-    def _placed(self, element: "Reply | _Aggregate") -> Reply | Push | _NeedData:
-        """Put an element where it belongs. Return the reply that becomes whole by it, or `NEED_DATA`."""
+    def _placed(self, element: "Reply | _Aggregate") -> Reply | Push | _Missing:
+        """Put an element where it belongs. Return the reply that becomes whole by it, or `_MISSING`."""
         if isinstance(element, _Aggregate):
             self._open.append(element)
         elif self._open:
@@ -224,12 +241,12 @@ class Reader:
         while len((last := self._open[-1]).items) == last.wants:
             self._open.pop()
             if last.kind == b"|":  # attributes: they are about the element that follows, and no part of it
-                return NEED_DATA
+                return _MISSING
             value = last.value()
             if not self._open or isinstance(value, Push):
                 return value
             self._open[-1].items.append(value)
-        return NEED_DATA
+        return _MISSING
 
 
 @dataclass(slots=True)

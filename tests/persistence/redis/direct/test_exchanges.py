@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from idempotency_mw.persistence.redis.direct.exchanges import MOST_COMMANDS, Exchanges, NothingDueError
+from idempotency_mw.persistence.redis.direct.exchanges import MOST_COMMANDS, Exchanges
 
 
 def asked(*waiters):
@@ -22,37 +22,44 @@ SEQUENCES = {
     "one caller gets its reply": [
         (ASK, "a", True),
         (BEGIN, None, [b"a"]),
-        (RECEIVE, 1, [("a", 1)]),
+        (RECEIVE, [1], (["a"], [1])),
     ],
     "a caller that asks meanwhile waits for the next exchange": [
         (ASK, "a", True),
         (BEGIN, None, [b"a"]),
         (ASK, "b", False),
         (ASK, "c", False),
-        (RECEIVE, 1, [("a", 1)]),
+        (RECEIVE, [1], (["a"], [1])),
         (BEGIN, None, [b"b", b"c"]),
-        (RECEIVE, 2, []),
-        (RECEIVE, 3, [("b", 2), ("c", 3)]),
+        (RECEIVE, [2], None),
+        (RECEIVE, [3], (["b", "c"], [2, 3])),
     ],
     "a caller that asks before the exchange begins is part of it": [
         (ASK, "a", True),
         (ASK, "b", False),
         (BEGIN, None, [b"a", b"b"]),
-        (RECEIVE, 1, []),
-        (RECEIVE, 2, [("a", 1), ("b", 2)]),
+        (RECEIVE, [1], None),
+        (RECEIVE, [2], (["a", "b"], [1, 2])),
         (ASK, "c", True),
         (BEGIN, None, [b"c"]),
-        (RECEIVE, None, [("c", None)]),
+        (RECEIVE, [None], (["c"], [None])),
     ],
-    "a reply to nobody is an error": [
+    "a reply to nobody has no waiter": [
+        (RECEIVE, [1], ([], [1])),
+    ],
+    "a reply beyond those that are due has no waiter": [
         (ASK, "a", True),
         (BEGIN, None, [b"a"]),
-        (RECEIVE, 1, [("a", 1)]),
-        (RECEIVE, 2, NothingDueError),
+        (RECEIVE, [1, 2], (["a"], [1, 2])),
+        (RECEIVE, [3], ([], [3])),
     ],
-    "a reply before the exchange has begun is an error": [
+    "replies that come together are taken together": [
         (ASK, "a", True),
-        (RECEIVE, 1, NothingDueError),
+        (ASK, "b", False),
+        (ASK, "c", False),
+        (BEGIN, None, [b"a", b"b", b"c"]),
+        (RECEIVE, [1, 2], None),
+        (RECEIVE, [3], (["a", "b", "c"], [1, 2, 3])),
     ],
 }
 
@@ -60,15 +67,13 @@ SEQUENCES = {
 @pytest.mark.parametrize("steps", SEQUENCES.values(), ids=SEQUENCES)
 def test_each_waiter_gets_the_reply_to_its_own_command(steps):
     exchanges = Exchanges()
-    do = {ASK: lambda name: exchanges.ask(name, name.encode()), BEGIN: lambda _: exchanges.begin()}
+    do = {
+        ASK: lambda name: exchanges.ask(name, name.encode()),
+        BEGIN: lambda _: exchanges.begin(),
+        RECEIVE: exchanges.receive,
+    }
     for step, value, expected in steps:
-        if expected is NothingDueError:
-            with pytest.raises(NothingDueError):
-                exchanges.receive(value)
-        elif step == RECEIVE:
-            assert list(exchanges.receive(value)) == expected
-        else:
-            assert do[step](value) == expected
+        assert do[step](value) == expected
 
 
 def test_an_exchange_has_so_many_commands_at_most_and_the_others_follow_in_order():
@@ -78,7 +83,8 @@ def test_an_exchange_has_so_many_commands_at_most_and_the_others_follow_in_order
     while exchanges.is_busy:
         sent.append(exchanges.begin())
         for command in sent[-1]:
-            told += exchanges.receive(command)
+            whole = exchanges.receive([command])
+        told += zip(*whole, strict=True)
     assert [len(commands) for commands in sent] == [MOST_COMMANDS, MOST_COMMANDS, 1]
     assert told == [(name, name.encode()) for name in names]
 
@@ -89,23 +95,23 @@ def test_whether_the_last_exchange_had_several_commands_is_known(waiters, were_m
     exchanges.begin()
     assert exchanges.were_many is False
     for _ in waiters:
-        exchanges.receive(0)
+        exchanges.receive([0])
     assert exchanges.were_many is were_many
 
 
 def test_it_is_busy_from_the_first_question_until_nobody_waits():
     exchanges = Exchanges()
-    assert (exchanges.is_busy, exchanges.is_under_way) == (False, False)
+    assert (exchanges.is_busy, exchanges.missing) == (False, 0)
     exchanges.ask("a", b"")
-    assert (exchanges.is_busy, exchanges.is_under_way) == (True, False)
+    assert (exchanges.is_busy, exchanges.missing) == (True, 0)
     exchanges.begin()
     exchanges.ask("b", b"")
-    assert (exchanges.is_busy, exchanges.is_under_way) == (True, True)
-    exchanges.receive(1)
-    assert (exchanges.is_busy, exchanges.is_under_way) == (True, False)
+    assert (exchanges.is_busy, exchanges.missing) == (True, 1)
+    exchanges.receive([1])
+    assert (exchanges.is_busy, exchanges.missing) == (True, 0)
     exchanges.begin()
-    exchanges.receive(2)
-    assert (exchanges.is_busy, exchanges.is_under_way) == (False, False)
+    exchanges.receive([2])
+    assert (exchanges.is_busy, exchanges.missing) == (False, 0)
 
 
 def test_whose_reply_comes_next_is_known():
@@ -113,9 +119,9 @@ def test_whose_reply_comes_next_is_known():
     assert exchanges.next_in_line is None
     exchanges.begin()
     assert exchanges.next_in_line == "a"
-    exchanges.receive(1)
+    exchanges.receive([1])
     assert exchanges.next_in_line == "b"
-    exchanges.receive(2)
+    exchanges.receive([2])
     assert exchanges.next_in_line is None
 
 
@@ -150,15 +156,15 @@ def test_the_reply_to_a_waiter_that_was_overdue_is_still_due():
     exchanges.ask("b", b"", 9.0)
     exchanges.begin()
     assert exchanges.overdue(1.0) == ["late"]
-    assert exchanges.receive(1) == ()
-    assert exchanges.receive(2) == [("late", 1), ("b", 2)]
+    assert exchanges.receive([1]) is None
+    assert exchanges.receive([2]) == (["late", "b"], [1, 2])
 
 
 def test_a_deadline_is_forgotten_with_the_reply():
     exchanges = Exchanges()
     exchanges.ask("a", b"", 1.0)
     exchanges.begin()
-    exchanges.receive(1)
+    exchanges.receive([1])
     assert exchanges.next_deadline == math.inf
     assert exchanges.overdue(5.0) == []
 
@@ -167,17 +173,15 @@ def test_everybody_who_waits_is_told_when_the_connection_has_ended_and_held_repl
     exchanges = asked("a", "b")
     exchanges.begin()
     exchanges.ask("c", b"", 5.0)
-    exchanges.receive(b"held")
+    exchanges.receive([b"held"])
     assert exchanges.abandon() == ["a", "b", "c"]
-    assert (exchanges.is_under_way, exchanges.next_deadline) == (False, math.inf)
-    with pytest.raises(NothingDueError):
-        exchanges.receive(1)
+    assert (exchanges.missing, exchanges.next_deadline) == (0, math.inf)
 
 
 def test_commands_that_are_sent_elsewhere_get_their_replies_in_order():
     exchanges = Exchanges()
     exchanges.begin_alone(["a", "b"])
     assert exchanges.is_busy
-    assert exchanges.receive(1) == ()
-    assert exchanges.receive(2) == [("a", 1), ("b", 2)]
+    assert exchanges.receive([1]) is None
+    assert exchanges.receive([2]) == (["a", "b"], [1, 2])
     assert not exchanges.is_busy

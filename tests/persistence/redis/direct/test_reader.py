@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis._parsers import _RESP2Parser, _RESP3Parser
 from redis.exceptions import InvalidResponse
 
-from idempotency_mw.persistence.redis.direct.resp import NEED_DATA, Push, Reader
+from idempotency_mw.persistence.redis.direct.resp import Push, Reader
 from idempotency_mw.persistence.redis.redis_py import server_error
 
 CANARY = "stored-response-7f3a"
@@ -36,13 +36,17 @@ def comparable(value):
 
 
 def read(*pieces):
-    """Return what is read from the stream when it comes in these pieces."""
-    reader, events = Reader(server_error), []
-    for piece in pieces:
-        reader.receive_data(piece)
-        while (event := reader.next_event()) is not NEED_DATA:
-            events.append(comparable(event))
-    return events, reader.is_between_replies
+    """Return what is read from the stream when it comes in these pieces, and whether nothing is left over."""
+    reader = Reader(server_error)
+    events = [event for piece in pieces for event in reader.read(piece)]
+    return list(map(comparable, events)), reader.is_between_replies
+
+
+def unreadable(stream):
+    """Return the error that a stream ends in."""
+    *_, error = Reader(server_error).read(stream)
+    assert type(error) is InvalidResponse
+    return error
 
 
 def cut(data, stream):
@@ -201,9 +205,7 @@ def test_not_a_number_is_a_number():
 
 @pytest.mark.parametrize("said", [b"-NOSCRIPT none\r\n", b"!13\r\nNOSCRIPT none\r\n"])
 def test_an_error_reply_is_a_value_of_redis_pys_class_for_it(said):
-    reader = Reader(server_error)
-    reader.receive_data(b"*2\r\n:1\r\n" + said)
-    _, error = reader.next_event()
+    ((_, error),) = Reader(server_error).read(b"*2\r\n:1\r\n" + said)
     assert (type(error), str(error)) == (redis.exceptions.NoScriptError, "none")
 
 
@@ -243,16 +245,12 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("said", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_is_no_reply_is_an_error_as_soon_as_that_can_be_told(said):
-    with pytest.raises(InvalidResponse):
-        read(said)
+    unreadable(said)
 
 
 def test_what_stands_before_something_unreadable_is_read():
-    reader = Reader(server_error)
-    reader.receive_data(b":1\r\n+OK\r\n?")
-    assert [reader.next_event(), reader.next_event()] == [1, b"OK"]
-    with pytest.raises(InvalidResponse):
-        reader.next_event()
+    number, text, error = Reader(server_error).read(b":1\r\n+OK\r\n?:2\r\n")
+    assert (number, text, type(error)) == (1, b"OK", InvalidResponse)
 
 
 def test_the_longest_line_and_the_deepest_reply_are_read():
@@ -280,11 +278,10 @@ def test_the_longest_line_and_the_deepest_reply_are_read():
     ],
 )
 def test_an_error_never_quotes_what_came(said):
-    with pytest.raises(InvalidResponse) as raised:
-        read(said % CANARY.encode())
-    assert CANARY not in str(raised.value)
-    assert raised.value.__cause__ is None
-    assert raised.value.__context__ is None or raised.value.__suppress_context__
+    error = unreadable(said % CANARY.encode())
+    assert CANARY not in str(error)
+    assert error.__cause__ is None
+    assert error.__context__ is None or error.__suppress_context__
 
 
 @given(st.lists(EVERYTHING, max_size=3).map(b"".join), st.binary(max_size=30), st.data())
@@ -292,35 +289,31 @@ def test_whatever_comes_there_are_events_or_one_kind_of_error(stream, garbage, d
     at = data.draw(st.integers(0, len(stream)))
     mixed = stream[:at] + garbage + stream[data.draw(st.integers(at, len(stream))) :]
     reader, count = Reader(server_error), 0
-    try:
-        for piece in cut(data, mixed):
-            reader.receive_data(piece)
-            while reader.next_event() is not NEED_DATA:
-                count += 1
-                assert count <= len(mixed)
-    except InvalidResponse:
-        return
+    for piece in cut(data, mixed):
+        events = reader.read(piece)
+        count += len(events)
+        assert not any(type(event) is InvalidResponse for event in events[:-1])
+        if events and type(events[-1]) is InvalidResponse:
+            break
+    assert count <= len(mixed)
 
 
-def test_a_large_reply_that_comes_in_small_pieces_is_read_once_and_not_kept():
+def test_a_large_reply_that_comes_in_small_pieces_is_read_once():
     body = bytes(range(256)) * (1 << 14)
     stream = b"*3\r\n:0\r\n:17\r\n$%d\r\n%b\r\n" % (len(body), body)
-    reader = Reader(server_error)
-    for at in range(0, len(stream), 1 << 16):
-        assert reader.next_event() is NEED_DATA
-        reader.receive_data(stream[at : at + (1 << 16)])
-    assert reader.next_event() == [0, 17, body]
-    assert reader.next_event() is NEED_DATA
-    assert len(reader._data) == 0
+    pieces = [stream[at : at + (1 << 16)] for at in range(0, len(stream), 1 << 16)]
+    assert read(*pieces[:-1]) == ([], False)
+    assert read(*pieces) == ([[0, 17, body]], True)
 
 
 def test_each_element_of_an_array_that_comes_bit_by_bit_is_read_once():
     made = []
     reader = Reader(lambda text: made.append(text) or ValueError(text))
-    reader.receive_data(b"*1000\r\n")
-    for _ in range(1000):
-        assert reader.next_event() is NEED_DATA
-        for at in b"-x\r\n":
-            reader.receive_data(bytes([at]))
-            assert reader.is_between_replies is False
-    assert len(reader.next_event()) == len(made) == 1000
+    assert reader.read(b"*1000\r\n") == []
+    for number in range(1000):
+        *begun, last = ([at] for at in b"-x\r\n")
+        assert not any(reader.read(bytes(each)) for each in begun)
+        assert reader.is_between_replies is False
+        assert [len(reply) for reply in reader.read(bytes(last))] == [1000] * (number == 999)
+    assert len(made) == 1000
+    assert reader.is_between_replies is True
