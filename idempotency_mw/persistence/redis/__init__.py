@@ -1,20 +1,20 @@
-"""Records in Redis or Valkey: a blocking layer and an async one, the same four scripts under both.
+"""Records in Redis or Valkey: a blocking layer and an async one, with the same five scripts.
 
-One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2, redis-py 5.0; only
-`maxmemory-policy noeviction` keeps what was acknowledged.
+One round trip a verb. The server's clock decides. It needs Redis 7.0 or Valkey 7.2, and redis-py 5.0. A server
+keeps what it acknowledged only with `maxmemory-policy noeviction`.
 
-    layer          how a layer is built and named
+    layer          how a layer is built, and how its keys are named
     blocking       the blocking layer
     asynchronous   the async layer
-    commands       what is said, and what the replies mean
+    commands       the commands of the verbs, and what the replies mean
     scripts/       the verbs, in Lua
     pipelines      several commands in one round trip
-    errors         what goes wrong, by the drivers' names
-    checks         what can be told before the first request
+    errors         what the drivers' errors mean, and when to try again
+    checks         what can be checked before the first request
     address        where a server is
     clients/       redis-py's clients, built so that they keep to a deadline
-    direct/        our own way to one server; knows no idempotency
-    redis_py       redis-py's private names
+    direct/        our own way to one server; it knows no idempotency
+    redis_py       redis-py's private names, each once
 """
 
 from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection

@@ -1,4 +1,4 @@
-"""Where Redis is, as a value that is checked when it is built. Connects to nothing."""
+"""The address of a server, a cluster or a Sentinel group: a value that is checked when it is built. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,29 +9,32 @@ import redis.connection
 
 from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.redis.redis_py import Options, Untyped
 
 __all__ = ["RedisClientProtocol", "RedisConnection"]
 
-# What one release annotates, another does not have: redis-py is used untyped here.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-_connection: Any = redis.connection
+_connection: Untyped = redis.connection
 
 Mode = Literal["standalone", "cluster", "sentinel"]
 
 
 class RedisClientProtocol(Protocol):
-    """What the layers need of a client: redis-py's and valkey-py's, standalone, cluster or Sentinel's, have it."""
+    """What the layers need of a client. All clients of redis-py and valkey-py have it."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command and return its reply, or an awaitable of it."""
+        """Send one command and return its reply, or an awaitable of it. Raises the driver's error.
+
+        With the option `NEVER_DECODE=True` text in the reply is bytes.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisConnection:
-    """Where a server, a cluster or a Sentinel group is. Give either a `url` or the single values.
+    """The address of a server, a cluster or a Sentinel group. Give either a `url` or the single values.
 
-    With `mode="sentinel"`: `sentinels`, pairs of host and port, and `service_name`, which the Sentinels call
+    With `mode="sentinel"`, give `sentinels`, pairs of host and port, and `service_name`, the Sentinels' name for
     their master. A URL's scheme (`redis://`, `rediss://`, `unix://`) decides about TLS.
 
     Raises `IdempotencyConfigurationError` when values contradict each other or are missing.
@@ -77,7 +80,7 @@ class RedisConnection:
         try:
             _connection.parse_url(self.url)
         except ValueError:
-            # Its message may quote a part of the password.
+            # redis-py's message may quote a part of the password.
             raise IdempotencyConfigurationError("url has a port or an option that can't be read") from None
 
     def _check_cluster(self) -> None:
@@ -100,14 +103,14 @@ class RedisConnection:
         elif not all(_is_address(each) for each in self.sentinels):
             raise IdempotencyConfigurationError("sentinels must be pairs of host and port")
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """Return the connection's options in redis-py's words."""
         if self.url is not None:
-            options: dict[str, Any] = dict(_connection.parse_url(self.url))
+            options: Options = dict(_connection.parse_url(self.url))
             if options.pop("connection_class", None) is _connection.SSLConnection:
                 options["ssl"] = True
             if self.mode == "cluster" and options.get("db") == 0:
-                del options["db"]  # there is no other, and redis-py refuses the option
+                del options["db"]  # a cluster has no other database, and redis-py refuses the option
             return options
         options = {"username": self.username, "password": self.password, "ssl": self.ssl}
         if self.mode != "cluster":
@@ -116,9 +119,9 @@ class RedisConnection:
             options |= {"host": self.host or "localhost", "port": self.port or 6379}
         return options
 
-    def sentinel_options(self, timeout: float) -> dict[str, Any]:
-        """Return the options of the clients that ask the Sentinels, which all have so many seconds together."""
-        # One that hangs must leave time to ask the next, and all of them time for the master itself.
+    def sentinel_options(self, timeout: float) -> Options:
+        """Return the options of the clients that ask the Sentinels, in redis-py's words."""
+        # A Sentinel that hangs must leave time to ask the next one, and all of them time for the master itself.
         seconds = timeout / (len(self.sentinels) + 1)
         return {
             "username": self.sentinel_username,

@@ -13,12 +13,14 @@ import asyncio
 from collections.abc import Callable, Iterator, MutableSet
 from contextlib import suppress
 from socket import socket
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from redis._parsers import BaseParser
 from redis.exceptions import InvalidResponse
 
 __all__ = [
+    "Options",
+    "Untyped",
     "abort",
     "can_not_be_taken_over",
     "connections_of",
@@ -32,7 +34,13 @@ __all__ = [
     "with_time_outs",
 ]
 
-_parser: Any = BaseParser  # what one release annotates, another does not have
+Untyped: TypeAlias = Any
+"""An object or a class of redis-py's. It has no type here: one release annotates what another does not have."""
+
+Options: TypeAlias = dict[str, Any]
+"""Options for redis-py, in its words."""
+
+_parser: Untyped = BaseParser
 
 
 def has_what_direct_needs(connection: object, pool: object = None) -> bool:
@@ -63,12 +71,12 @@ def server_error(text: str) -> Exception:
 # Blocking connections.
 
 
-def socket_of(connection: Any) -> socket:
+def socket_of(connection: Untyped) -> socket:
     """Return a blocking connection's socket: `_sock`, 5.0 to 8.1."""
     return cast("socket", connection._sock)
 
 
-def with_time_outs(base: type[Any], left: Callable[[], float]) -> type[Any]:
+def with_time_outs(base: type[Untyped], left: Callable[[], float]) -> type[Untyped]:
     """Return redis-py's blocking connection, which never waits longer than the seconds that are left.
 
     Its time-outs are fixed beforehand. Over the steps of a handshake, and over tries, they add up to many times
@@ -92,12 +100,12 @@ def with_time_outs(base: type[Any], left: Callable[[], float]) -> type[Any]:
 # Async connections.
 
 
-def transport_of(connection: Any) -> asyncio.Transport:
+def transport_of(connection: Untyped) -> asyncio.Transport:
     """Return an async connection's transport: `_writer`, 5.0 to 8.1."""
     return cast("asyncio.Transport", connection._writer.transport)
 
 
-def can_not_be_taken_over(connection: Any) -> bool:
+def can_not_be_taken_over(connection: Untyped) -> bool:
     """Tell whether an async connection that was just made has ended already, or has more to read.
 
     redis-py has read one reply for each command of the handshake, so nothing can be left unless the server said
@@ -116,12 +124,12 @@ def can_not_be_taken_over(connection: Any) -> bool:
     return False
 
 
-def lent_by(pool: Any) -> MutableSet[Any]:
+def lent_by(pool: Untyped) -> MutableSet[Untyped]:
     """Return the async connections that a pool has lent, and closes: `_in_use_connections`, 5.0 to 8.1."""
-    return cast("MutableSet[Any]", pool._in_use_connections)
+    return cast("MutableSet[Untyped]", pool._in_use_connections)
 
 
-def abort(connection: Any) -> None:
+def abort(connection: Untyped) -> None:
     """Close an async connection's socket at once, whatever is under way: `_writer`, `_reader`, 5.0 to 8.1."""
     writer, connection._writer, connection._reader = getattr(connection, "_writer", None), None, None
     if writer is not None:
@@ -132,7 +140,7 @@ def abort(connection: Any) -> None:
 # Async clients.
 
 
-def connections_of(client: Any) -> Iterator[Any]:
+def connections_of(client: Untyped) -> Iterator[Untyped]:
     """Yield all connections of an async client that may be open.
 
     A pool's `_available_connections` and `_in_use_connections`, the `_connections` of a cluster's nodes, 5.0 to
@@ -146,7 +154,7 @@ def connections_of(client: Any) -> Iterator[Any]:
         yield from getattr(node, "_connections", ())
 
 
-def mark_closed(client: Any) -> None:
+def mark_closed(client: Untyped) -> None:
     """Keep an async cluster client from complaining, when it is collected, that it was not closed.
 
     `_initialize`, which its `aclose` sets, 5.0 to 8.1.
@@ -157,7 +165,7 @@ def mark_closed(client: Any) -> None:
 # Clients that are brought along.
 
 
-def tries_of(retry: Any) -> int:
+def tries_of(retry: Untyped) -> int:
     """Return how often one command is sent at most, by the client's `retry`: `_retries`, 5.0 to 5.3.
 
     6.0 to 8.1 have `get_retries()`. `None` is one try.

@@ -1,9 +1,7 @@
-"""Async clients for one event loop. They wait without end: the layer's deadline is around them.
+"""Async clients, each for one event loop. Their waits have no end of their own: the layer bounds them.
 
-They never retry by themselves: the layer does, because only it knows how much of a verb's time is left.
+They do not retry: the layer does, because only it knows how much of a verb's time is left.
 """
-
-from typing import Any
 
 import redis
 import redis.asyncio
@@ -14,18 +12,18 @@ from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisC
 from idempotency_mw.persistence.redis.clients.cluster import one_first, open_to_newcomers
 from idempotency_mw.persistence.redis.clients.connections import leaving_demoted
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis, can_be_direct
+from idempotency_mw.persistence.redis.redis_py import Options, Untyped
 
 __all__ = ["async_client"]
 
-# What one release annotates, another does not have: clients are built from redis-py untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnusedImport=false
-_redis: Any = redis
+_redis: Untyped = redis
 
 
 def async_client(
-    connection: RedisConnection, timeout: float, *, direct: bool, **extra: Any
+    connection: RedisConnection, timeout: float, *, direct: bool, **extra: object
 ) -> RedisClientProtocol:
-    """Build a client for one event loop. It waits without end: the deadline is around it, once for all steps."""
+    """Build a client for the running event loop. `extra` are options in redis-py's words."""
     no_retry = {"retry": AsyncRetry(NoBackoff(), 0)}
     waits = {"socket_timeout": None, "socket_connect_timeout": None} | no_retry
     options = connection.options() | waits | extra
@@ -40,19 +38,18 @@ def async_client(
     else:
         client = _redis.asyncio.Redis(**options)
     if direct and can_be_direct(client, connection.options() | extra):
-        # Half of the time-out is then left for asking again where an answer may come.
+        # When the silent connection is closed, half of the time-out is left for a try on another one.
         return DirectRedis(client.connection_pool, patience=timeout / 2)
     client.connection_pool.connection_class = leaving_demoted(client.connection_pool.connection_class)
     return client
 
 
-def _async_cluster(options: dict[str, Any]) -> RedisClientProtocol:
-    """Build a cluster client whose first command goes alone, and that follows slots one by one.
+def _async_cluster(options: Options) -> RedisClientProtocol:
+    """Build a cluster client whose first command goes alone, and that follows moved slots one by one.
 
-    redis-py renews the connections of every node when it has learnt the topology, those too on which others are
-    just shaking hands, or wait for a reply. With one command first, the others find it learnt. By default it
-    learns it anew with every fifth MOVED: while slots move under load, commands would fail again and again on
-    connections that were closed under them, until their deadline. Here a MOVED tells of its own slot, and no
-    more. A node that can't be reached still makes it learn all anew.
+    By default redis-py learns the whole topology anew with every fifth MOVED, and closes the connections to all
+    nodes then. While slots move under load, commands would fail again and again on connections that were closed
+    under them, until their deadline. With `reinitialize_steps=0` a MOVED changes its own slot only. A node that
+    can't be reached still makes the client learn everything anew.
     """
     return one_first(open_to_newcomers(_redis.asyncio.RedisCluster))(**{"reinitialize_steps": 0} | options)

@@ -8,18 +8,17 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 from idempotency_mw.persistence.redis.clients.foreign_loop import callbacks_run_at_once, sockets_stay_registered
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
-from idempotency_mw.persistence.redis.redis_py import abort, connections_of, mark_closed
+from idempotency_mw.persistence.redis.redis_py import Untyped, abort, connections_of, mark_closed
 
 __all__ = ["closers", "drop"]
 
-Closer = Callable[[], Any]
+Closer = Callable[[], Untyped]
 
 
-def closers(client: Any) -> Sequence[Closer]:
+def closers(client: Untyped) -> Sequence[Closer]:
     """Return what closes the client, and the clients with which it asks Sentinels. An async one's are awaited."""
     clients = _with_sentinels(client)
     # aclose() came with redis-py 5.0.1, and not every version closes a pool that it was given.
@@ -31,7 +30,7 @@ def closers(client: Any) -> Sequence[Closer]:
     return [*under_way, *nodes, *pools, *(getattr(each, "aclose", each.close) for each in clients)]
 
 
-def _nodes(client: Any) -> Sequence[Closer]:
+def _nodes(client: Untyped) -> Sequence[Closer]:
     """Return what closes the connections to an async cluster's nodes.
 
     redis-py's own `aclose` does nothing for a client that is about to learn the topology anew: one that has just
@@ -42,7 +41,7 @@ def _nodes(client: Any) -> Sequence[Closer]:
     return [node.disconnect for nodes in known for node in nodes.values()]
 
 
-def drop(client: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
+def drop(client: Untyped, loop: asyncio.AbstractEventLoop, process: int) -> None:
     """Close the sockets that an async client opened on this loop, in that process, at once and in silence."""
     with ExitStack() as stack:
         stack.enter_context(callbacks_run_at_once(loop))
@@ -54,7 +53,7 @@ def drop(client: Any, loop: asyncio.AbstractEventLoop, process: int) -> None:
                 abort(connection)
 
 
-def _with_sentinels(client: Any) -> Sequence[Any]:
+def _with_sentinels(client: Untyped) -> Sequence[Untyped]:
     """Return the client, and those with which it asks Sentinels."""
     sentinel = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     return [client, *getattr(sentinel, "sentinels", ())]

@@ -3,28 +3,30 @@
 import asyncio
 from typing import Any
 
+from idempotency_mw.persistence.redis.redis_py import Untyped
+
 __all__ = ["one_first", "open_to_newcomers"]
 
 # What one release of redis-py annotates, another does not have: it is used untyped here.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 
-def open_to_newcomers(base: type[Any]) -> type[Any]:
-    """Return redis-py's cluster client, which follows ASK to a node that has no slot yet, too.
+def open_to_newcomers(base: type[Untyped]) -> type[Untyped]:
+    """Return redis-py's cluster client, blocking or async, which also follows ASK to a node that has no slot yet.
 
-    When the first slot moves to a new node, no map of the slots names it. redis-py finds no node by that name and
-    stumbles over None, up to 8.1 at least.
+    When the first slot moves to a new node, no map of the slots names that node. redis-py, 5.0 to 8.1, finds no
+    node by the name and raises `AttributeError`, because it uses `None` as a node.
     """
 
     class OpenCluster(base):  # type: ignore[misc]
-        def get_node(self, host: Any = None, port: Any = None, node_name: Any = None) -> Any:
+        def get_node(self, host: Untyped = None, port: Untyped = None, node_name: Untyped = None) -> Any:
             node = super().get_node(host, port, node_name)
             return node or self._newcomer(*(node_name.rsplit(":", 1) if node_name else (host, port)))
 
-        def _newcomer(self, host: str, port: Any) -> Any:
+        def _newcomer(self, host: str, port: Untyped) -> Any:
             nodes = self.nodes_manager
-            kind: Any = type(next(iter(nodes.nodes_cache.values())))
-            # Async nodes make connections of their own, the others are given some when they are first used.
+            kind: Untyped = type(next(iter(nodes.nodes_cache.values())))
+            # An async node makes its own connections. A blocking one is given a pool when it is first used.
             own = nodes.connection_kwargs if hasattr(kind, "acquire_connection") else {}
             node = kind(host, int(port), "primary", **own)
             return nodes.nodes_cache.setdefault(node.name, node)
@@ -32,11 +34,12 @@ def open_to_newcomers(base: type[Any]) -> type[Any]:
     return OpenCluster
 
 
-def one_first(base: type[Any]) -> type[Any]:
+def one_first(base: type[Untyped]) -> type[Untyped]:
     """Return redis-py's async cluster client, whose first command goes alone.
 
-    redis-py renews the connections of every node when it has learnt the topology, those too on which others are
-    just shaking hands, or wait for a reply. With one command first, the others find it learnt.
+    Time 0: A and B ask; both find that the topology is not known, and ask for it. Time 1: A knows it, and waits
+    for its reply on a node's connection. Time 2: B knows it too, and redis-py replaces all nodes' connections,
+    so that A fails. With one command first, the others find the topology known.
     """
 
     class OneFirstCluster(base):  # type: ignore[misc]

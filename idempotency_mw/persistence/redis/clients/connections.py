@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
-from idempotency_mw.persistence.redis.redis_py import with_time_outs
+from idempotency_mw.persistence.redis.redis_py import Untyped, with_time_outs
 
 __all__ = ["leaving_demoted", "within"]
 
@@ -37,15 +37,15 @@ class Demotion:
         return noted
 
 
-def within(deadline: Deadline, base: type[Any]) -> type[Any]:
+def within(deadline: Deadline, base: type[Untyped]) -> type[Untyped]:
     """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
 
     class LeavingConnection(with_time_outs(base, deadline.left)):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
+        def __init__(self, *args: object, **options: object) -> None:
             self.demotion = Demotion()
             super().__init__(*args, **options)
 
-        def send_packed_command(self, *args: Any, **options: Any) -> None:
+        def send_packed_command(self, *args: object, **options: object) -> None:
             if self.demotion.is_new():
                 self.disconnect()
             self.cut_waits()
@@ -59,15 +59,15 @@ def within(deadline: Deadline, base: type[Any]) -> type[Any]:
     return LeavingConnection
 
 
-def leaving_demoted(base: type[Any]) -> type[Any]:
+def leaving_demoted(base: type[Untyped]) -> type[Untyped]:
     """Return redis-py's async connection, which leaves a demoted server. Its waits are the layer's to bound."""
 
     class AsyncLeavingConnection(base):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
+        def __init__(self, *args: object, **options: object) -> None:
             self.demotion = Demotion()
             super().__init__(*args, **options)
 
-        async def send_packed_command(self, *args: Any, **options: Any) -> None:
+        async def send_packed_command(self, *args: object, **options: object) -> None:
             if self.demotion.is_new():
                 await self.disconnect()
             await super().send_packed_command(*args, **options)

@@ -1,23 +1,25 @@
-"""Who may ask an async client at a time: on each event loop a few, first come first served."""
+"""How many commands may be under way on an async client, for each event loop. The others wait in line."""
 
 import asyncio
-from typing import Any
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from idempotency_mw.persistence.redis.address import RedisClientProtocol
 from idempotency_mw.persistence.redis.direct.asynchronous import OWN_CONNECTIONS, DirectRedis
 
-__all__ = ["Queues", "most_at_once"]
+__all__ = ["MOST_AT_ONCE", "Limits", "most_at_once"]
 
-MOST_AT_ONCE = 50
+MOST_AT_ONCE: Final = 50
+"""redis-py opens a connection for each command that is under way. When its pool's limit is reached (100 since
+8.0), it raises instead of waiting, and then the owner of a claim competes for its completion with the crowd that
+asks whether the claim is there. 50 is the size of redis-py's `BlockingConnectionPool`, whose callers wait in
+line as well."""
 
 
-def most_at_once(client: Any) -> int:
+def most_at_once(client: RedisClientProtocol) -> int:
     """Return how many commands may be under way on an async client at once.
 
-    redis-py opens a connection for each. At its pool's limit (100 since 8.0) it raises instead of waiting, and
-    then the owner of a claim competes for its completion with the herd that asks whether it is there. The direct
-    path has connections of their own for what is said together; single commands share another.
+    On the direct path that is as many as it has connections for pipelines; single commands share another one.
     """
     if isinstance(client, DirectRedis):
         return OWN_CONNECTIONS
@@ -25,31 +27,32 @@ def most_at_once(client: Any) -> int:
     return min(getattr(pool, "max_connections", MOST_AT_ONCE), MOST_AT_ONCE)
 
 
-class Queues:
-    """Two queues on each loop: for what is answered at once, and for claims that wait for replicas.
+class Limits:
+    """Two semaphores on each loop: for claims that wait for replicas, and for everything else.
 
-    Results must not queue behind those.
+    So results do not queue behind claims whose replicas are slow.
     """
 
     def __init__(self, *, for_replicas: bool) -> None:
         self._for_replicas = for_replicas
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]]
-        self._queues = WeakKeyDictionary()
+        self._semaphores: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]
+        ] = WeakKeyDictionary()
 
-    def of(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
-        """Return what lets a few at a time ask the client on this loop."""
+    def semaphore_for(self, client: RedisClientProtocol, *, waits: bool = False) -> asyncio.Semaphore:
+        """Return the semaphore of the running loop, for commands that wait for replicas or for others."""
         loop = asyncio.get_running_loop()
-        queues = self._queues.get(loop)
-        if queues is None:
+        semaphores = self._semaphores.get(loop)
+        if semaphores is None:
             self._forget_closed_loops()
             most = most_at_once(client)
             waiting = most // 2 if self._for_replicas else 0
-            queues = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
-            self._queues[loop] = queues
-        return queues[waits]
+            semaphores = asyncio.Semaphore(most - waiting), asyncio.Semaphore(max(waiting, 1))
+            self._semaphores[loop] = semaphores
+        return semaphores[waits]
 
     def _forget_closed_loops(self) -> None:
-        """A semaphore for which somebody has waited holds its loop, and so the loop's entry holds itself."""
-        for known in self._queues.keyrefs():
+        """A semaphore on which a task has waited refers to its loop, and so keeps its own entry alive."""
+        for known in self._semaphores.keyrefs():
             if (loop := known()) is not None and loop.is_closed():
-                self._queues.pop(loop, None)
+                self._semaphores.pop(loop, None)

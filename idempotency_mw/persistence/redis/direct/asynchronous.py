@@ -16,26 +16,25 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from idempotency_mw.persistence.redis.direct.async_connection import Connection
+from idempotency_mw.persistence.redis.direct.deadline import IDLE_SECONDS
 from idempotency_mw.persistence.redis.direct.options import are_heeded
 from idempotency_mw.persistence.redis.direct.resp import Argument, Reply, packed
-from idempotency_mw.persistence.redis.redis_py import abort, has_what_direct_needs, lent_by
+from idempotency_mw.persistence.redis.redis_py import Options, Untyped, abort, has_what_direct_needs, lent_by
 
 __all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
 
-_Redis: Any = redis.asyncio.Redis
+_Redis: Untyped = redis.asyncio.Redis
 
 OWN_CONNECTIONS: Final = 16
-"""How many connections carry what would keep other callers waiting. Callers wait in line for them."""
-
-IDLE_SECONDS: Final = 30.0
-"""A connection that was idle for longer is not used again: a firewall may have forgotten it, and what it then
-swallows is a result."""
+"""How many connections carry commands that would keep other callers waiting. Callers wait in line for them, so
+that a crowd with large results does not open a connection for each. The number is a choice and no
+measurement."""
 
 _LARGE: Final = 64 << 10
 """A larger command does not go on the shared connection. So one exchange sends 128 times this at most, 8 MiB."""
 
 
-def can_be_direct(client: Any, options: dict[str, Any]) -> bool:
+def can_be_direct(client: Untyped, options: Options) -> bool:
     """Tell whether all options of this client are heeded here, and redis-py has the names that are needed."""
     pool = client.connection_pool
     return has_what_direct_needs(pool.make_connection(), pool) and are_heeded(options)
@@ -52,7 +51,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
     takes_parts = True
     """An argument of commands that are sent together may be a tuple of its parts."""
 
-    def __init__(self, connection_pool: Any, patience: float) -> None:
+    def __init__(self, connection_pool: Untyped, patience: float) -> None:
         super().__init__(connection_pool=connection_pool)
         self._patience = patience
         self._shared: Connection | None = None
@@ -68,7 +67,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
             return await super().execute_command(*args, **options)
         command = packed(args)
         if len(command) > _LARGE:
-            (reply,) = await self.together([args])
+            (reply,) = await self.send_pipeline([args])
         else:
             connection = await self._connected()
             try:
@@ -88,7 +87,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         shared = self._shared
         return None if shared is None or not shared.is_open or len(command) > _LARGE else shared
 
-    async def together(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
+    async def send_pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         """Send several commands in one trip, nothing of other callers between. An error reply is a value."""
         async with self._own:
             connection = self._rested() or await self._new_connection()

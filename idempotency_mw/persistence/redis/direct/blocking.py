@@ -1,8 +1,8 @@
-"""A standalone server by a shorter way, for blocking code: a thread takes a connection, asks, and gives it back.
+"""A client for one standalone server, for blocking code, past redis-py's pool, locks and retries.
 
-redis-py makes each connection (TLS, authentication, database, name). Left out are its pool, locks, retries and
-metrics; an exchange is that of `redis/connection_blocking.py`. Where redis-py lacks a name that is needed, or
-has an option that is not heeded here, its usual client is used. Knows nothing of scripts or verbs.
+A thread takes a connection, asks, and gives it back. docs/decisions/013 has the reasons, and what was measured.
+redis-py makes the connections. If it lacks a name that is needed, or an option is given that this path does not
+heed, the usual client is used: `can_be_direct_blocking`.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import getpid
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,17 +20,18 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingConnection
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from idempotency_mw.persistence.redis.direct.options import are_heeded
-from idempotency_mw.persistence.redis.direct.resp import packed, pieces
-from idempotency_mw.persistence.redis.redis_py import has_what_direct_needs
+from idempotency_mw.persistence.redis.direct.resp import Argument, Reply, packed, pieces
+from idempotency_mw.persistence.redis.redis_py import Options, Untyped, has_what_direct_needs
 
 __all__ = ["DirectBlockingRedis", "can_be_direct_blocking"]
 
-_Redis: Any = redis.Redis
+_Redis: Untyped = redis.Redis
 
-_MOST_IDLE = 50
+MOST_IDLE: Final = 50
+"""How many idle connections stay open in a process: as many as redis-py's `BlockingConnectionPool` has at most."""
 
 
-def can_be_direct_blocking(make_connection: Callable[[], Any], options: dict[str, Any]) -> bool:
+def can_be_direct_blocking(make_connection: Callable[[], Untyped], options: Options) -> bool:
     """Tell whether all options are heeded here, and redis-py and the platform have the names that are needed."""
     return are_heeded(options) and hasattr(select, "poll") and has_what_direct_needs(make_connection())
 
@@ -38,18 +39,20 @@ def can_be_direct_blocking(make_connection: Callable[[], Any], options: dict[str
 class DirectBlockingRedis(_Redis):  # type: ignore[misc]
     """redis-py's client, whose raw commands (`NEVER_DECODE`) go the shorter way. For any number of threads.
 
-    Each process has idle connections of its own, by its number: a fork copies them, and must not use them. The
-    last that was given back is the first that is taken. There is no lock that a fork, or a thread that is killed,
-    could leave held: what threads share is changed in single steps.
+    Each process has its own idle connections, listed by its number, because a fork copies those of its parent
+    and must not use them. The connection that was given back last is taken first. There is no lock, which a fork
+    or a thread that is killed could leave held: what threads share is changed in single steps.
     """
 
     takes_parts = True
     """An argument of commands that are sent together may be a tuple of its parts."""
 
-    def __init__(self, connection_pool: Any, make_connection: Callable[[], Any], deadline: Deadline) -> None:
+    def __init__(
+        self, connection_pool: Untyped, make_connection: Callable[[], Untyped], deadline: Deadline
+    ) -> None:
         self._make_connection = make_connection
         self._deadline = deadline
-        self._most_idle = _MOST_IDLE
+        self._most_idle = MOST_IDLE
         self._idle: dict[int, list[BlockingConnection]] = {}
         super().__init__(connection_pool=connection_pool)
 
@@ -59,43 +62,46 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
             return super().execute_command(*args, **options)
         return self.ask(packed(args), monotonic(), self._deadline.ends)
 
-    def ask(self, command: bytes, now: float, ends: float) -> Any:
-        """Send one packed command, and return its reply, undecoded; an error is raised. It is over in time."""
+    def ask(self, command: bytes, now: float, ends: float) -> Reply:
+        """Send one packed command, and return its reply, undecoded. Raises the reply if it is an error.
+
+        Both times are those of `monotonic()`. Raises `TimeoutError` when `ends` has come.
+        """
         (reply,) = self._exchange((command,), 1, now, ends)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
-    def together(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def send_pipeline(self, commands: Sequence[Sequence[Argument]]) -> list[Reply]:
         """Send several commands in one trip. An error reply is a value."""
         return self._exchange(pieces(commands), len(commands), monotonic(), self._deadline.ends)
 
-    def _exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Any]:
+    def _exchange(self, message: Sequence[bytes], count: int, now: float, ends: float) -> list[Reply]:
         idle = self._idle.get(getpid())
         if idle is None:
-            idle = self._begun()
+            idle = self._begin_in_this_process()
         connection = _rested(idle, now) or self._connected(ends)
         try:
             replies = connection.exchange(message, count, now, ends)
         except BaseException as error:
             connection.close()
-            if isinstance(error, Exception):  # not where the thread was told to stop
-                _close_beyond(0, idle)  # what befell this one, befell those that were idle for longer
+            if isinstance(error, Exception):  # and not an interrupt of this thread
+                _close_beyond(0, idle)  # those that were idle for longer are likely dead too
             raise
         idle.append(connection)
         if len(idle) > self._most_idle:
             _close_beyond(self._most_idle, idle)
         return replies
 
-    def _begun(self) -> list["BlockingConnection"]:
-        """Begin in this process, and close what it has of its parents' sockets: theirs stay open."""
+    def _begin_in_this_process(self) -> list[BlockingConnection]:
+        """Begin an empty list, and close this process's copies of its parents' sockets. Theirs stay open."""
         process = getpid()
         for other in tuple(self._idle):
             if other != process:
                 _close_beyond(0, self._idle.pop(other, []))
         return self._idle.setdefault(process, [])
 
-    def _connected(self, ends: float) -> "BlockingConnection":
+    def _connected(self, ends: float) -> BlockingConnection:
         self._deadline.ends = ends
         connection = self._make_connection()
         try:
@@ -107,21 +113,21 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
             raise
 
     def close(self) -> None:
-        """Close what is idle, and from now on what is given back."""
+        """Close the idle connections. From now on a connection is closed when it is given back."""
         self._most_idle = 0
         for idle in tuple(self._idle.values()):
             _close_beyond(0, idle)
         super().close()
 
 
-def _check_all_is_read(connection: Any) -> None:
+def _check_all_is_read(connection: Untyped) -> None:
     """Raise if more has come than the handshake's replies: what follows would pass for the reply to a command."""
     if connection.can_read(timeout=0):
         raise RedisConnectionError("the server said more than it was asked")
 
 
 def _rested(idle: list[BlockingConnection], now: float) -> BlockingConnection | None:
-    """Return a connection that nobody uses, if there is one that can be used."""
+    """Return an idle connection that can be used, if there is one."""
     while idle:
         try:
             connection = idle.pop()
@@ -134,7 +140,7 @@ def _rested(idle: list[BlockingConnection], now: float) -> BlockingConnection | 
 
 
 def _close_beyond(most: int, idle: list[BlockingConnection]) -> None:
-    """Close the connections that were idle for longest, but for so many."""
+    """Close those that were idle for longest, until so many are left."""
     with suppress(IndexError):  # another thread was faster
         while len(idle) > most:
             idle.pop(0).close()

@@ -9,23 +9,19 @@ import select
 from collections.abc import Sequence
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 
-from idempotency_mw.persistence.redis.direct.deadline import bounded
+from idempotency_mw.persistence.redis.direct.deadline import IDLE_SECONDS, bounded
 from idempotency_mw.persistence.redis.direct.resp import Push, Reader, Reply, plain
-from idempotency_mw.persistence.redis.redis_py import server_error, socket_of
+from idempotency_mw.persistence.redis.redis_py import Untyped, server_error, socket_of
 
 __all__ = ["BlockingConnection"]
 
-IDLE_SECONDS: Final = 30.0
-"""A connection that was idle for longer is not used again: a firewall may have forgotten it, and what it then
-swallows is a result."""
-
 _SIZE: Final = 64 << 10
-"""How much one `recv` takes: redis-py's own `socket_read_size`, and the reply of most verbs many times over."""
+"""How much one `recv` takes: redis-py's `socket_read_size`."""
 
 _EXACT: Final = 0.001
 """A socket's time-out is left as it is while it is right to the millisecond: setting it is a system call."""
@@ -40,7 +36,7 @@ class BlockingConnection:
 
     __slots__ = ("_asked", "_longest", "_poll", "_sock", "_was_idle", "close")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Untyped) -> None:
         self._sock = socket_of(connection)
         self._asked = monotonic()
         self._was_idle = False

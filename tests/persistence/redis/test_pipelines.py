@@ -10,7 +10,7 @@ from idempotency_mw.core.record import Acquired, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.errors import is_passing
-from idempotency_mw.persistence.redis.pipelines import together, together_async
+from idempotency_mw.persistence.redis.pipelines import send, send_async
 from tests.persistence.driven import a_claim
 
 KEY = "idempotency:key"
@@ -19,10 +19,10 @@ UNBLOCKED = exceptions.ResponseError("UNBLOCKED force unblock from blocking oper
 
 async def test_an_error_is_a_value_among_the_replies_also_of_a_single_command(any_server):
     async with redis.asyncio.Redis(port=any_server.port) as client:
-        (reply,) = await together_async(client, KEY, [("NOSUCH", KEY)])
+        (reply,) = await send_async(client, KEY, [("NOSUCH", KEY)])
         assert isinstance(reply, exceptions.ResponseError)
     with any_server.client() as client:
-        (reply,) = together(client, KEY, [("NOSUCH", KEY)])
+        (reply,) = send(client, KEY, [("NOSUCH", KEY)])
         assert isinstance(reply, exceptions.ResponseError)
 
 
@@ -58,7 +58,7 @@ class NoReplicas:
     async def execute_command(self, *command, **options):
         return 1
 
-    async def together(self, trip):
+    async def send_pipeline(self, trip):
         if trip[-1][0] == "WAIT":
             await asyncio.sleep(trip[-1][2] / 1000)
             return [1, 0]
@@ -107,9 +107,9 @@ class UnknownNode:
 async def test_a_node_that_is_not_known_yet_is_worth_another_try():
     trip = [("EVALSHA",), ("WAIT",)]
     with pytest.raises(exceptions.TryAgainError):
-        together(UnknownNode(), KEY, trip)
+        send(UnknownNode(), KEY, trip)
     with pytest.raises(exceptions.TryAgainError):
-        await together_async(UnknownNode(), KEY, trip)
+        await send_async(UnknownNode(), KEY, trip)
 
 
 class Forgetful(UnknownNode):
@@ -128,7 +128,7 @@ class Forgetful(UnknownNode):
 def test_a_client_that_does_not_know_a_slot_is_made_to_ask():
     client = Forgetful()
     with pytest.raises(exceptions.SlotNotCoveredError) as raised:
-        together(client, KEY, [("EVALSHA",), ("WAIT",)])
+        send(client, KEY, [("EVALSHA",), ("WAIT",)])
     assert client.said == [("EVALSHA",)]
     assert is_passing(raised.value)
 

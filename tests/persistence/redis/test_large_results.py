@@ -14,10 +14,10 @@ from idempotency_mw.persistence.redis import layer as redis_layer
 from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import LARGE, temporary_key
 from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
+from tests.persistence.redis.test_agreement import by_the_model, outcome
+from tests.persistence.redis.test_conformance import OnCluster, OnOneServer
 from tests.persistence.test_frame import GOLDEN, contradictions, flips
 from tests.persistence.test_frame import TOKEN as GOLDEN_TOKEN
-from tests.persistence.test_redis_agrees import by_the_model, outcome
-from tests.persistence.test_redis_conformance import OnCluster, OnOneServer
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -187,7 +187,7 @@ class Interrupted:
         self.execute_command = client.execute_command
         self.trips = []
 
-    def together(self, commands):
+    def send_pipeline(self, commands):
         self.trips.append([command[0] for command in commands])
         return [self._one(command) for command in commands]
 
@@ -222,7 +222,7 @@ async def test_an_async_client_with_trips_of_its_own_is_asked_for_them(store, an
         async def execute_command(self, *args, **options):
             return await given.execute_command(*args, **options)
 
-        async def together(self, commands):
+        async def send_pipeline(self, commands):
             self.trips += 1
             pipeline = given.pipeline(transaction=False)
             for command in commands:
