@@ -176,7 +176,7 @@ def test_a_key_of_another_type_is_unreadable_and_stays(layer, store, verb, kind)
     store.delete(key)
 
 
-def test_what_remains_of_a_completed_record_is_the_life_of_its_key(layer, store):
+def test_a_completed_record_has_the_life_of_its_key_remaining(layer, store):
     claim = Claim(Operation(token_hex(8), OTHER_FINGERPRINT), TOKEN, 1000, LONG_MS)
     other = replace(claim, token="f" * 32)
     layer.acquire(claim)
@@ -190,7 +190,7 @@ def test_what_remains_of_a_completed_record_is_the_life_of_its_key(layer, store)
         assert LONG_MS - 10_000 < found.record.remaining_ms <= LONG_MS
 
 
-def test_a_record_that_never_expires_is_not_ours_and_nothing_remains_of_it(layer, store):
+def test_a_record_without_expiry_is_not_ours_and_has_nothing_remaining(layer, store):
     claim = Claim(Operation(KEY, OTHER_FINGERPRINT), "f" * 32, LONG_MS, LONG_MS)
     store.set(layer.key_prefix + KEY, GOLDEN[Status.COMPLETED])
     for found in (layer.acquire(claim), layer.complete(claim, b""), layer.complete(claim, b"x" * LARGE)):
@@ -199,7 +199,7 @@ def test_a_record_that_never_expires_is_not_ours_and_nothing_remains_of_it(layer
 
 
 @pytest.mark.parametrize("result", [b"done", b"x" * LARGE], ids=["small", "large"])
-def test_to_complete_asks_for_no_time(layer, store, result):
+def test_completing_does_not_ask_the_server_for_its_time(layer, store, result):
     claim = Claim(Operation(token_hex(8), OTHER_FINGERPRINT), TOKEN, LONG_MS, LONG_MS)
     layer.acquire(claim)
     store.config_resetstat()

@@ -68,7 +68,7 @@ def assert_all_verbs_end_in_time(layer, slack=SLACK):
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("mode", ["standalone", "cluster", "sentinel"])
 @pytest.mark.parametrize("port", ["nobody", "mute"])
-def test_a_server_that_refuses_or_never_answers(kind, mode, port, request):
+def test_a_verb_ends_in_time_if_the_server_refuses_or_never_answers(kind, mode, port, request):
     where = connection(mode, request.getfixturevalue(port))
     with driven(kind.connect(where, timeout_seconds=TIMEOUT)) as layer:
         assert_all_verbs_end_in_time(layer)
@@ -77,7 +77,7 @@ def test_a_server_that_refuses_or_never_answers(kind, mode, port, request):
 @pytest.mark.row(102)
 @pytest.mark.parametrize("mode", ["standalone", "cluster"])
 @pytest.mark.parametrize("port", ["mute", "plain"])
-def test_tls_to_a_port_that_has_none(kind, mode, port, request):
+def test_a_verb_ends_in_time_if_the_port_does_not_speak_tls(kind, mode, port, request):
     where = connection(mode, request.getfixturevalue(port), ssl=True)
     with driven(kind.connect(where, timeout_seconds=TIMEOUT)) as layer:
         # A busy machine takes long to read the certificates of the system, and no deadline can stop that.
@@ -87,7 +87,7 @@ def test_tls_to_a_port_that_has_none(kind, mode, port, request):
 @pytest.mark.row(102)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("connected", [True, False], ids=["connected before", "not connected before"])
-def test_a_frozen_server(kind, any_binary, connected):
+def test_a_verb_ends_in_time_if_the_server_is_frozen(kind, any_binary, connected):
     with RedisServer(any_binary) as server, driven(kind.from_url(server.url, timeout_seconds=10)) as layer:
         if connected:
             layer.acquire(a_claim())
@@ -99,7 +99,7 @@ def test_a_frozen_server(kind, any_binary, connected):
 
 @pytest.mark.row(102)
 @pytest.mark.fault(1)
-def test_a_frozen_node_of_a_cluster(kind, cluster):
+def test_a_verb_ends_in_time_if_a_node_of_the_cluster_is_frozen(kind, cluster):
     where = RedisConnection(mode="cluster", host="127.0.0.1", port=cluster.masters[0].port)
     with driven(kind.connect(where, timeout_seconds=10)) as layer:
         layer.acquire(a_claim())
@@ -118,7 +118,7 @@ def test_a_frozen_node_of_a_cluster(kind, cluster):
 @pytest.mark.row(102)
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("connected", [True, False], ids=["connected before", "not connected before"])
-def test_a_frozen_master_behind_a_sentinel(kind, any_binary, connected):
+def test_a_verb_ends_in_time_if_the_master_behind_a_sentinel_is_frozen(kind, any_binary, connected):
     with RedisServer(any_binary) as master, RedisSentinel(any_binary, master) as sentinel:
         where = connection("sentinel", sentinel.port)
         with driven(kind.connect(where, timeout_seconds=10)) as layer:
@@ -143,7 +143,7 @@ def test_a_sentinel_that_never_answers_leaves_time_for_the_next(kind, mute, sent
 
 @pytest.mark.row(102)
 @pytest.mark.parametrize("action", ["drop request", "drop reply", "hang reply", "cut request", "cut reply"])
-def test_messages_that_are_lost_again_and_again(kind, any_server, action):
+def test_a_verb_ends_in_time_if_messages_are_lost_again_and_again(kind, any_server, action):
     with Proxy(any_server.port) as proxy, driven(kind.from_url(proxy.url, timeout_seconds=10)) as layer:
         layer.acquire(a_claim())
         layer.layer.timeout_seconds = TIMEOUT
@@ -155,7 +155,7 @@ def test_messages_that_are_lost_again_and_again(kind, any_server, action):
 
 
 @pytest.mark.row(102)
-def test_a_lost_message_at_each_step_of_connecting(kind, any_server):
+def test_a_verb_ends_in_time_if_a_message_is_lost_at_any_step_of_connecting(kind, any_server):
     """Which steps there are depends on redis-py: each message that it sends is hung in turn."""
     with Proxy(any_server.port) as counted, driven(kind.from_url(counted.url)) as layer:
         layer.acquire(a_claim())

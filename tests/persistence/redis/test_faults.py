@@ -90,7 +90,7 @@ def test_a_lost_acquire_is_sent_again(layer, proxy):
 
 @pytest.mark.row(105)
 @pytest.mark.fault(14)
-def test_a_lost_reply_to_complete_is_settled(layer, proxy):
+def test_a_complete_whose_reply_was_lost_is_settled(layer, proxy):
     claim = a_claim()
     layer.acquire(claim)
     proxy.when(b"EVALSHA", "cut reply")
@@ -98,7 +98,7 @@ def test_a_lost_reply_to_complete_is_settled(layer, proxy):
     assert layer.acquire(rival(claim)).record.result == b"done"
 
 
-def test_a_lost_reply_to_extend_is_extended(layer, proxy):
+def test_an_extend_whose_reply_was_lost_is_extended(layer, proxy):
     claim = a_claim()
     layer.acquire(claim)
     proxy.when(b"EVALSHA", "cut reply")
@@ -141,7 +141,7 @@ NO_REPLY_OF_OURS = [b"+OK\r\n", b":-1\r\n", b"$0\r\n\r\n", b"*0\r\n", b"*3\r\n:0
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b"*1\r\n:0\r\n"])
-def test_a_reply_that_no_script_says_is_an_error_of_ours(kind, proxy, reply):
+def test_a_reply_that_no_script_makes_is_an_error_of_ours(kind, proxy, reply):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -151,7 +151,7 @@ def test_a_reply_that_no_script_says_is_an_error_of_ours(kind, proxy, reply):
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b":2\r\n"])
-def test_no_claim_is_settled_by_a_reply_that_no_script_says(kind, proxy, reply):
+def test_a_reply_that_no_script_makes_settles_no_claim(kind, proxy, reply):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -162,7 +162,7 @@ def test_no_claim_is_settled_by_a_reply_that_no_script_says(kind, proxy, reply):
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("verb", ["extend", "release"])
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":2\r\n"])
-def test_no_claim_is_lost_by_a_reply_that_no_script_says(kind, proxy, reply, verb):
+def test_a_reply_that_no_script_makes_loses_no_claim(kind, proxy, reply, verb):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -215,7 +215,7 @@ def _calls(stats, command):
 
 @pytest.mark.row(108)
 @pytest.mark.fault(20)
-def test_a_restarted_server_is_used_as_it_is(any_binary, kind):
+def test_a_restarted_server_is_used_again(any_binary, kind):
     with RedisServer(any_binary) as server, driven(kind.from_url(server.url)) as layer:
         claim = a_claim()
         assert layer.acquire(claim) == Acquired(1)
@@ -226,7 +226,7 @@ def test_a_restarted_server_is_used_as_it_is(any_binary, kind):
 
 
 @pytest.mark.fault(18)
-def test_a_server_that_comes_back_within_the_deadline_is_not_noticed(any_binary, kind):
+def test_a_server_that_comes_back_within_the_deadline_causes_no_error(any_binary, kind):
     with RedisServer(any_binary) as server, driven(kind.from_url(server.url, timeout_seconds=10)) as layer:
         layer.acquire(a_claim())
         server.kill()
@@ -238,7 +238,7 @@ def test_a_server_that_comes_back_within_the_deadline_is_not_noticed(any_binary,
 
 @pytest.mark.row(107)
 @pytest.mark.fault(5, 16)
-def test_a_full_server_refuses_new_work_and_loses_none(any_binary, kind):
+def test_a_full_server_refuses_new_claims_and_loses_no_result(any_binary, kind):
     with RedisServer(any_binary) as server, driven(kind.from_url(server.url)) as layer, server.client() as store:
         done, running, left = a_claim(), a_claim(), a_claim()
         for claim in (done, running, left):
@@ -291,7 +291,7 @@ def test_a_flushed_record_is_not_created_by_completing_it(layer, store):
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "usual"])
 @pytest.mark.parametrize("size", [3, 20_000])
-def test_after_a_planned_failover_the_name_is_asked_again_for_its_server(any_binary, kind, size, direct):
+def test_after_a_planned_failover_the_name_is_resolved_again(any_binary, kind, size, direct):
     with (
         RedisServer(any_binary) as old,
         RedisServer(any_binary) as new,
@@ -372,7 +372,7 @@ def test_a_reply_that_never_comes_leaves_no_claim(layer, proxy, store):
 
 
 @pytest.mark.fault(4)
-def test_closing_waits_for_the_release_of_what_was_in_doubt(proxy, store):
+def test_closing_waits_for_the_release_of_a_claim_in_doubt(proxy, store):
     with RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=0.5) as layer:
         layer.acquire(a_claim())
         claim = a_claim()
@@ -402,7 +402,7 @@ async def _cancelled_soon(waiting):
 
 
 @pytest.mark.fault(4, 12)
-async def test_in_threads_a_cancelled_acquire_is_released_after_its_own_end_never_beside_it(proxy, store):
+async def test_in_threads_a_cancelled_acquire_is_released_after_it_has_ended(proxy, store):
     with RedisPersistenceLayer.from_url(proxy.url) as blocking:
         layer = ThreadedPersistenceLayer(blocking)
         await layer.acquire(a_claim())
@@ -441,7 +441,7 @@ def test_no_key_is_without_expiry(layer, store):
 
 
 @pytest.mark.fault(26)
-def test_time_of_the_server_decides(layer, store, monkeypatch):
+def test_the_servers_time_decides(layer, store, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 0.0)
     claim = a_claim()
     assert layer.acquire(claim) == Acquired(1)
@@ -449,7 +449,7 @@ def test_time_of_the_server_decides(layer, store, monkeypatch):
 
 
 @pytest.mark.fault(4)
-def test_where_no_thread_is_to_be_had_the_stores_error_is_told_all_the_same(monkeypatch):
+def test_without_a_thread_for_the_release_the_stores_error_is_raised_all_the_same(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -462,7 +462,7 @@ def test_where_no_thread_is_to_be_had_the_stores_error_is_told_all_the_same(monk
 
 
 @pytest.mark.fault(4)
-def test_closing_does_not_stumble_over_a_release_that_is_only_about_to_start(monkeypatch):
+def test_closing_accepts_a_release_whose_thread_is_about_to_start(monkeypatch):
     layer = RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2)
     begun, gate = threading.Event(), threading.Event()
     start = threading.Thread.start

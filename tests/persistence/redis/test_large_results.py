@@ -76,7 +76,7 @@ def sent_to_scripts(proxy):
     return len(sent) - sent.find(b"EVALSHA")
 
 
-def test_one_message_carries_the_result_past_the_script(layer, claim, proxy, store):
+def test_a_large_result_and_its_script_are_one_message(layer, claim, proxy, store):
     assert layer.complete(claim, RESULT) == Settled()
     assert proxy.count(b"EVALSHA") == 1
     assert sum(request.startswith(b"*") for request in proxy.requests) == 1
@@ -102,14 +102,14 @@ def test_any_length_arrives_whole(layer, claim, length):
     assert layer.acquire(rival(claim)).record.result == b"x" * length
 
 
-def test_of_a_claim_that_is_gone_nothing_is_left(layer, claim, store):
+def test_a_claim_that_is_gone_is_not_created_and_no_temporary_key_is_left(layer, claim, store):
     store.delete(key_of(claim))
     assert layer.complete(claim, RESULT) == Lost(None)
     assert store.exists(key_of(claim)) == 0
     assert_nothing_temporary(store)
 
 
-def test_a_stranger_changes_nothing_and_leaves_nothing(layer, claim, store):
+def test_another_owner_changes_nothing_and_leaves_no_temporary_key(layer, claim, store):
     standing = store.get(key_of(claim))
     answer = layer.complete(rival(claim), RESULT)
     assert answer.record.attempt == 1
@@ -118,7 +118,7 @@ def test_a_stranger_changes_nothing_and_leaves_nothing(layer, claim, store):
 
 
 @pytest.mark.parametrize("result", [b"small", RESULT], ids=["small", "large"])
-def test_a_stranger_learns_how_long_the_claim_stands_and_then_how_long_the_record_lives(layer, claim, result):
+def test_another_owner_gets_the_rest_of_the_lease_and_then_the_life_of_the_record(layer, claim, result):
     mine = replace(claim, lease_ms=20_000, retention_ms=80_000)
     assert layer.extend(mine) is True
     assert 10_000 < layer.complete(rival(claim), result).record.remaining_ms <= 20_000
@@ -134,7 +134,7 @@ def test_a_completed_record_is_final(layer, claim, store):
 
 
 @pytest.mark.fault(14)
-def test_a_lost_reply_is_settled(layer, claim, proxy, store):
+def test_a_complete_whose_reply_was_lost_is_settled(layer, claim, proxy, store):
     proxy.when(b"EVALSHA", "cut reply")
     assert layer.complete(claim, RESULT) == Settled()
     assert layer.acquire(rival(claim)).record.result == RESULT
@@ -165,7 +165,7 @@ def test_a_full_server_gets_the_result_through_the_script(kind, any_binary):
 
 
 @pytest.mark.parametrize("forbidden", ["setrange", "pexpire", "rename"])
-def test_an_acl_that_forbids_the_short_way_leaves_the_long_one_and_no_litter(kind, server, forbidden):
+def test_with_an_acl_that_forbids_renaming_the_result_passes_through_the_script(kind, server, forbidden):
     needed = f"+eval +evalsha +get +set +del +time +pttl +setrange +pexpire +rename -{forbidden}"
     with server.client() as store:
         rules = f"~idempotency:* -@all +hello {needed}"
@@ -213,7 +213,7 @@ def test_a_result_that_is_gone_from_its_temporary_key_goes_through_the_script(st
     assert_nothing_temporary(store)
 
 
-async def test_an_async_client_with_trips_of_its_own_is_asked_for_them(store, any_server):
+async def test_an_async_client_with_a_pipeline_of_its_own_is_given_the_commands(store, any_server):
     given = redis.asyncio.Redis(port=any_server.port)
 
     class Client:
@@ -239,7 +239,7 @@ async def test_an_async_client_with_trips_of_its_own_is_asked_for_them(store, an
 
 
 @pytest.mark.filterwarnings("ignore:this client can wait:RuntimeWarning")
-def test_a_client_that_sends_one_command_a_trip_sends_the_result_through_the_script(store):
+def test_a_client_without_a_pipeline_sends_the_result_through_the_script(store):
     class Client:
         execute_command = store.execute_command
 

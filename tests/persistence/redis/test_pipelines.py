@@ -1,4 +1,4 @@
-"""What is said in several trips, held by hand: replies that no server gives on demand."""
+"""What a verb does in several trips, with replies that no server gives on demand."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def test_an_error_is_a_value_among_the_replies_also_of_a_single_command(an
         assert isinstance(reply, exceptions.ResponseError)
 
 
-def test_a_master_that_steps_down_while_it_waits_is_asked_again():
+def test_a_master_that_steps_down_during_a_wait_is_tried_again():
     talk = commands.acquire_acknowledged(KEY, a_claim(), 1, lambda: 10)
     assert [command[0] for command in next(talk)] == ["EVALSHA", "WAIT"]
     with pytest.raises(exceptions.ResponseError) as raised:
@@ -34,7 +34,7 @@ def test_a_master_that_steps_down_while_it_waits_is_asked_again():
     assert is_passing(raised.value)
 
 
-def test_a_claim_that_can_not_be_released_either_is_asked_for_again():
+def test_a_claim_that_can_not_be_released_either_is_acquired_again():
     talk = commands.acquire_acknowledged(KEY, a_claim(), 2, lambda: 10)
     next(talk)
     (release,) = talk.send([1, 1])
@@ -104,7 +104,7 @@ class UnknownNode:
             each.result = result
 
 
-async def test_a_node_that_is_not_known_yet_is_worth_another_try():
+async def test_a_node_that_is_not_known_yet_is_a_passing_error():
     trip = [("EVALSHA",), ("WAIT",)]
     with pytest.raises(exceptions.TryAgainError):
         send(UnknownNode(), KEY, trip)
@@ -133,6 +133,6 @@ def test_a_client_that_does_not_know_a_slot_is_made_to_ask():
     assert is_passing(raised.value)
 
 
-def test_slots_that_move_again_and_again_are_worth_another_try():
+def test_slots_that_move_again_and_again_are_a_passing_error():
     assert is_passing(exceptions.MovedError("7 127.0.0.1:7007"))
     assert is_passing(exceptions.AskError("7 127.0.0.1:7007"))

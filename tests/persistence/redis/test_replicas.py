@@ -1,4 +1,4 @@
-"""Claims that replicas acknowledge: in the trip of the acquire, and released where too few do."""
+"""Claims that replicas acknowledge in the acquire's own trip. If too few do, the claim is released."""
 
 import time
 
@@ -95,7 +95,7 @@ def test_a_claim_and_its_acknowledgement_are_one_message(layer, proxy):
     assert b"WAIT" in proxy.requests[0]
 
 
-def test_results_are_not_waited_for(layer, proxy):
+def test_completing_waits_for_no_replica(layer, proxy):
     claim = a_claim()
     layer.acquire(claim)
     proxy.requests.clear()
@@ -104,7 +104,7 @@ def test_results_are_not_waited_for(layer, proxy):
     assert proxy.count(b"WAIT") == 0
 
 
-def test_without_the_option_nothing_is_waited_for(kind, proxy):
+def test_without_the_option_no_replica_is_waited_for(kind, proxy):
     with driven(kind.from_url(proxy.url)) as layer:
         assert layer.acquire(a_claim()) == Acquired(1)
     assert proxy.count(b"WAIT") == 0
@@ -223,14 +223,14 @@ async def test_a_request_whose_claim_is_not_acknowledged_gets_503_and_does_not_r
 
 
 @pytest.mark.parametrize("value", [-1, 1.0, True, "1", None])
-def test_a_number_of_replicas_that_can_not_be_meant_is_refused(kind, value):
+def test_an_invalid_number_of_replicas_is_refused(kind, value):
     with pytest.raises(IdempotencyConfigurationError, match="min_replicas"):
         kind.from_url("redis://localhost", min_replicas=value)
     with pytest.raises(IdempotencyConfigurationError, match="min_replicas"):
         kind.connect(RedisConnection(), min_replicas=value)
 
 
-def test_a_client_that_sends_one_command_a_trip_can_not_have_replicas():
+def test_replicas_need_a_client_with_a_pipeline():
     class Client:
         async def execute_command(self, *args, **options):
             return 1
@@ -240,7 +240,7 @@ def test_a_client_that_sends_one_command_a_trip_can_not_have_replicas():
         AsyncRedisPersistenceLayer(Client(), min_replicas=1)
 
 
-def test_behind_a_sentinel(kind, any_binary, master, replica):
+def test_replicas_behind_a_sentinel_acknowledge(kind, any_binary, master, replica):
     with RedisSentinel(any_binary, master) as sentinel:
         where = RedisConnection(mode="sentinel", sentinels=[("127.0.0.1", sentinel.port)], service_name=SERVICE)
         with driven(kind.connect(where, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
