@@ -18,7 +18,7 @@ from typing import Any
 from idempotency_mw.core.record import Claim, Operation, Settled, Status
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer, commands
-from idempotency_mw.persistence.redis.resp import packed, pieces
+from idempotency_mw.persistence.redis.direct.resp import packed, pieces
 from tests.servers import RedisServer
 
 __all__ = ["ALIKE", "IN_USE", "measures", "way_taken"]

@@ -33,7 +33,7 @@ from benchmarks.callgrind import counted_forks, in_fork, valgrind
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.commands import RAW, Call
-from idempotency_mw.persistence.redis.direct import DirectRedis
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from tests.servers import RedisServer, binaries
 
 LENGTHS = (50, 200)
@@ -107,8 +107,8 @@ async def said(client: Any, call: Call) -> Any:
     """Send a call as the layer does: on the direct path if possible, otherwise through the client."""
     if isinstance(client, DirectRedis):
         command = call.packed()
-        if (wire := client.wire_for(command)) is not None:
-            return await wire.ask(command, asyncio.get_running_loop().time() + 2.0)
+        if (connection := client.connection_for(command)) is not None:
+            return await connection.ask(command, asyncio.get_running_loop().time() + 2.0)
     return await client.execute_command(*call.by_digest, **RAW)
 
 

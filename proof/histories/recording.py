@@ -17,10 +17,10 @@ from redis.retry import Retry
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.deadline import Deadline
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.async_connection import Connection
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from proof.histories.checker import outcome_of
 from proof.histories.operations import History
 
@@ -125,25 +125,25 @@ class DirectRecordingClient(_Recording, DirectRedis):
         super().__init__(usual.connection_pool, patience=seconds)
         self._begin = _beginner(history, claims)
 
-    def wire_for(self, command: bytes) -> Any:
+    def connection_for(self, command: bytes) -> Any:
         """Return the shared connection, wrapped so that each message is recorded."""
-        wire = super().wire_for(command)
-        return None if wire is None else _NotingWire(wire, self._begin)
+        connection = super().connection_for(command)
+        return None if connection is None else _NotingConnection(connection, self._begin)
 
 
-class _NotingWire:
+class _NotingConnection:
     """The shared connection, as the layer uses it."""
 
-    def __init__(self, wire: Wire, begin: Callable[..., Any]) -> None:
-        self._wire = wire
+    def __init__(self, connection: Connection, begin: Callable[..., Any]) -> None:
+        self._connection = connection
         self._begin = begin
-        self.end_if_deserted = wire.end_if_deserted
+        self.end_if_deserted = connection.end_if_deserted
 
     async def ask(self, command: bytes, ends: float) -> Any:
         """Record the message, and send it."""
         end, read = self._begin(_unpacked(command))
         try:
-            reply = await self._wire.ask(command, ends)
+            reply = await self._connection.ask(command, ends)
         except BaseException:
             end(is_open=True)
             raise

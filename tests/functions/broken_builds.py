@@ -423,7 +423,7 @@ BUILDS = (
     Build(
         24,
         "a URL and single arguments may be mixed",
-        (("persistence/redis/connection.py", "        if given:\n", "        if False:\n"),),
+        (("persistence/redis/address.py", "        if given:\n", "        if False:\n"),),
         tests="contradict",
     ),
     Build(
