@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from tests.functions.broken_builds import BUILDS, run
+from tests.functions.broken_builds import BUILDS
+from tests.functions.building import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="builds run in forked processes")
 
