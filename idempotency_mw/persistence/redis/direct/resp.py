@@ -11,6 +11,8 @@ from typing import Final, Literal, TypeAlias
 
 from redis.exceptions import InvalidResponse
 
+from idempotency_mw.persistence.redis.direct.simple_values import SIMPLE, size_of, without_format
+
 __all__ = ["Argument", "Push", "Reader", "Reply", "bulk", "packed", "pieces", "plain"]
 
 Argument: TypeAlias = str | bytes | int | tuple[bytes, ...]
@@ -203,13 +205,13 @@ class Reader:
         self._at = end + 2
         if kind in _AGGREGATES:
             return self._aggregate(kind, text)
-        return self._error(text) if kind == b"-" else _SIMPLE[kind](text)
+        return self._error(text) if kind == b"-" else SIMPLE[kind](text)
 
     def _string(self, kind: bytes, length: bytes, begin: int) -> Reply | _Missing:
         if length == b"-1" and kind == b"$":  # null, in RESP 2
             self._at = begin
             return None
-        end = begin + _size(length, _MOST_BYTES)
+        end = begin + size_of(length, _MOST_BYTES)
         if self._data[end : end + 2] != b"\r\n":
             if not b"\r\n".startswith(self._data[end : end + 2]):
                 raise InvalidResponse("a string of a reply is longer than it says")
@@ -218,7 +220,7 @@ class Reader:
         text = bytes(self._data[begin:end])
         if kind == b"!":
             return self._error(text)
-        return _without_format(text) if kind == b"=" else text
+        return without_format(text) if kind == b"=" else text
 
     def _error(self, text: bytes) -> Exception:
         return self._make_error(text.decode(errors="replace"))
@@ -228,7 +230,7 @@ class Reader:
             return None
         if len(self._open) == _DEEPEST or (kind == b">" and self._open):
             raise InvalidResponse("a reply nests what can't be nested, or too deep")
-        return _Aggregate(kind, _size(length, _MOST_ITEMS) * (2 if kind in b"%|" else 1))
+        return _Aggregate(kind, size_of(length, _MOST_ITEMS) * (2 if kind in b"%|" else 1))
 
     def _placed(self, element: "Reply | _Aggregate") -> Reply | Push | _Missing:
         """Put an element where it belongs. Return the reply that becomes whole by it, or `_MISSING`."""
@@ -240,7 +242,8 @@ class Reader:
             return element
         while len((last := self._open[-1]).items) == last.wants:
             self._open.pop()
-            if last.kind == b"|":  # attributes: they are about the element that follows, and no part of it
+            if last.kind == b"|":  # attributes, which are dropped: the element that they are about follows
+                self._open.append(_Aggregate(_ATTRIBUTED, 1))
                 return _MISSING
             value = last.value()
             if not self._open or isinstance(value, Push):
@@ -260,6 +263,8 @@ class _Aggregate:
 
     def value(self) -> Reply | Push:
         """Return it, with all its elements."""
+        if self.kind == _ATTRIBUTED:
+            return self.items[0]
         if self.kind == b">":
             return Push(self.items)
         if self.kind != b"%":
@@ -270,44 +275,9 @@ class _Aggregate:
             raise InvalidResponse("a map of a reply has a key that can't be one") from None
 
 
+_ATTRIBUTED: Final = b""
+"""The kind of what has attributes: it wants one element, and is that element."""
+
 _STRINGS: Final = frozenset((b"$", b"=", b"!"))
 _AGGREGATES: Final = frozenset((b"*", b"~", b"%", b">", b"|"))
-
-_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
-_NUMBER: Final = re.compile(rb"[+-]?[0-9]{1,4000}")  # `int` refuses more than 4,300 digits
-_FRACTION: Final = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?|inf)|nan", re.IGNORECASE)
-
-
-def _size(text: bytes, most: int) -> int:
-    """Return the length that a reply states. Raises `InvalidResponse` for none, and for more than is read."""
-    if not _DIGITS.fullmatch(text) or int(text) > most:
-        raise InvalidResponse("a length in a reply is not a number, or too large")
-    return int(text)
-
-
-def _without_format(text: bytes) -> bytes:
-    """Return a verbatim string without its format, three letters and a colon."""
-    if text[3:4] != b":":
-        raise InvalidResponse("a verbatim string has no format")
-    return text[4:]
-
-
-def _matching(pattern: re.Pattern[bytes], read: Callable[[bytes], Reply]) -> Callable[[bytes], Reply]:
-    def simple(text: bytes) -> Reply:
-        if not pattern.fullmatch(text):
-            raise InvalidResponse("a value of a reply is not of its type")
-        return read(text)
-
-    return simple
-
-
-_SIMPLE: Final[Mapping[bytes, Callable[[bytes], Reply]]] = {
-    b":": _matching(_NUMBER, int),
-    b"(": _matching(_NUMBER, int),
-    b",": _matching(_FRACTION, float),
-    b"#": _matching(re.compile(rb"[tf]"), b"t".__eq__),
-    b"_": _matching(re.compile(rb""), lambda _: None),
-    b"+": bytes,
-}
-
-_KINDS: Final = frozenset((b"-", *_STRINGS, *_AGGREGATES, *_SIMPLE))
+_KINDS: Final = frozenset((b"-", *_STRINGS, *_AGGREGATES, *SIMPLE))
