@@ -103,10 +103,11 @@ class PipelinedConnection(Connection):
         self._transport.writelines(self._unsent)
         self._unsent = []
 
-    def _take(self, event: Any) -> None:
-        answer = self._due.pop(0)
-        if not answer.done():
-            answer.set_result(event)
+    def data_received(self, data: bytes) -> None:
+        for event in self._reader.read(data):
+            answer = self._due.pop(0)
+            if not answer.done():
+                answer.set_result(event)
 
 
 class Pipelined(DirectRedis):
