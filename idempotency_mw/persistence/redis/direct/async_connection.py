@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        events: list[Untyped] = self._reader.read(data)  # no `Push` is handed on
+        events: list[Untyped] = self._reader.read(data)  # only replies are handed on, and no `Push`
         for event in events:
             if type(event) not in _PLAIN:
                 self._receive_each(events)
