@@ -26,6 +26,7 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
 )
 from idempotency_mw.execution import Discard, Execution
+from idempotency_mw.functions.serializers import StoredValue
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Request, Response
 from idempotency_mw.persistence.frame import Frame
@@ -235,6 +236,8 @@ def test_no_canary_is_in_the_repr_of_a_public_object():
         Response(200, headers, b"canary-body"),
         Execution(key="canary-key", storage_key="5" * 64, attempt=1, discard=Discard()),
         Call("canary-key", "charge", {"card": "canary-body"}, CustomDictSerializer(dict, dict)),
+        Call("canary-key", "charge", {"card": "canary-body"}).keyed(config),
+        StoredValue("canary-body"),
         RedisConnection(url="redis://canary:canary@localhost"),
         RedisConnection(username="canary-user", password=PASSWORD),
         IdempotencyHandler(memory, config),
