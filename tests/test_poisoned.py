@@ -131,7 +131,7 @@ def by_the_model(verb, data, claim, now_ms):
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("verb", VERBS)
 def test_sqlite_and_the_model_agree_on_flipped_bits_and_truncated_records(tmp_path, verb):
-    """persistence/test_redis_agrees.py does the same with the Lua scripts."""
+    """persistence/redis/test_agreement.py does the same with the Lua scripts."""
     fingerprint = Frame.decode(GOLDEN[Status.COMPLETED]).fingerprint
     claim = Claim(Operation(KEY, fingerprint), TOKEN, LONG_MS, LONG_MS)
     arguments = (claim, b"done") if verb == "complete" else (claim,)
