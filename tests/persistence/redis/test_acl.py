@@ -11,7 +11,7 @@ from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import RedisConnection
 from tests.persistence.driven import KINDS, a_claim, driven, rival
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 LINE = re.search(r"^ACL SETUSER idempotency (.+)$", README, re.MULTILINE)[1]
 PASSWORD = "canary-acl-password"
 CHECKING = "+info +config|get"
