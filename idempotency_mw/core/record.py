@@ -34,7 +34,10 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt's request for a key. The token proves ownership; each acquiring round has a fresh one."""
+    """One attempt's request for a key.
+
+    The token proves ownership. Each claim has a fresh one, and a layer that sends a verb again keeps it.
+    """
 
     operation: Operation
     token: str = field(repr=False)

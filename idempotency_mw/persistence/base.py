@@ -1,5 +1,6 @@
 """The four verbs of a persistence layer, as Protocols: any object that has them is a layer.
 
+`verbs.py` has the rule of each verb as a pure function, and `redis/scripts/` has the same rule in Lua.
 What a layer must guarantee beyond these signatures is tested by `idempotency_mw.testing.PersistenceConformance`.
 """
 
@@ -96,7 +97,10 @@ class AsyncPersistenceLayer(Protocol):
 
 
 def verbs_of(layer: object) -> list[Any]:
-    """Return the four verbs of an object, with None for each that it lacks."""
+    """Return the four verbs of an object, with None for each that it lacks.
+
+    `adapted.py` refuses a layer that lacks one, a user's own too.
+    """
     return [getattr(layer, name, None) for name in ("acquire", "extend", "complete", "release")]
 
 

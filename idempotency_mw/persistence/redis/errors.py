@@ -1,5 +1,6 @@
 """The drivers' errors: what they mean to us, and when to try again.
 
+An error passes (the verb is tried again until its deadline) or lasts (the verb fails at once): `is_passing`.
 A client that is brought along may be valkey-py's. Its errors have redis-py's names, but are no subclasses of them.
 """
 
@@ -61,7 +62,10 @@ _PASSING: Errors = (
     *_named("AskError"),  # and MOVED: clients follow these, unless slots move again and again
     *_named("ClusterError", "RedisClusterException", "ValkeyClusterException"),
 )
+"""Errors of a server or a network that may recover within the deadline. Any other error lasts."""
+
 _LASTING = _named("AuthenticationError", "AuthorizationError")
+"""These last although they are subclasses of `ConnectionError`."""
 
 NO_SCRIPT = _named("NoScriptError")
 NO_PERMISSION = _named("NoPermissionError")
@@ -87,7 +91,7 @@ def is_passing(error: Exception) -> bool:
     """Tell whether another try within the deadline can help: after a restart, a failover, a move of slots."""
     if isinstance(error, _LASTING):
         return False
-    # This ends WAIT on a master that becomes a replica.
+    # A master that becomes a replica ends WAIT so. Drivers have no class for it, but its first word names it.
     return isinstance(error, _PASSING) or str(error).startswith("UNBLOCKED")
 
 

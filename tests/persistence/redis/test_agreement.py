@@ -47,7 +47,7 @@ def outcome(verb, *arguments):
 
 
 tokens = st.sampled_from(["a" * 32, "b" * 32, "c" * 32])
-# One token never stands for two requests: it is made anew for each acquiring round.
+# One token never stands for two requests: it is made anew for each claim.
 fingerprints = {"a" * 32: "1" * 64, "b" * 32: "1" * 64, "c" * 32: "2" * 64}
 durations = st.sampled_from([LONG_MS, 2 * LONG_MS])
 steps = st.lists(

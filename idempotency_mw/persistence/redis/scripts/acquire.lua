@@ -32,6 +32,7 @@ if record then
     -- The owner asks again, because the reply to its first try was lost. It still owns the claim.
     attempt = attempts
   elseif ARGV[5] == '1' and remaining <= 0 and string.sub(record, 56) == ARGV[2] then
+    -- A takeover: the lease has lapsed, and it is the same request.
     attempt = math.min(attempts + 1, 999999)
   else
     return {0, remaining, record}
