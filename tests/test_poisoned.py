@@ -25,6 +25,7 @@ from idempotency_mw.functions.serializers import StoredValue, decode
 from idempotency_mw.http import codec
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
@@ -35,7 +36,6 @@ from tests.wsgi.driver import TEXT, Service
 
 LONG_MS = 600_000
 KEY = "the-poisoned-one"
-VERBS = ("acquire", "extend", "complete", "release")
 SECRET = "canary-in-a-record"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from idempotency_mw.core.record import Claim, Existing, Lost, Operation
 from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.verbs import StoredFrame
@@ -21,7 +22,6 @@ __all__ = ["VERBS", "disagreements"]
 
 KEY = "fuzzed"
 LONG_MS = 600_000
-VERBS = ("acquire", "extend", "complete", "release")
 
 
 def disagreements(seed: int, count: int) -> Iterator[tuple[str, list[str]]]:

@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.threaded import as_async
-
-VERBS = ("acquire", "extend", "complete", "release")
 
 
 class AroundLayer:

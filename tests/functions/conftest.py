@@ -17,7 +17,7 @@ import pytest
 
 from idempotency_mw import idempotent_function
 from idempotency_mw.errors import IdempotencyAlreadyInProgressError
-from idempotency_mw.persistence.base import is_async
+from idempotency_mw.persistence.base import VERBS, is_async
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
@@ -180,7 +180,7 @@ def watched(layer, after):
 
         return asynchronous if is_async(layer) else blocking
 
-    return SimpleNamespace(**{verb: watching(verb) for verb in ("acquire", "extend", "complete", "release")})
+    return SimpleNamespace(**{verb: watching(verb) for verb in VERBS})
 
 
 class Surface:

@@ -1,12 +1,15 @@
 """Layers that fail on demand, before or after the store has executed a verb."""
 
+from typing import get_args
+
 import pytest
 
 from idempotency_mw.core.record import Acquired, Lost, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
-from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer
+from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer, failing
 from idempotency_mw.testing.harness import a_claim, rival
 
 
@@ -54,3 +57,7 @@ async def test_the_async_failing_layer_fails_like_the_blocking_one():
     with pytest.raises(IdempotencyPersistenceConnectionError):
         await layer.release(claim)
     assert await layer.release(claim) is True
+
+
+def test_faults_are_planned_for_the_verbs_of_a_layer():
+    assert get_args(failing.Verb) == VERBS
