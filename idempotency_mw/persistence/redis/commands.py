@@ -263,7 +263,7 @@ def read_flag(reply: Reply) -> bool:
     return reply == 1
 
 
-def _record(reply: Any) -> Record:  # unpacking is its own check, and the quickest
+def _record(reply: Any) -> Record:  # `Any`, because unpacking is the check
     try:
         _, remaining_ms, data = reply
         return read_record(data, remaining_ms)

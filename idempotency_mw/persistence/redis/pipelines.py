@@ -37,7 +37,7 @@ Node_co = TypeVar("Node_co", covariant=True)
 class _Pipeline(Protocol[Result_co]):
     """redis-py's pipeline. An async one returns an awaitable of the replies."""
 
-    def execute_command(self, *args: Argument, NEVER_DECODE: bool) -> object: ...  # noqa: N803
+    def execute_command(self, *args: Argument, **options: object) -> object: ...
     def execute(self, *, raise_on_error: bool) -> Result_co: ...
 
 

@@ -7,7 +7,8 @@ name of redis-py stands in the package; tests/persistence/redis/test_private_nam
 """
 
 # ruff: noqa: SLF001
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false, reportUnusedImport=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportPrivateUsage=false
+# pyright: reportUnusedImport=false
 
 import asyncio
 from collections.abc import Callable, Iterator, MutableSet

@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        events: list[Any] = self._reader.read(data)  # only replies are handed on, and no `Push`
+        events: list[Any] = self._reader.read(data)  # `Any`, because only a loop knows that no `Push` goes on
         for event in events:
             if type(event) not in _PLAIN:
                 self._receive_each(events)
