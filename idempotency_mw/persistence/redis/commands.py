@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
@@ -17,7 +17,6 @@ from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.direct.resp import Reply, bulk, packed
 from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_passing
 from idempotency_mw.persistence.redis.pipelines import RAW, Command, PipelineSteps
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = [
     "LARGE",
@@ -264,7 +263,7 @@ def read_flag(reply: Reply) -> bool:
     return reply == 1
 
 
-def _record(reply: Untyped) -> Record:
+def _record(reply: Any) -> Record:  # `Any`, because unpacking is the check
     try:
         _, remaining_ms, data = reply
         return read_record(data, remaining_ms)

@@ -7,6 +7,7 @@ A client that is brought along may be valkey-py's. Its errors have redis-py's na
 import re
 from importlib import import_module
 from random import uniform
+from types import ModuleType
 
 from redis import exceptions
 
@@ -15,7 +16,6 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = [
     "ASK",
@@ -34,7 +34,7 @@ __all__ = [
 Errors = tuple[type[Exception], ...]
 
 
-def _drivers() -> list[Untyped]:
+def _drivers() -> list[ModuleType]:
     try:
         return [exceptions, import_module("valkey.exceptions")]
     except ImportError:
