@@ -187,7 +187,7 @@ def test_a_wait_is_over_before_the_clients_own_time_out(kind, master, replica):
 
         assert fastest(lambda: seconds(refused), SHORT + SLACK) <= SHORT + SLACK
         for close in closers(given):
-            layer._call(close) if kind is AsyncRedisPersistenceLayer else close()
+            layer.runner.run(close()) if kind is AsyncRedisPersistenceLayer else close()
 
 
 def test_an_acl_that_forbids_wait_leaves_no_claim(kind, master, replica, store):
