@@ -10,6 +10,7 @@ from idempotency_mw.errors import (
     IdempotencyConfigurationError,
     IdempotencyPersistenceConnectionError,
     IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
 )
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis.clients.closing import closers
@@ -165,6 +166,16 @@ def test_a_claim_whose_reply_was_lost_is_acknowledged_when_it_is_asked_for_again
     with pytest.raises(IdempotencyPersistenceConnectionError, match="0 of 1"):
         layer.acquire(claim)
     assert store.exists(PREFIX + claim.storage_key) == 0
+
+
+def test_a_wait_that_is_not_answered_with_a_number_is_an_error_and_the_claim_is_released(layer, proxy):
+    claim = a_claim()
+    proxy.when(b"WAIT", "answer request", reply=b":1\r\n+OK\r\n")
+    with pytest.raises(IdempotencyRecordError):
+        layer.acquire(claim)
+    asked, released = proxy.requests
+    assert b"WAIT" in asked
+    assert claim.token.encode() in released
 
 
 def test_a_server_that_lost_the_scripts_is_waited_for_again(layer, proxy, store):
