@@ -15,7 +15,7 @@ from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, 
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
 from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.direct.resp import Reply, bulk, packed
-from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_passing
+from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_transient
 from idempotency_mw.persistence.redis.pipelines import RAW, Command, PipelineSteps
 
 __all__ = [
@@ -188,7 +188,7 @@ def acquire_acknowledged(
     answer = read_acquire(_unless_error(found))
     if isinstance(answer, Existing):
         return answer  # nothing was written, and the app will not run
-    if isinstance(acknowledged, Exception) and is_passing(acknowledged):
+    if isinstance(acknowledged, Exception) and is_transient(acknowledged):
         raise acknowledged  # the next try acquires the own token again, and waits again
     if not isinstance(acknowledged, int) or acknowledged < wanted:
         (released,) = yield [release(key, claim).by_text]
