@@ -59,7 +59,7 @@ def server_error(text: str) -> Exception:
     """Return the text of an error reply as an exception of the class that redis-py has for it.
 
     Raises `InvalidResponse` for a MOVED or ASK without an address, which redis-py, from 6.0 on, quotes in a
-    `ValueError`. Before, it has no class for these.
+    `ValueError`. Older releases have no class for these.
 
     `redis._parsers.BaseParser`, 5.0 to 8.1.
     """

@@ -36,9 +36,8 @@ def blocking_client(
         return _blocking_cluster(options, connection_class, use_tls=use_tls)
     pool = _redis.ConnectionPool(connection_class=connection_class, **options)
 
-    def make_connection() -> (
-        Untyped
-    ):  # not the pool's, which counts each one against its limit, also when it closes
+    def make_connection() -> Untyped:
+        # Not the pool's own, which counts each connection against its limit, even once that is closed.
         return connection_class(**options)
 
     if direct and can_be_direct_blocking(make_connection, connection.options() | extra):
