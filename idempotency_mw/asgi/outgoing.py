@@ -49,9 +49,8 @@ class Outgoing:
     def due(self) -> list[Message]:
         """Return the messages to send now, and forget them."""
         pending, self._pending = self._pending, []
-        self.is_sent = (
-            self._capture.is_started
-        )  # messages before the start (early hints) are no part of the answer
+        # Messages before the start (early hints) are no part of the answer.
+        self.is_sent = self._capture.is_started
         return pending
 
     def replace(self, response: Response) -> None:

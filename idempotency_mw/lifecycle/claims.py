@@ -60,7 +60,7 @@ SHORTEST_LEASE_MS = 1000
 of the acquire has arrived, and a duplicate could take the key over from an owner that has just begun."""
 
 LONGEST_FINISH_SECONDS = 5.0
-"""How long the end of a Lambda call waits for releases that are under way; less if the context tells less time.
+"""How long the end of a Lambda call waits for releases that are under way, if the context has so much time left.
 A layer bounds each release by its `timeout_seconds`, 2.0 by default."""
 
 

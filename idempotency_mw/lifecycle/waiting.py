@@ -15,10 +15,10 @@ Asked again for each claim, because waiting uses some of them.
 """
 
 SHORTEST_PAUSE = 0.05
-"""The first pause, in seconds, at most: most requests take longer than this, and each try is one round trip."""
+"""The first pause is at most so many seconds: most requests take longer, and each try is one round trip."""
 
 LONGEST_PAUSE = 1.0
-"""The longest pause, in seconds: by how much a waiter may learn of an answer too late."""
+"""The longest pause, in seconds. A waiter learns of an answer at most so much later."""
 
 WAITED_SHARE = 0.9
 """The share of the remaining time that may be spent waiting. A duplicate that waits to the last moment is
@@ -37,7 +37,7 @@ class Waiters:
         self._counting = threading.Lock()
 
     def enter(self, storage_key: str) -> bool:
-        """Count one more, if one more may wait for this key.
+        """Count one more waiter for this key. Return False, and count none, if as many as may wait already do.
 
         Pair every `enter` that returned True with `leave`.
         """

@@ -1,7 +1,7 @@
 """Records in Redis or Valkey: a blocking layer and an async one, with the same five scripts.
 
-One round trip a verb. The server's clock decides. It needs Redis 7.0 or Valkey 7.2, and redis-py 5.0. A server
-keeps what it acknowledged only with `maxmemory-policy noeviction`.
+Each verb is one round trip, and the server's clock decides. They need Redis 7.0 or Valkey 7.2, and redis-py 5.0. A
+server keeps what it acknowledged only with `maxmemory-policy noeviction`.
 
     layer          how a layer is built, and how its keys are named
     blocking       the blocking layer

@@ -11,7 +11,7 @@ name of redis-py stands in the package; tests/persistence/redis/test_private_nam
 # pyright: reportUnusedImport=false
 
 import asyncio
-from collections.abc import Callable, Iterator, MutableSet
+from collections.abc import Callable, Iterable, Iterator, MutableSet
 from contextlib import suppress
 from socket import socket
 from typing import Any, Protocol, TypeAlias, cast
@@ -71,8 +71,11 @@ class RedisPyConnection(Protocol):
     def connect(self) -> object:
         """Open the socket, and log in."""
 
-    def disconnect(self) -> object:
+    def disconnect(self, *args: object, **options: object) -> object:
         """Close the socket, if it is open."""
+
+    def pack_commands(self, commands: Iterable[object]) -> object:
+        """Return the commands of a pipeline as they go over the wire."""
 
     def can_read(self, *, timeout: float) -> bool:
         """Tell whether more has come, or comes within so many seconds."""
@@ -142,7 +145,7 @@ def server_error(text: str) -> Exception:
     """Return the text of an error reply as an exception of the class that redis-py has for it.
 
     Raises `InvalidResponse` for a MOVED or ASK without an address, which redis-py, from 6.0 on, quotes in a
-    `ValueError`. Before, it has no class for these.
+    `ValueError`. Older releases have no class for these.
 
     `redis._parsers.BaseParser`, 5.0 to 8.1.
     """

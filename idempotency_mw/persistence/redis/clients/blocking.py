@@ -33,7 +33,7 @@ def blocking_client(
     pool = untyped_redis.ConnectionPool(connection_class=connection_class, **options)
 
     def make_connection() -> RedisPyConnection:
-        # Not the pool's, which counts each one against its limit, also when it closes.
+        # Not the pool's own, which counts each connection against its limit, even once that is closed.
         return connection_class(**options)
 
     if direct and can_be_direct_blocking(make_connection, connection.options() | extra):

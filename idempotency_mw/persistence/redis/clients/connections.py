@@ -6,12 +6,18 @@ leads to.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import cast
 
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
-from idempotency_mw.persistence.redis.redis_py import AsyncRedisPyConnection, RedisPyConnection, with_time_outs
+from idempotency_mw.persistence.redis.redis_py import (
+    AsyncRedisPyConnection,
+    RedisPyConnection,
+    TimedRedisPyConnection,
+    with_time_outs,
+)
 
 __all__ = ["cancellable", "leaving_demoted", "within"]
 
@@ -38,7 +44,7 @@ class Demotion:
 def within(deadline: Deadline, base: type[RedisPyConnection]) -> type[RedisPyConnection]:
     """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
 
-    class LeavingConnection(with_time_outs(base, deadline.left)):  # type: ignore[misc]
+    class LeavingConnection(_without_foreign_replies(with_time_outs(base, deadline.left))):  # type: ignore[misc]
         def __init__(self, *args: object, **options: object) -> None:
             self.demotion = Demotion()
             super().__init__(*args, **options)
@@ -55,6 +61,53 @@ def within(deadline: Deadline, base: type[RedisPyConnection]) -> type[RedisPyCon
                 return super().read_response(*args, **options)
 
     return LeavingConnection
+
+
+def _without_foreign_replies(base: type[TimedRedisPyConnection]) -> type[TimedRedisPyConnection]:
+    """Return redis-py's blocking connection, which is closed before it is lent again while replies are due on it.
+
+    An exception from a signal handler or another thread may come between any two steps of redis-py:
+
+        time 0    a command is out, and its reply is on the way
+        time 1    the exception comes; redis-py puts the connection back into its pool as it is
+        time 2    the next command goes out on it, and the reply to the first one passes for its own
+    """
+
+    class CountingConnection(base):  # type: ignore[misc, valid-type]
+        due = 0  # how many replies are still to be read
+        packed = 1  # how many commands the next message holds
+
+        def connect(self) -> None:
+            if self.due > 0:  # a pool calls this each time that it lends a connection
+                self.disconnect()
+            super().connect()
+            self.due = 0  # the replies to the handshake are read
+
+        def disconnect(self, *args: object, **options: object) -> None:
+            self.due = 0
+            super().disconnect(*args, **options)
+
+        def pack_commands(self, commands: Iterable[object]) -> object:
+            listed = list(commands)
+            self.packed = len(listed)
+            return super().pack_commands(listed)
+
+        def send_packed_command(self, *args: object, **options: object) -> None:
+            sent, self.packed = self.packed, 1
+            self.due = sent
+            super().send_packed_command(*args, **options)
+            self.due = sent  # again, because it may have connected
+
+        def read_response(self, *args: object, **options: object) -> object:
+            try:
+                reply = super().read_response(*args, **options)
+            except ResponseError:  # this was read; at any other exception redis-py disconnects
+                self.due -= 1
+                raise
+            self.due -= 1
+            return reply
+
+    return CountingConnection
 
 
 def leaving_demoted(base: type[AsyncRedisPyConnection]) -> type[AsyncRedisPyConnection]:

@@ -52,7 +52,10 @@ class Limits:
         return semaphores[waits]
 
     def _forget_closed_loops(self) -> None:
-        """A semaphore on which a task has waited refers to its loop, and so keeps its own entry alive."""
+        """Drop the entries of closed loops.
+
+        They would stay: a semaphore on which a task has waited refers to its loop, which is the entry's key.
+        """
         for known in self._semaphores.keyrefs():
             if (loop := known()) is not None and loop.is_closed():
                 self._semaphores.pop(loop, None)

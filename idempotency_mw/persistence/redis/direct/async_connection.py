@@ -159,7 +159,7 @@ class Connection(asyncio.Protocol):
                 answer.set_result(reply)
         if self._exchanges.is_busy:
             self._loop.call_soon(self._begin)
-        if len(replies) > len(answers):
+        if len(replies) > len(answers) or not self._reader.is_between_replies:
             self.end("the server said what nobody had asked for")
         if self._is_demoted:
             self.end("the server is a replica now; under its name there may be another")

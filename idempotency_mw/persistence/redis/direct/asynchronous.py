@@ -151,9 +151,8 @@ class DirectRedis(untyped_redis.asyncio.Redis):  # type: ignore[misc]
                 raise RedisConnectionError("Connection lost: closed while it was made")
             error = connecting.result()
             if error is not None:
-                raise error.with_traceback(
-                    None
-                )  # many callers raise it, and each raise would add to its traceback
+                # Many callers raise it, and each raise would add to its traceback.
+                raise error.with_traceback(None)
         return self._shared
 
     def _stop_if_nobody_waits(self) -> None:

@@ -47,9 +47,10 @@ class BlockingConnection:
         self.close = connection.disconnect
 
     def is_fit(self, now: float) -> bool:
-        """Tell whether nothing has come meanwhile, nor an end, and no firewall may have forgotten it.
+        """Tell whether an idle connection can be used: it is open, it has nothing to read, and it is not too old.
 
-        TLS keeps no bytes back that poll would not tell of: a record is read whole, and no further.
+        Polling the socket is enough under TLS too: a record is read whole and nothing after it, so no bytes wait
+        inside of the TLS layer.
         """
         return now - self._asked < IDLE_SECONDS and not self._poll(0)
 
@@ -83,13 +84,13 @@ class BlockingConnection:
         return replies
 
     def _wait_for(self, seconds: float) -> None:
-        """Let no wait of the socket take longer."""
+        """Bound each wait of the socket from now on, unless the bound is right already."""
         if not -_EXACT < seconds - self._longest < _EXACT:
             self._longest = bounded(seconds)
             self._sock.settimeout(self._longest)
 
     def _replies(self, data: bytes, count: int, ends: float) -> list[Reply]:
-        """Read the replies that begin so, to the end of the last one."""
+        """Read all the replies. `data` is what has come of them so far."""
         reader = Reader(server_error)  # one for each exchange: nothing may be left over from the one before
         events = reader.read(data)
         while len(replies := _usable(events[:count])) < count:
@@ -100,7 +101,7 @@ class BlockingConnection:
 
     def _more(self, ends: float) -> bytes:
         left = ends - monotonic()
-        if left <= 0:  # else a server that always has more to say would make a wait without end
+        if left <= 0:  # else a server that keeps sending would be waited for without end
             raise TimeoutError("the reply was not whole within the time that there was")
         self._wait_for(left)
         more = self._sock.recv(_SIZE)
@@ -110,7 +111,7 @@ class BlockingConnection:
 
 
 def _usable(events: Sequence[Reply | Push]) -> list[Reply]:
-    """Return replies, or raise what makes the connection unusable."""
+    """Return the events as replies, or raise the first one that makes the connection unusable."""
     replies: list[Reply] = []
     for event in events:
         if isinstance(event, _UNFIT):

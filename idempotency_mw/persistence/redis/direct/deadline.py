@@ -7,8 +7,8 @@ from typing import Final
 __all__ = ["IDLE_SECONDS", "Deadline", "bounded"]
 
 IDLE_SECONDS: Final = 30.0
-"""A connection that was idle for longer is not used for a pipeline or by a thread again: a firewall or load
-balancer may have forgotten it, and what it then swallows is a result. Azure's forgets after 4 minutes by
+"""After so long, an idle connection is not used again, neither by a thread nor for a pipeline: a firewall or load
+balancer may have forgotten it, and would swallow a result without a sign. Azure's forgets after 4 minutes by
 default, AWS's (NLB) after 350 s; a private firewall may be stricter."""
 
 _LEAST: Final = 0.001

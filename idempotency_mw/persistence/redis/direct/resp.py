@@ -93,7 +93,7 @@ class _Nothing(Enum):
 
 _Missing: TypeAlias = Literal[_Nothing.MISSING]
 _MISSING: Final = _Nothing.MISSING
-"""What takes the place of a reply, or of an element of one, that is not whole yet."""
+"""Returned instead of a reply, or an element of one, that is not whole yet."""
 
 _INTEGER: Final = rb":(-?[0-9]{1,18})\r\n"
 _STRING: Final = rb"\$([0-9]{1,18})\r\n"

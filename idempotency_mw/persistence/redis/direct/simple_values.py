@@ -16,7 +16,7 @@ _FRACTION: Final = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?|inf)|nan
 
 
 def size_of(text: bytes, most: int) -> int:
-    """Return the length that a reply states. Raises `InvalidResponse` for none, and for more than is read."""
+    """Return the length that a reply states. Raises `InvalidResponse` if it is no number, or exceeds `most`."""
     if not _DIGITS.fullmatch(text) or int(text) > most:
         raise InvalidResponse("a length in a reply is not a number, or too large")
     return int(text)

@@ -1,12 +1,17 @@
 """redis-py's connections as the layers' clients use them."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
+import redis
 import redis.asyncio
 
+from idempotency_mw.persistence.redis import RedisConnection
+from idempotency_mw.persistence.redis.clients.blocking import blocking_client
 from idempotency_mw.persistence.redis.clients.connections import cancellable
+from idempotency_mw.persistence.redis.commands import RAW
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
 
 
 class LosesCancellations:
@@ -45,3 +50,31 @@ async def test_a_command_that_is_not_cancelled_leaves_the_connection_open_also_i
         assert await connection.read_response() == b"x"
     task.uncancel()
     await connection.disconnect()
+
+
+@pytest.mark.parametrize("commands", [1, 2])
+def test_a_connection_on_which_replies_are_due_is_not_used_again(any_server, monkeypatch, commands):
+    deadline = Deadline()
+    deadline.start(10)
+    client = blocking_client(RedisConnection(url=any_server.url), deadline, direct=False)
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    def ask(text):
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(commands):
+            pipeline.execute_command("ECHO", text, **RAW)
+        return pipeline.execute() if commands > 1 else [client.execute_command("ECHO", text, **RAW)]
+
+    with closing(client.connection_pool):
+        assert ask("before") == [b"before"] * commands
+        with monkeypatch.context() as patched:
+            patched.setattr(redis.Redis, "parse_response", interrupted)
+            patched.setattr(redis.client.Pipeline, "parse_response", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ask("interrupted")
+        assert ask("after") == [b"after"] * commands
+        connections = client.client_list()
+        assert ask("again") == [b"again"] * commands
+        assert [each["id"] for each in client.client_list()] == [each["id"] for each in connections]

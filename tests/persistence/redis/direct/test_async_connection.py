@@ -51,7 +51,7 @@ async def test_a_reply_that_is_lost_never_makes_the_next_one_pass_for_it(any_ser
         assert all(each is None or isinstance(each, redis.ConnectionError) for each in replies)
 
 
-@pytest.mark.parametrize("more", [b"+OK\r\n", b"?\r\n", b">2\r\n+invalidate\r\n*0\r\n"])
+@pytest.mark.parametrize("more", [b"+OK\r\n", b"?\r\n", b"+O", b">2\r\n+invalidate\r\n*0\r\n"])
 async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_not_used_again(any_server, more):
     async with relay(any_server.port) as (port, clients), direct(f"redis://127.0.0.1:{port}") as client:
         await echo(client, "before")
@@ -59,6 +59,18 @@ async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_n
         while connections(client):
             await asyncio.sleep(0.01)
         await echo(client, "after")
+
+
+async def test_the_beginning_of_a_reply_that_nobody_asked_for_is_no_part_of_the_next_one(any_server):
+    def with_the_beginning_of_another(reply):
+        return reply.replace(b"before\r\n", b"before\r\n$9\r\n")
+
+    async with (
+        relay(any_server.port, with_the_beginning_of_another) as (port, _),
+        direct(f"redis://127.0.0.1:{port}") as client,
+    ):
+        await echo(client, "before")
+        await echo(client, "after")  # else its reply would be read as a string of nine bytes, "$5\r\nafter"
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
