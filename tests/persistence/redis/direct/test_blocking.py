@@ -165,6 +165,18 @@ def test_a_child_closes_and_forgets_its_parents_connections(any_server, monkeypa
         assert idle(client) == []  # also for a process that gets the number of the first one later
 
 
+def test_a_thread_keeps_the_connections_of_another_one_that_was_first_in_this_process(any_server, monkeypatch):
+    # Time 0: a thread finds no connections of this process. Time 1: another thread leaves some. Time 2: the first
+    # one goes on, and looks again.
+    found_none = iter([-1])
+    with direct(any_server.url) as client:
+        several_idle(client)
+        before = tuple(idle(client))
+        monkeypatch.setattr(blocking, "getpid", lambda: next(found_none, os.getpid()))
+        echo(client, "after")
+        assert tuple(idle(client)) == before
+
+
 def test_children_of_a_process_whose_threads_ask_all_the_time_can_ask(any_server):
     over = threading.Event()
 
