@@ -1,4 +1,4 @@
-"""The Lua scripts and `verbs.py` are the same four verbs, and agree on what is a record."""
+"""The Lua scripts and `verbs.py` do the same, and accept the same bytes as a record."""
 
 from dataclasses import replace
 from secrets import token_hex
@@ -36,7 +36,7 @@ def store(server):
 
 
 def outcome(verb, *arguments):
-    """Return the answer without its moments, or the class of the error."""
+    """Return the answer without its times, or the class of the error."""
     try:
         answer = verb(*arguments)
     except IdempotencyRecordError as error:
@@ -47,7 +47,7 @@ def outcome(verb, *arguments):
 
 
 tokens = st.sampled_from(["a" * 32, "b" * 32, "c" * 32])
-# One token never stands for two requests: it is made anew for each claim.
+# A token belongs to one request only: each claim has a fresh one.
 fingerprints = {"a" * 32: "1" * 64, "b" * 32: "1" * 64, "c" * 32: "2" * 64}
 durations = st.sampled_from([LONG_MS, 2 * LONG_MS])
 steps = st.lists(
@@ -82,7 +82,7 @@ def test_any_history_has_the_same_answers_in_redis_and_in_memory(layer, store, s
 
 
 def records(memory):
-    """Return what the layer in memory holds: its verbs show neither when it expires nor can they end a lease."""
+    """Return the records in memory: no verb shows when a record expires, and none ends its lease."""
     return memory._records
 
 
@@ -96,7 +96,7 @@ def lapse(memory, store, clock, prefix, name):
 
 
 def shape_in_redis(layer, store, name):
-    """Return the record, whether its lease stands, and the seconds until it expires."""
+    """Return the record, the minutes that its lease has left, and the minutes until it expires."""
     data = store.get(layer.key_prefix + name)
     if data is None:
         return None
@@ -126,7 +126,7 @@ def planted(mine):
 
 
 def by_the_model(verb, data, claim, now_ms):
-    """Return the answer that `verbs.py` gives, and whether something else stands after it."""
+    """Return the answer that `verbs.py` gives, and whether the record has changed after it."""
     standing = StoredFrame(Frame.decode(data), now_ms + LONG_MS)
     if verb == "acquire":
         answer, write = verbs.acquire(standing, claim, now_ms)
@@ -181,7 +181,7 @@ def test_a_key_of_another_type_is_unreadable_and_stays(layer, store, verb, kind)
     store.delete(key)
 
 
-def test_a_completed_record_has_the_life_of_its_key_remaining(layer, store):
+def test_the_remaining_time_of_a_completed_record_is_that_of_its_key(layer, store):
     claim = Claim(Operation(token_hex(8), OTHER_FINGERPRINT), TOKEN, 1000, LONG_MS)
     other = replace(claim, token="f" * 32)
     layer.acquire(claim)

@@ -94,7 +94,7 @@ def test_a_client_without_a_known_bound_causes_a_warning():
     assert layer.extend(a_claim()) is True
 
 
-def test_closing_what_was_never_used_does_nothing(kind):
+def test_closing_a_layer_that_was_never_used_does_nothing(kind):
     with driven(kind.from_url("redis://localhost:1")):
         pass
 

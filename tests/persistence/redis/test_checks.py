@@ -61,7 +61,7 @@ def test_a_server_that_is_too_old_is_refused(version):
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "10.1", "8.0-rc1"])
-def test_a_server_that_is_new_enough_is_not(version):
+def test_a_server_that_is_new_enough_is_accepted(version):
     check_version({"redis_version": version})
 
 

@@ -1,4 +1,4 @@
-"""The one suite over Redis and Valkey: standalone, cluster and Sentinel, blocking and async."""
+"""The conformance suite on Redis and Valkey: standalone, cluster and Sentinel, blocking and async."""
 
 import pytest
 import redis
@@ -16,7 +16,7 @@ except ImportError:
     valkey = None
 
 PREFIX = "idempotency:"
-PATIENCE = 10.0  # the machine that tests may be slow; deadlines have tests of their own
+PATIENCE = 10.0  # seconds: a slow machine must not fail these tests; deadlines have tests of their own
 WAITS = {"socket_timeout": 2, "socket_connect_timeout": 2, "retry": None}
 
 

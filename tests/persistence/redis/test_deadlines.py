@@ -1,4 +1,4 @@
-"""Whatever a server does or fails to do, a verb is over within `timeout_seconds` and a tenth of a second."""
+"""A verb ends within `timeout_seconds` and a tenth of a second, whatever the server does."""
 
 import socket
 import time
@@ -31,7 +31,7 @@ def nobody():
 
 @pytest.fixture
 def mute():
-    """A port that accepts connections, and never answers."""
+    """A port that accepts connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         yield listener.getsockname()[1]
 
@@ -156,7 +156,7 @@ def test_a_verb_ends_in_time_if_messages_are_lost_again_and_again(kind, any_serv
 
 @pytest.mark.row(102)
 def test_a_verb_ends_in_time_if_a_message_is_lost_at_any_step_of_connecting(kind, any_server):
-    """Which steps there are depends on redis-py: each message that it sends is hung in turn."""
+    """The steps depend on the release of redis-py, so each message that it sends is hung in turn."""
     with Proxy(any_server.port) as counted, driven(kind.from_url(counted.url)) as layer:
         layer.acquire(a_claim())
         steps = len(counted.requests)
@@ -177,7 +177,7 @@ def seconds_with_a_hung_message(kind, server, number):
                 layer.acquire(a_claim())
             except IdempotencyPersistenceConnectionError:
                 return time.monotonic() - begun
-            # Two of the messages came as one this time, so that none was left to hang.
+            # Two messages came as one this time, so the message of this number did not come.
             assert len(proxy.requests) <= number
             return 0.0
 

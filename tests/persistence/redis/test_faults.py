@@ -40,7 +40,7 @@ def proxy(any_server):
 @pytest.fixture
 def layer(kind, proxy):
     with driven(kind.from_url(proxy.url)) as layer:
-        layer.release(a_claim())  # connected, and the scripts are known from here on
+        layer.release(a_claim())  # from here on it is connected, and the server knows the scripts
         warm = a_claim()
         layer.acquire(warm)
         layer.extend(warm)
@@ -109,7 +109,7 @@ def test_after_a_lost_reply_to_release_the_key_is_free(layer, proxy):
     claim = a_claim()
     layer.acquire(claim)
     proxy.when(b"EVALSHA", "cut reply")
-    assert layer.release(claim) is False  # nothing stood any more when it was asked again
+    assert layer.release(claim) is False  # the first try had released it already
     assert layer.acquire(rival(claim)) == Acquired(1)
 
 
@@ -141,7 +141,7 @@ NO_REPLY_OF_OURS = [b"+OK\r\n", b":-1\r\n", b"$0\r\n\r\n", b"*0\r\n", b"*3\r\n:0
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b"*1\r\n:0\r\n"])
-def test_a_reply_that_no_script_makes_is_an_error_of_ours(kind, proxy, reply):
+def test_a_reply_that_no_script_gives_raises_our_error(kind, proxy, reply):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -151,7 +151,7 @@ def test_a_reply_that_no_script_makes_is_an_error_of_ours(kind, proxy, reply):
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":0\r\n", b":2\r\n"])
-def test_a_reply_that_no_script_makes_settles_no_claim(kind, proxy, reply):
+def test_a_reply_that_no_script_gives_settles_no_claim(kind, proxy, reply):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -162,7 +162,7 @@ def test_a_reply_that_no_script_makes_settles_no_claim(kind, proxy, reply):
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("verb", ["extend", "release"])
 @pytest.mark.parametrize("reply", [*NO_REPLY_OF_OURS, b":2\r\n"])
-def test_a_reply_that_no_script_makes_loses_no_claim(kind, proxy, reply, verb):
+def test_a_reply_that_no_script_gives_loses_no_claim(kind, proxy, reply, verb):
     with driven(kind.from_url(proxy.url, direct=True)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=reply)
@@ -172,7 +172,7 @@ def test_a_reply_that_no_script_makes_loses_no_claim(kind, proxy, reply, verb):
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("direct", [True, False])
-def test_a_null_settles_nothing_and_is_an_error_of_ours(kind, proxy, direct):
+def test_a_null_reply_settles_nothing_and_raises_our_error(kind, proxy, direct):
     with driven(kind.from_url(proxy.url, timeout_seconds=0.3, direct=direct)) as layer:
         layer.extend(a_claim())
         proxy.when(b"EVALSHA", "answer request", reply=b"_\r\n", times=None)
@@ -181,7 +181,7 @@ def test_a_null_settles_nothing_and_is_an_error_of_ours(kind, proxy, direct):
 
 
 @pytest.mark.fault(2)
-def test_a_late_reply_within_the_deadline_is_the_answer(layer, proxy):
+def test_a_slow_reply_within_the_deadline_is_the_answer(layer, proxy):
     proxy.when(b"EVALSHA", "delay reply", seconds=0.2)
     assert layer.acquire(a_claim()) == Acquired(1)
     assert proxy.count(*EVAL) == 1
@@ -272,7 +272,7 @@ def test_a_full_server_that_lost_the_scripts_still_settles(every_binary, kind):
 
 
 def fill(store):
-    """Leave no memory for anything that asks for it."""
+    """Make the server refuse every command that needs memory."""
     store.config_set("maxmemory-policy", "noeviction")
     store.config_set("maxmemory", 1)
 
@@ -305,14 +305,14 @@ def test_after_a_planned_failover_the_name_is_resolved_again(any_binary, kind, s
             layer.acquire(each)
         layer.complete(known, b"x" * size)
         store.set("idempotency:" + claim.storage_key, admin.get("idempotency:" + claim.storage_key))
-        admin.execute_command("REPLICAOF", "127.0.0.1", new.port)  # its connections stay
+        admin.execute_command("REPLICAOF", "127.0.0.1", new.port)  # its connections stay open
         name.target_port = new.port
         assert layer.complete(claim, b"x" * size) == Settled()
         assert layer.acquire(a_claim()) == Acquired(1)
 
 
 class Interrupted(redis.Redis):
-    """Its caller is interrupted once, after the server has answered."""
+    """A client whose caller is interrupted once, after the server has answered."""
 
     is_due = True
 
@@ -336,7 +336,7 @@ def test_an_acquire_whose_caller_was_interrupted_is_released(any_server):
     ):
         with pytest.raises(KeyboardInterrupt):
             layer.acquire(claim)
-        layer.close()  # which waits for the release
+        layer.close()  # waits for the release
         assert admin.exists("idempotency:" + claim.storage_key) == 0
         assert layer.acquire(a_claim()) == Acquired(1)
 
@@ -427,7 +427,7 @@ def test_every_error_is_chained_to_the_drivers_own(kind, any_server):
 
 
 @pytest.mark.row(37)
-def test_no_key_is_without_expiry(layer, store):
+def test_every_key_has_an_expiry(layer, store):
     claim = a_claim()
     for verb in (
         lambda: layer.acquire(claim),

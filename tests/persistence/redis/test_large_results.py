@@ -1,4 +1,4 @@
-"""Large results: laid under a temporary key and renamed in one trip, without passing through Lua."""
+"""Large results are set under a temporary key and renamed in one round trip, and do not pass through Lua."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def store(any_server):
 def layer(kind, proxy):
     with driven(kind.from_url(proxy.url, timeout_seconds=10)) as layer:
         claim = a_claim()
-        layer.acquire(claim)  # connected, and the scripts are known from here on
+        layer.acquire(claim)  # from here on it is connected, and the server knows the scripts
         layer.complete(claim, RESULT)
         layer.complete(claim, b"")
         proxy.requests.clear()
@@ -181,7 +181,7 @@ def test_with_an_acl_that_forbids_renaming_the_result_passes_through_the_script(
 
 
 class Interrupted:
-    """A client that sends trips on its own, and loses what lies under a temporary key on the way."""
+    """A client with its own `send_pipeline`, which loses the value under the temporary key."""
 
     def __init__(self, client):
         self.execute_command = client.execute_command
@@ -283,7 +283,7 @@ def test_a_slot_that_moves_gets_the_result_all_the_same(kind, cluster):
         ids = {node: tell(node, "CLUSTER", "MYID").decode() for node in cluster.masters}
         tell(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
         tell(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-        # The record is still at the source, and nothing new may come there.
+        # The record is still at the source, which takes no new keys for this slot.
         assert layer.complete(claims[0], RESULT) == Settled()
         tell(source, "MIGRATE", "127.0.0.1", target.port, key_of(claims[0]), 0, 1000)
         for node in (target, source, *cluster.masters):
@@ -340,7 +340,7 @@ def test_the_scripts_for_large_and_small_results_agree_on_every_flipped_bit(serv
 
 
 class EveryResultIsLarge:
-    """The whole suite, with each result on the way of large ones."""
+    """The conformance suite, with every result stored as a large one."""
 
     @pytest.fixture(autouse=True)
     def _large(self, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a verb does in several trips, with replies that no server gives on demand."""
+"""Verbs that take several round trips, with replies that a server does not give on demand."""
 
 import asyncio
 

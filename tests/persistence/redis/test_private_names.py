@@ -1,4 +1,4 @@
-"""Private names of redis-py stand in `redis_py.py`, and nowhere else in the package."""
+"""The package uses private names of redis-py in `redis_py.py` only."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ def tree_of(source):
 
 
 def defined(tree):
-    """Return the private names that a module gives to what is its own."""
+    """Return the private names that a module defines."""
     names = set()
     for node in ast.walk(tree):
         match node:
@@ -36,7 +36,7 @@ OWN = set().union(*(defined(tree_of(path.read_text("utf-8"))) for path in MODULE
 
 
 def foreign(source, own):
-    """Return the private names in a module that are not the package's own, and those read from another object."""
+    """Return the private names that a module reads from other objects, or that the package does not define."""
     tree, found = tree_of(source), set()
     listed = {
         id(each)
@@ -60,7 +60,7 @@ def foreign(source, own):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_no_module_reaches_for_a_private_name_of_another_library(name):
+def test_no_module_uses_a_private_name_of_another_library(name):
     assert foreign(MODULES[name].read_text("utf-8"), OWN) == ASYNCIO.get(name, set())
 
 
@@ -79,7 +79,7 @@ def test_no_module_reaches_for_a_private_name_of_another_library(name):
         "from redis import _parsers",
     ],
 )
-def test_each_way_to_reach_for_one_is_seen(source):
+def test_each_way_to_use_a_foreign_private_name_is_found(source):
     assert foreign(source, set())
 
 
@@ -87,5 +87,5 @@ def test_each_way_to_reach_for_one_is_seen(source):
     "source",
     ["self._mine", "self._mine = 1", "__slots__ = ('_mine',)", "self.__dict__", "__name__", "'_ and text'"],
 )
-def test_names_of_the_packages_own_are_not_meant(source):
+def test_the_packages_own_private_names_are_allowed(source):
     assert foreign(source, {"_mine"}) == set()

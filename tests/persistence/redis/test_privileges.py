@@ -17,18 +17,18 @@ from tests.persistence.driven import KINDS, a_claim, driven, rival
 LARGE_RESULT = b"x" * 20_000
 
 
-# Everything that the layer says to a server, and nothing else. README.md shows it.
+# Exactly the commands that the layer sends. README.md shows them.
 LEAST_PRIVILEGE = "resetkeys ~idempotency:* resetchannels -@all +eval +evalsha +get +set +del +time +pttl"
 
 
-# What spares the server most of the cost of large results; test_large_results.py shows what is without it.
+# With these, large results cost the server little; test_large_results.py shows how it works without them.
 FOR_LARGE = "+setrange +pexpire +rename"
 
 
 FOR_REPLICAS = "+wait"
 
 
-# What redis-py itself says when it connects.
+# The commands that redis-py itself sends when it connects.
 CONNECTING = "+hello +client|setinfo"
 
 
@@ -46,7 +46,7 @@ def restricted(server):
 
     def with_rules(rules):
         with server.client() as store:
-            # Redis knows this subcommand, and so the rule, from 7.2 on.
+            # Redis knows this subcommand from 7.2 on.
             version = store.info("server")["redis_version"].split(".")
             if (int(version[0]), int(version[1])) < (7, 2):
                 rules = rules.replace(" +client|setinfo", "")
@@ -74,7 +74,7 @@ def test_a_user_with_the_least_privileges_can_run_every_verb(kind, server, restr
         layer.check()
 
 
-def test_large_results_and_replicas_need_what_the_readme_says(kind, server, restricted):
+def test_large_results_and_replicas_need_the_privileges_in_the_readme(kind, server, restricted):
     url = restricted(f"{LEAST_PRIVILEGE} {FOR_LARGE} {FOR_REPLICAS} {CONNECTING}")
     with server.client() as store, driven(kind.from_url(url, min_replicas=1)) as layer:
         claim = a_claim()
@@ -82,7 +82,7 @@ def test_large_results_and_replicas_need_what_the_readme_says(kind, server, rest
             layer.acquire(claim)
         layer.layer.min_replicas = 0
         layer.acquire(claim)
-        layer.complete(claim, LARGE_RESULT)  # the script is known from here on
+        layer.complete(claim, LARGE_RESULT)  # from here on the server knows the script
         assert layer.acquire(claim).record.result == LARGE_RESULT
         other = a_claim()
         layer.acquire(other)

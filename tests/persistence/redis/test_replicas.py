@@ -1,4 +1,4 @@
-"""Claims that replicas acknowledge in the acquire's own trip. If too few do, the claim is released."""
+"""`min_replicas`: replicas acknowledge a claim in the round trip of `acquire`, or the claim is released."""
 
 import pytest
 import redis
@@ -81,7 +81,7 @@ def proxy(master):
 @pytest.fixture
 def layer(kind, proxy, replica):
     with driven(kind.from_url(proxy.url, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
-        layer.release(a_claim())  # connected, and the scripts are known from here on
+        layer.release(a_claim())  # from here on it is connected, and the server knows the scripts
         layer.acquire(a_claim())
         proxy.requests.clear()
         yield layer
@@ -144,7 +144,7 @@ def test_a_refused_claim_is_released_once(layer, proxy, replica):
     assert len(proxy.requests) == 2
 
 
-def test_a_standing_record_needs_no_acknowledgement(layer, replica):
+def test_an_existing_record_needs_no_acknowledgement(layer, replica):
     done, running = a_claim(), a_claim()
     layer.acquire(running)
     layer.acquire(done)
@@ -291,7 +291,7 @@ def tell(node, *command):
 def test_in_a_cluster_the_owner_of_the_slot_is_waited_for(kind, replicated):
     where = RedisConnection(mode="cluster", host="127.0.0.1", port=replicated.masters[0].port)
     with driven(kind.connect(where, timeout_seconds=PATIENCE, min_replicas=1)) as layer:
-        for slot in (0, 8000, 16000):  # one of each master
+        for slot in (0, 8000, 16000):  # one slot of each master
             claim = claim_in(slot)
             assert layer.acquire(claim) == Acquired(1)
             assert isinstance(layer.acquire(rival(claim)), Existing)
@@ -316,7 +316,7 @@ def test_in_a_cluster_a_slot_that_moves_is_followed(kind, replicated):
         tell(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
         tell(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
         claim = claim_in(slot)
-        assert layer.acquire(claim) == Acquired(1)  # asked where it moves
+        assert layer.acquire(claim) == Acquired(1)  # the key is looked for at the target
         assert isinstance(layer.acquire(rival(claim)), Existing)
         for key in tell(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             tell(source, "MIGRATE", "127.0.0.1", target.port, key, 0, 1000)
@@ -335,7 +335,7 @@ def test_in_a_cluster_the_first_slot_of_a_new_node_is_followed(kind, any_binary,
         RedisServer(any_binary, *options) as newcomer,
         driven(kind.connect(where, timeout_seconds=PATIENCE)) as layer,
     ):
-        assert layer.acquire(claim_in(slot)) == Acquired(1)  # this client has its map
+        assert layer.acquire(claim_in(slot)) == Acquired(1)  # from here on this client knows the slots
         tell(newcomer, "CLUSTER", "MEET", "127.0.0.1", source.port)
         # First: while a node imports a slot, Redis 7.0 does not learn from others who owns it, and stays down.
         until(lambda: b"cluster_state:ok" in tell(newcomer, "CLUSTER", "INFO"))
@@ -356,7 +356,7 @@ def test_in_a_cluster_the_first_slot_of_a_new_node_is_followed(kind, any_binary,
 
 
 def test_in_a_cluster_a_failover_is_followed(kind, replicated):
-    """The last of this file: it costs the cluster a master."""
+    """This is the last test of the file, because the cluster loses a master."""
     lost, slot = (2, 16000) if kind is RedisPersistenceLayer else (1, 8000)
     where = RedisConnection(mode="cluster", host="127.0.0.1", port=replicated.masters[0].port)
     with driven(kind.connect(where, timeout_seconds=PATIENCE, min_replicas=1)) as layer:

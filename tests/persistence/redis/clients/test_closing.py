@@ -55,7 +55,7 @@ async def test_an_async_client_that_is_brought_along_is_not_closed(any_server):
 
 
 def connections(server, cluster, sentinel):
-    """Return how to reach each of them, by mode."""
+    """Return the address of each server, by mode."""
     return {
         "standalone": RedisConnection(url=server.url),
         "cluster": RedisConnection(mode="cluster", host="127.0.0.1", port=cluster.masters[0].port),
@@ -66,7 +66,7 @@ def connections(server, cluster, sentinel):
 
 
 def connections_to(*servers):
-    """Return how many connections the servers have, without our own question and those of Sentinels and nodes."""
+    """Return how many connections the servers have, except those of this function, Sentinels and nodes."""
     total = 0
     for server in servers:
         with server.client() as store:
@@ -76,7 +76,7 @@ def connections_to(*servers):
 
 
 @pytest.mark.parametrize("mode", ["standalone", "cluster", "sentinel"])
-def test_a_client_of_our_own_is_closed_and_made_again(kind, mode, any_server, cluster, sentinel):
+def test_a_client_that_the_layer_built_is_closed_and_built_again(kind, mode, any_server, cluster, sentinel):
     where = connections(any_server, cluster, sentinel)[mode]
     servers = [any_server, sentinel, *cluster.masters]
     before = connections_to(*servers)
@@ -106,9 +106,9 @@ def test_each_event_loop_has_a_client_of_its_own_and_a_closed_one_is_dropped_in_
     first = connections_to(*servers)
     for _ in range(3):
         assert isinstance(asyncio.run(acquire(rival(claim))), Existing)
-    gc.collect()  # whatever complains when it is collected does so here
+    gc.collect()  # warnings of objects that are collected come here
     assert [each() is None for each in loops] == [True, True, True, False]
-    until(lambda: connections_to(*servers) <= first + 1, within=2)  # a cluster may be asked at another node
+    until(lambda: connections_to(*servers) <= first + 1, within=2)  # a loop may ask another node of the cluster
     asyncio.run(_settled(layer, claim))
     gc.collect()
 
@@ -146,7 +146,7 @@ def test_a_layer_is_used_on_both_sides_of_a_fork(any_server):
         claim = a_claim()
         assert layer.acquire(claim) == Acquired(1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks with threads
             child = os.fork()
         if child == 0:
             os._exit(0 if layer.complete(claim, b"the child's") == Settled() else 1)
@@ -160,7 +160,7 @@ def test_a_fork_leaves_the_connection_of_its_parents_loop_alone(any_server):
         layer = AsyncRedisPersistenceLayer.from_url(proxy.url)
         assert runner.run(layer.acquire(claim)) == Acquired(1)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks with threads
             child = os.fork()
         if child == 0:
             found = asyncio.run(layer.acquire(rival(claim)))
@@ -168,7 +168,7 @@ def test_a_fork_leaves_the_connection_of_its_parents_loop_alone(any_server):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         proxy.requests.clear()
         assert isinstance(runner.run(layer.acquire(rival(claim))), Existing)
-        assert len(proxy.requests) == 1  # on the connection that it had
+        assert len(proxy.requests) == 1  # so it used the connection that it had
         runner.run(layer.aclose())
 
 

@@ -1,4 +1,4 @@
-"""Cluster clients, while callers come at once and slots move."""
+"""Cluster clients whose callers come at the same time, and whose slots move."""
 
 import asyncio
 import threading
@@ -56,7 +56,7 @@ def redirections(client):
 
 
 @pytest.mark.fault(21)
-async def test_slots_that_have_moved_do_not_cost_connections_on_which_others_wait(any_binary):
+async def test_following_moved_slots_closes_no_connection(any_binary):
     with RedisCluster(any_binary) as cluster:
         source, *others = clients = [master.client() for master in cluster.masters]
         target_id = others[0].execute_command("CLUSTER", "MYID")

@@ -37,7 +37,7 @@ async def test_a_deadline_that_passes_while_a_sentinel_is_asked_ends_the_verb():
     assert connection.is_closed
 
 
-async def test_a_command_that_is_not_cancelled_leaves_the_connection_open_also_in_a_task_that_was(any_server):
+async def test_sending_in_a_task_that_was_cancelled_before_leaves_the_connection_open(any_server):
     connection = cancellable(redis.asyncio.Connection)(port=any_server.port, socket_timeout=5.0)
     await connection.connect()
     task = asyncio.current_task()

@@ -59,7 +59,7 @@ def test_other_callbacks_wait_for_the_loop_or_are_dropped_with_it(is_closed):
 
 
 @pytest.mark.parametrize("put_aside", [callbacks_run_at_once, sockets_stay_registered])
-def test_a_loop_is_as_before_afterwards(put_aside):
+def test_a_loop_is_unchanged_afterwards(put_aside):
     loop = asyncio.new_event_loop()
     before = dict(vars(loop))
     with pytest.raises(KeyError), put_aside(loop):

@@ -1,4 +1,4 @@
-"""How many commands are under way on an async client at once."""
+"""The limit of commands that are under way on an async client at the same time."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.persistence.driven import a_claim
 
 
 class Crowded:
-    """A client that counts how many commands are under way on it at once, and claims whatever is asked."""
+    """A client that counts how many commands are under way at the same time, and grants every claim."""
 
     def __init__(self, limit=None):
         self.most = self.now = 0

@@ -26,7 +26,7 @@ from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 
-async def test_a_caller_that_is_cancelled_while_it_connects_leaves_the_others_to_connect(any_server):
+async def test_the_others_still_connect_when_one_caller_is_cancelled_while_connecting(any_server):
     with Proxy(any_server.port) as proxy:
         proxy.when(b"", "delay request", seconds=0.1)
         async with direct(proxy.url) as client:
@@ -54,10 +54,10 @@ async def test_connecting_is_given_up_when_the_last_caller_that_waits_for_it_lea
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_after_the_server_hung_callers_that_keep_coming_get_answers_again(any_server):
+async def test_callers_get_answers_again_after_the_server_hung(any_server):
     with Proxy(any_server.port) as proxy:
         proxy.when(b"", "hang request")
-        proxy.when(b"", "delay reply", seconds=0.02, times=None)  # longer than till the next caller comes
+        proxy.when(b"", "delay reply", seconds=0.02, times=None)  # longer than the pause between two callers
         async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=0.3, direct=True) as layer:
             callers = []
             for _ in range(60):
@@ -110,7 +110,7 @@ async def test_the_connection_is_made_as_the_url_and_the_options_say(guarded, pr
         shown = await client.execute_command("CLIENT", "INFO", **RAW)
         fields = dict(field.split(b"=", 1) for field in shown.split())
         assert (fields[b"name"], fields[b"db"], fields[b"resp"]) == (b"mine", b"3", b"%d" % protocol)
-        assert await client.execute_command("ECHO", "usual") == "usual"  # which is decoded
+        assert await client.execute_command("ECHO", "usual") == "usual"  # decoded, as redis-py does
 
 
 async def test_credentials_can_come_from_a_provider(guarded):
@@ -127,7 +127,7 @@ async def test_a_wrong_password_is_each_callers_error_and_not_tried_again(guarde
             assert isinstance(error.__cause__, redis.AuthenticationError)
 
 
-async def test_tls_and_its_options_are_heeded(any_server, certificate):
+async def test_tls_and_its_options_are_used(any_server, certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     async with relay(any_server.port, ssl=context) as (port, _):
@@ -162,7 +162,7 @@ async def test_a_unix_socket_is_reached(any_binary, tmp_path):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
-async def test_an_option_that_the_direct_path_does_not_heed_makes_it_the_usual_client(url, options):
+async def test_the_usual_client_is_used_for_an_option_that_the_direct_path_does_not_support(url, options):
     client = async_client(RedisConnection(url=url), 2.0, direct=True, **options)
     assert type(client) is redis.asyncio.Redis
 
@@ -195,7 +195,7 @@ async def test_callers_of_a_layer_share_a_connection_unless_direct_is_false(any_
         assert connected(any_server, name) == opened
 
 
-def test_a_redis_py_that_lacks_a_needed_name_is_used_as_the_usual_client():
+def test_the_usual_client_is_used_if_redis_py_lacks_a_needed_name():
     class Connection:
         _reader = _writer = None
 

@@ -104,7 +104,7 @@ async def test_an_unreadable_reply_is_an_error_and_the_next_call_goes_on_another
 
 async def test_a_slow_answer_is_waited_for(any_server):
     with Proxy(any_server.port) as proxy:
-        async with direct(proxy.url, timeout=2.0) as client:  # a second may pass in silence
+        async with direct(proxy.url, timeout=2.0) as client:  # the server may be silent for 1 s
             await echo(client, "connected")
             await asyncio.sleep(0.6)
             proxy.when(b"slow", "delay reply", seconds=0.6)
@@ -209,7 +209,7 @@ async def test_a_connection_closes_when_the_deadlines_of_all_callers_are_over(an
             assert timers() == []
 
 
-async def test_a_process_that_is_frozen_while_nobody_asks_has_no_timer_on_its_loop(any_server):
+async def test_after_until_released_the_loop_has_no_timer(any_server):
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
         await asyncio.gather(*(layer.extend(a_claim()) for _ in range(5)))
         await layer.extend(a_claim())
@@ -218,7 +218,7 @@ async def test_a_process_that_is_frozen_while_nobody_asks_has_no_timer_on_its_lo
         assert await layer.extend(a_claim()) is False
 
 
-async def test_a_connection_that_is_told_to_rest_keeps_its_timer_while_somebody_waits(any_server):
+async def test_resting_keeps_the_timer_while_somebody_waits(any_server):
     async with direct(any_server.url) as client:
         client.rest()  # before it is connected
         await echo(client, "connected")
@@ -231,7 +231,7 @@ async def test_a_connection_that_is_told_to_rest_keeps_its_timer_while_somebody_
         await asking
 
 
-async def test_a_connection_that_rests_has_one_timer_which_is_gone_after_a_moment(any_server):
+async def test_an_idle_connection_has_one_timer_which_ends_with_the_patience(any_server):
     async with direct(any_server.url, timeout=0.2) as client:
         for number in range(5):
             await echo(client, f"{number}")
@@ -243,7 +243,7 @@ async def test_a_connection_that_rests_has_one_timer_which_is_gone_after_a_momen
 
 
 @pytest.mark.parametrize("were_many", [False, True])
-async def test_a_connection_that_rested_for_longer_than_its_patience_is_not_silent(any_server, were_many):
+async def test_a_connection_that_was_idle_for_long_is_not_closed_as_silent(any_server, were_many):
     async with direct(any_server.url, timeout=0.1) as client:
         await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
         connection = shared(client)
@@ -255,7 +255,7 @@ async def test_a_connection_that_rested_for_longer_than_its_patience_is_not_sile
         assert (await answer, connection.is_open) == (b"x", True)
 
 
-async def test_an_error_reply_is_raised_where_it_belongs(server):
+async def test_an_error_reply_is_raised_to_its_own_caller(server):
     async with direct(server.url) as client:
         asked = [client.execute_command("EVALSHA", "0" * 40, 0, **RAW), echo(client, "fine")]
         missing, fine = await asyncio.gather(*asked, return_exceptions=True)

@@ -29,7 +29,7 @@ async def test_a_thousand_callers_share_a_connection_and_each_gets_its_own_reply
         assert connections(client) == 1
 
 
-async def test_what_callers_ask_at_a_time_goes_in_one_write(any_server):
+async def test_commands_that_are_asked_together_are_sent_in_one_write(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             await asyncio.gather(*(echo(client, f"first {caller}") for caller in range(50)))
@@ -39,7 +39,7 @@ async def test_what_callers_ask_at_a_time_goes_in_one_write(any_server):
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_no_reply_goes_astray_when_callers_are_cancelled_at_any_moment(server, protocol):
+async def test_each_caller_gets_its_own_reply_when_callers_are_cancelled_at_any_moment(server, protocol):
     random = Random(protocol)
     done = 0
 
@@ -66,7 +66,7 @@ async def test_no_reply_goes_astray_when_callers_are_cancelled_at_any_moment(ser
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("action", ["hang reply", "hang request", "drop reply", "cut reply", "cut request"])
-async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server, action):
+async def test_each_caller_gets_its_answer_although_a_connection_hangs_or_breaks(any_server, action):
     with Proxy(any_server.port) as proxy:
         async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=2.0, direct=True) as layer:
             await layer.acquire(a_claim())
@@ -74,7 +74,7 @@ async def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_
             assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(20))) == [Acquired(1)] * 20
 
 
-async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_connection_closes(any_server):
+async def test_claims_are_released_when_their_callers_leave_one_by_one_and_the_connection_closes(any_server):
     with Proxy(any_server.port) as proxy:
         async with AsyncRedisPersistenceLayer.from_url(proxy.url, direct=True) as layer:
             known, claims = a_claim(), [a_claim() for _ in range(3)]
@@ -96,7 +96,7 @@ async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_
                 assert not any(store.exists(layer.key_prefix + claim.storage_key) for claim in claims)
 
 
-async def test_closing_waits_for_its_own_loops_releases_while_another_loop_begins_one(any_server):
+async def test_closing_waits_for_releases_of_its_own_loop_while_another_loop_begins_one(any_server):
     class Elsewhere:
         """A release on another loop. Another one begins there when it is asked for its loop."""
 
@@ -129,7 +129,7 @@ async def test_a_release_that_gets_no_answer_is_given_up_when_the_time_to_wait_f
             assert timers() == []
 
 
-async def test_a_large_command_or_reply_goes_beside_small_ones(any_server):
+async def test_small_commands_do_not_wait_for_large_ones(any_server):
     body = os.urandom(LARGE)
 
     async def large(client):
@@ -158,7 +158,7 @@ async def test_large_commands_wait_in_line_for_sixteen_connections(any_server):
         assert connections(client) == 16
 
 
-async def test_several_commands_together_are_one_message_and_an_error_among_them_is_a_value(any_server):
+async def test_a_pipeline_is_one_message_and_an_error_reply_is_a_value(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             await client.send_pipeline([("PING",)])
@@ -171,7 +171,7 @@ async def test_several_commands_together_are_one_message_and_an_error_among_them
             assert len(proxy.requests) == begun + 1
 
 
-async def test_a_wait_keeps_nobody_else_waiting(any_server):
+async def test_other_callers_are_not_held_up_by_a_wait(any_server):
     async with direct(any_server.url) as client:
         replicated = asyncio.ensure_future(
             client.send_pipeline([("SET", "k", "v"), ("WAIT", 1, 1000), ("DEL", "k")])
@@ -181,7 +181,7 @@ async def test_a_wait_keeps_nobody_else_waiting(any_server):
         assert await replicated == [b"OK", 0, 1]
 
 
-async def test_commands_together_whose_connection_breaks_are_an_error(any_server):
+async def test_a_pipeline_whose_connection_breaks_is_an_error(any_server):
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             proxy.when(b"ECHO", "cut reply")
@@ -190,7 +190,7 @@ async def test_commands_together_whose_connection_breaks_are_an_error(any_server
             assert await client.send_pipeline([("ECHO", "a"), ("ECHO", "b")]) == [b"a", b"b"]
 
 
-async def test_commands_together_that_are_cancelled_close_their_connection(any_server):
+async def test_a_pipeline_that_is_cancelled_closes_its_connection(any_server):
     async with direct(any_server.url) as client:
         for _ in range(3):
             waiting = asyncio.ensure_future(client.send_pipeline([("ECHO", "a"), ("WAIT", 1, 5000)]))
@@ -214,7 +214,7 @@ async def test_a_connection_that_was_idle_so_long_that_a_firewall_may_have_forgo
 
 
 def loops():
-    """Return what makes event loops here."""
+    """Return the factories of the event loops that are installed, by name."""
     found = {"asyncio": asyncio.new_event_loop}
     with suppress(ImportError):
         import uvloop
@@ -224,7 +224,7 @@ def loops():
 
 
 @pytest.mark.parametrize("loop", loops())
-def test_it_runs_on_every_event_loop(any_server, loop):
+def test_the_direct_path_runs_on_every_event_loop(any_server, loop):
     async def all_of_it():
         async with direct(any_server.url) as client:
             await asyncio.gather(*(echo(client, f"{caller}") for caller in range(200)))

@@ -36,7 +36,7 @@ def test_the_connection_is_made_as_the_url_and_the_options_say(guarded, protocol
         own = said(client, "CLIENT", "ID")
         (shown,) = (each for each in client.client_list() if each["id"] == str(own))
         assert [shown[each] for each in ("user", "name", "db", "resp")] == ["me", "mine", "3", str(protocol)]
-        assert client.execute_command("ECHO", "usual") == "usual"  # which is decoded
+        assert client.execute_command("ECHO", "usual") == "usual"  # decoded, as redis-py does
 
 
 def test_credentials_can_come_from_a_provider(guarded):
@@ -50,7 +50,7 @@ def test_a_wrong_password_is_an_error_at_once(guarded):
         said(client, "PING")
 
 
-async def test_tls_is_heeded_with_its_options(any_server, certificate):
+async def test_tls_and_its_options_are_used(any_server, certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
 
@@ -95,18 +95,18 @@ async def test_a_server_that_says_more_than_the_handshake_asked_is_refused(any_s
     ],
     ids=lambda options: ",".join(options),
 )
-def test_an_option_that_the_direct_path_does_not_heed_makes_it_the_usual_client(options):
+def test_the_usual_client_is_used_for_an_option_that_the_direct_path_does_not_support(options):
     where = RedisConnection(url="redis://localhost")
     assert type(blocking_client(where, Deadline(), direct=True, **options)) is redis.Redis
 
 
-def test_the_usual_client_is_what_direct_false_asks_for(any_server):
+def test_direct_false_builds_the_usual_client(any_server):
     with RedisPersistenceLayer.from_url(any_server.url, direct=False) as layer:
         assert layer.acquire(a_claim()) == Acquired(1)
         assert type(layer._client()) is redis.Redis
 
 
-def test_the_usual_client_leaves_a_server_that_is_a_replica_now_too(any_server):
+def test_the_usual_client_connects_again_after_its_server_became_a_replica(any_server):
     with (
         Proxy(any_server.port) as proxy,
         RedisPersistenceLayer.from_url(proxy.url, direct=False, client_name="leaving") as layer,
@@ -120,7 +120,7 @@ def test_the_usual_client_leaves_a_server_that_is_a_replica_now_too(any_server):
         assert len(ids(any_server, "leaving") - before) == 1
 
 
-def test_a_redis_py_that_lacks_a_needed_name_is_used_as_the_usual_client():
+def test_the_usual_client_is_used_if_redis_py_lacks_a_needed_name():
     assert can_be_direct_blocking(object, {}) is False
 
 

@@ -1,4 +1,4 @@
-"""One blocking connection, byte by byte: its replies, its deadlines, and what can't be read."""
+"""One blocking connection: its replies, its deadlines, and replies that can't be read."""
 
 import socket
 import threading
@@ -14,7 +14,7 @@ from tests.persistence.redis.direct.blocking_talk import OnSocket, exchange
 
 @contextmanager
 def a_connection():
-    """Yield a connection, and the other end of it."""
+    """Yield a connection and the socket at its other end."""
     ours, theirs = socket.socketpair()
     with closing(theirs), closing(ours):
         yield BlockingConnection(OnSocket(ours)), theirs
@@ -53,7 +53,7 @@ def test_an_error_among_several_replies_is_a_value():
 
 
 @pytest.mark.parametrize("more", [b"+OK\r\n", b"?", b"\r\n"])
-def test_more_than_was_asked_for_is_not_a_reply_to_anybody(more):
+def test_a_surplus_reply_is_an_error(more):
     with a_connection() as (connection, theirs):
         theirs.sendall(b":1\r\n" + more)
         with pytest.raises(redis.ConnectionError, match="more than"):
@@ -137,7 +137,7 @@ def test_a_reply_that_comes_without_a_pause_and_without_an_end_ends_with_the_dea
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("was_idle", [False, True])
-def test_a_message_that_nobody_takes_ends_with_the_deadline(count, was_idle):
+def test_sending_to_a_peer_that_does_not_read_ends_with_the_deadline(count, was_idle):
     with a_connection() as (connection, theirs):
         if was_idle:
             theirs.sendall(b":1\r\n")

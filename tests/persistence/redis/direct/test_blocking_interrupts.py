@@ -1,4 +1,4 @@
-"""What interrupts a blocking exchange closes its connection, and no reply goes to another caller."""
+"""An interrupted blocking exchange closes its connection, and its reply goes to no other caller."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_a_reply_that_comes_too_late_goes_to_nobody(any_server):
         proxy.when(b"late", "delay reply", seconds=0.2)
         with pytest.raises(TimeoutError):
             echo(client, "late", within=0.1)
-        time.sleep(0.2)  # until it would be there
+        time.sleep(0.2)  # until the reply would have come
         assert idle(client) == []
         echo(client, "after")
 
@@ -58,7 +58,7 @@ def test_an_interrupt_closes_the_connection_on_which_it_waited_and_no_other(any_
             interrupting.join()
             signal.signal(signal.SIGALRM, usual)
         time.sleep(0.3)  # until the reply has come
-        assert interrupted.tb  # holds what was in use: nothing is closed by the collector
+        assert interrupted.tb  # keeps the connection alive, so that the collector does not close it
         assert len(idle(client)) == 2
         until(lambda: connected(any_server, "interrupted") == 2, within=2)
         echo(client, "after")
@@ -70,7 +70,7 @@ def test_an_interrupt_while_it_connects_leaves_no_connection(any_server):
     class Interrupted(redis.Connection):
         def connect(self):
             super().connect()
-            made.append(self)  # nothing is closed by the collector
+            made.append(self)  # so that the collector does not close it
             assert connected(any_server, "interrupted_early") == 1
             raise KeyboardInterrupt
 
@@ -84,7 +84,7 @@ def test_an_interrupt_while_it_connects_leaves_no_connection(any_server):
 
 UNDER_GEVENT = """
 import sys, warnings
-warnings.simplefilter("ignore", ResourceWarning)  # of redis-py's, killed while it connects
+warnings.simplefilter("ignore", ResourceWarning)  # redis-py warns if it is killed while it connects
 warnings.filterwarnings("ignore", message="Monkey-patching ssl")
 if sys.argv[2] == "late":
     import idempotency_mw.persistence.redis
@@ -118,7 +118,7 @@ with direct(sys.argv[1]) as client:
 
 
 def run_python(script, *arguments):
-    """Run it in a process of its own, which must end well and say nothing."""
+    """Run the script in a process of its own, which must exit with 0 and print nothing."""
     environment = {**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parents[4])}
     command = [sys.executable, "-W", "error", "-c", script, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
@@ -126,14 +126,14 @@ def run_python(script, *arguments):
 
 
 @pytest.mark.parametrize("patched", ["early", "late"])
-def test_no_reply_goes_astray_when_greenlets_are_killed_at_any_moment(any_server, patched):
+def test_each_caller_gets_its_own_reply_when_greenlets_are_killed_at_any_moment(any_server, patched):
     pytest.importorskip("gevent")
     run_python(UNDER_GEVENT, any_server.url, patched)
 
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("action", ["hang reply", "hang request", "drop reply", "cut reply", "cut request"])
-def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server, action):
+def test_each_caller_gets_its_answer_although_a_connection_hangs_or_breaks(any_server, action):
     with (
         Proxy(any_server.port) as proxy,
         RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=1.0, direct=True) as layer,

@@ -1,4 +1,4 @@
-"""Whose reply is whose on a shared connection, step by step: no loop, no socket, and waiters that are letters."""
+"""Which reply belongs to which waiter on a shared connection. No loop and no socket: waiters are letters."""
 
 import math
 
@@ -8,14 +8,14 @@ from idempotency_mw.persistence.redis.direct.exchanges import MOST_COMMANDS, Exc
 
 
 def asked(*waiters):
-    """Return exchanges in which each of these has asked for its own name."""
+    """Return exchanges in which each of these waiters has asked with its own name as the command."""
     exchanges = Exchanges()
     for waiter in waiters:
         exchanges.ask(waiter, waiter.encode())
     return exchanges
 
 
-# Each step: what happens, and what has to follow from it.
+# Each step is an event and the state that it must lead to.
 ASK, BEGIN, RECEIVE = "ask", "begin", "receive"
 
 SEQUENCES = {
@@ -76,7 +76,7 @@ def test_each_waiter_gets_the_reply_to_its_own_command(steps):
         assert do[step](value) == expected
 
 
-def test_an_exchange_has_so_many_commands_at_most_and_the_others_follow_in_order():
+def test_an_exchange_has_a_largest_size_and_the_other_commands_follow_in_order():
     names = [str(number) for number in range(2 * MOST_COMMANDS + 1)]
     exchanges = asked(*names)
     sent, told = [], []
@@ -90,7 +90,7 @@ def test_an_exchange_has_so_many_commands_at_most_and_the_others_follow_in_order
 
 
 @pytest.mark.parametrize(("waiters", "were_many"), [("a", False), ("ab", True)])
-def test_whether_the_last_exchange_had_several_commands_is_known(waiters, were_many):
+def test_an_exchange_with_several_commands_is_noted(waiters, were_many):
     exchanges = asked(*waiters)
     exchanges.begin()
     assert exchanges.were_many is False
@@ -99,7 +99,7 @@ def test_whether_the_last_exchange_had_several_commands_is_known(waiters, were_m
     assert exchanges.were_many is were_many
 
 
-def test_it_is_busy_from_the_first_question_until_nobody_waits():
+def test_exchanges_are_busy_from_the_first_command_until_nobody_waits():
     exchanges = Exchanges()
     assert (exchanges.is_busy, exchanges.missing) == (False, 0)
     exchanges.ask("a", b"")
@@ -114,7 +114,7 @@ def test_it_is_busy_from_the_first_question_until_nobody_waits():
     assert (exchanges.is_busy, exchanges.missing) == (False, 0)
 
 
-def test_whose_reply_comes_next_is_known():
+def test_next_in_line_is_the_waiter_whose_reply_comes_next():
     exchanges = asked("a", "b")
     assert exchanges.next_in_line is None
     exchanges.begin()
@@ -129,7 +129,7 @@ def test_whose_reply_comes_next_is_known():
     ("left", "is_deserted"),
     [("", False), ("a", False), ("ab", True), ("abc", True), ("c", False)],
 )
-def test_an_exchange_is_deserted_once_all_who_take_part_have_left(left, is_deserted):
+def test_an_exchange_is_deserted_once_all_its_waiters_have_left(left, is_deserted):
     exchanges = asked("a", "b")
     assert exchanges.is_deserted(lambda waiter: True) is False  # nothing is due yet
     exchanges.begin()

@@ -1,4 +1,4 @@
-"""The reader of Redis's protocol: it reads as redis-py does, wherever the bytes are cut, and within bounds."""
+"""The reader of Redis's protocol reads as redis-py does, wherever the bytes are cut, and has limits."""
 
 import math
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ CANARY = "stored-response-7f3a"
 
 @dataclass(frozen=True)
 class Told:
-    """An error reply, as a value that can be compared."""
+    """An error reply as a value that can be compared."""
 
     kind: str
     text: str
 
 
 def comparable(value):
-    """Return a reply as a value that is equal to itself when it is read again."""
+    """Return a reply as a value that equals the same reply read again. Errors do not."""
     if isinstance(value, Exception):
         return Told(type(value).__name__, str(value))
     if isinstance(value, list):
@@ -37,7 +37,7 @@ def comparable(value):
 
 
 def read(*pieces):
-    """Return what is read from the stream when it comes in these pieces, and whether nothing is left over."""
+    """Return the events of a stream that comes in these pieces, and whether nothing is left over."""
     reader = Reader(server_error)
     events = [event for piece in pieces for event in reader.read(piece)]
     return list(map(comparable, events)), reader.is_between_replies
@@ -56,7 +56,7 @@ def cut(data, stream):
     return [stream[begin:end] for begin, end in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-# Replies, and how a server says them.
+# Replies, and their bytes on the wire.
 
 LINE = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), max_size=20).map(str.encode)
 NUMBER = st.integers(-(2**63), 2**63 - 1)
@@ -134,7 +134,7 @@ def test_a_reply_that_is_not_whole_is_no_event(reply, data):
     assert (events, is_between) == ([], False)
 
 
-# What redis-py makes of the same bytes.
+# How redis-py reads the same bytes.
 
 
 class Source:
@@ -170,7 +170,7 @@ def test_replies_are_read_as_redis_py_reads_them(kind, replies, data):
     assert events == by_redis_py(kind, b"".join(said), len(said))
 
 
-# Each kind, by itself.
+# Each kind of reply.
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_attributes_begin_a_reply():
     assert read(b"|1\r\n+a\r\n+b\r\n", b"|0\r\n", b":1\r\n") == ([1], True)
 
 
-def test_not_a_number_is_a_number():
+def test_a_nan_is_read_as_a_number():
     (event,), _ = read(b",nan\r\n")
     assert math.isnan(event)
 
@@ -216,7 +216,7 @@ def test_an_error_reply_is_a_value_of_redis_pys_class_for_it(said):
     assert (type(error), str(error)) == (redis.exceptions.NoScriptError, "none")
 
 
-# What is no reply.
+# Bytes that are not a reply.
 
 UNREADABLE = {
     "no type": b"?3\r\n",
@@ -249,11 +249,11 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("said", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_reply_is_an_error_as_soon_as_that_can_be_told(said):
+def test_bytes_that_can_not_be_a_reply_are_an_error_at_once(said):
     unreadable(said)
 
 
-def test_what_stands_before_something_unreadable_is_read():
+def test_replies_before_an_unreadable_one_are_read():
     number, text, error = Reader(server_error).read(b":1\r\n+OK\r\n?:2\r\n")
     assert (number, text, type(error)) == (1, b"OK", InvalidResponse)
 
@@ -297,7 +297,7 @@ def check_nothing_is_quoted(error):
 
 
 @given(st.lists(EVERYTHING, max_size=3).map(b"".join), st.binary(max_size=30), st.data())
-def test_whatever_comes_there_are_events_or_one_kind_of_error(stream, garbage, data):
+def test_any_bytes_are_read_as_events_or_raise_one_kind_of_error(stream, garbage, data):
     at = data.draw(st.integers(0, len(stream)))
     mixed = stream[:at] + garbage + stream[data.draw(st.integers(at, len(stream))) :]
     reader, count = Reader(server_error), 0

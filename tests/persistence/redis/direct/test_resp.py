@@ -26,7 +26,7 @@ PLAIN = NUMBER | st.binary(max_size=40) | st.tuples(st.just(0), NUMBER, st.binar
 
 
 def said(value: Any) -> bytes:
-    """Return the value as a server says it."""
+    """Return the value as the bytes of a reply."""
     if isinstance(value, int):
         return b":%d\r\n" % value
     if isinstance(value, bytes):
@@ -147,5 +147,5 @@ def test_a_reply_that_is_not_whole_is_left_alone(value: Any, data: st.DataObject
         b">2\r\n$7\r\nmessage\r\n:1\r\n",
     ],
 )
-def test_whatever_else_is_said_is_not_plain(reply: bytes) -> None:
+def test_other_replies_are_not_plain(reply: bytes) -> None:
     assert plain(reply, 0) is None
