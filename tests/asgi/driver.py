@@ -312,7 +312,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], object], within: float = 5.0) -> None:
+async def until(condition: Callable[[], object], within: float = 20.0) -> None:
     """Wait until the condition holds: checked in each of 100 loop iterations, then once a millisecond."""
     for _ in range(100):
         if condition():
