@@ -78,8 +78,12 @@ def answer_not_kept(storage_key: str) -> None:
 
 
 def answer_not_storable(storage_key: str) -> None:
-    """The answer has a header that can't be stored: the record is a tombstone."""
-    _warn(storage_key, "the answer can't be stored; duplicates will be refused")
+    """The answer can't be stored, or would come back changed: the record is a tombstone.
+
+    HTTP: it has a header that can't be stored. Functions: JSON can't hold the result, or the serializer would
+    bring back another value.
+    """
+    _warn(storage_key, "the answer can't be stored, or would come back changed; duplicates will be refused")
 
 
 def key_missing(name: str) -> None:
