@@ -488,12 +488,13 @@ def test_on_lambda_the_lease_is_what_the_invocation_has_left_and_nobody_extends_
 # What comes of the store.
 
 
+@pytest.mark.row(138)
 def test_the_local_cache_answers_without_the_store(memory):
     service = Service(echo, memory, config=IdempotencyConfig(use_local_cache=True))
     for _ in range(3):
         answer = service.request().ok()
     assert answer.replayed
-    assert memory.calls == ["acquire", "complete", "acquire"]
+    assert memory.calls == ["acquire", "complete"]
 
 
 @pytest.mark.row(71)
