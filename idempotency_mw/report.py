@@ -15,6 +15,7 @@ __all__ = [
     "claim_not_settled",
     "completion_lost",
     "execution_too_long",
+    "file_open_to_others",
     "key_missing",
     "lease_lost",
     "lease_not_extended",
@@ -84,6 +85,11 @@ def answer_not_storable(storage_key: str) -> None:
     bring back another value.
     """
     _warn(storage_key, "the answer can't be stored, or would come back changed; duplicates will be refused")
+
+
+def file_open_to_others(name: str, mode: int) -> None:
+    """The store's file may be read or written by others than its owner."""
+    _logger.warning("%s: others than its owner may read or write it (mode %o); make it 600", name, mode)
 
 
 def key_missing(name: str) -> None:
