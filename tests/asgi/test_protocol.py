@@ -846,5 +846,6 @@ async def test_a_beat_that_is_due_while_the_record_is_completed_reports_no_lost_
 
     layer = SlowToSettle(memory)
     service = ASGISurface(layer, config=IdempotencyConfig(lease_seconds=0.03))
+    caplog.clear()
     assert (await service.request()).ok().status == 200
     assert (layer.calls, caplog.text) == (["acquire", "complete"], "")
