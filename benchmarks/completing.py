@@ -1,11 +1,11 @@
-"""What completing costs the process of a server, beside a plain SET of the same bytes.
+"""Measures the server's CPU for completing a claim, and for a plain SET of the same bytes.
 
-In use: the layer completes, and redis-py's client sends the SET, as for all other floors. What the server spends
-then depends on how it is asked, too: redis-py sends a large value in three pieces, each of which wakes the server,
-and whoever thinks longer between two commands finds it colder.
+In use: the layer completes, and redis-py's client sends the SET, as for all other floors. The result then also
+depends on how the client sends: redis-py sends a large value in three pieces, each of which wakes the server, and
+the longer a client works between two commands, the colder the server's caches are.
 
-Sent alike: each way is a message as the layer sends it, packed beforehand and sent in one piece over one
-connection; the next one follows when the last was answered. That is what the scripts by themselves cost.
+Sent alike: the messages are the layer's, but packed beforehand and sent in one piece over one connection, each as
+soon as the previous one was answered. This is the cost of the scripts alone.
 """
 
 import socket
@@ -18,7 +18,7 @@ from typing import Any
 from idempotency_mw.core.record import Claim, Operation, Settled, Status
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer, commands
-from idempotency_mw.persistence.redis.resp import packed, pieces
+from idempotency_mw.persistence.redis.direct.resp import packed, pieces
 from tests.servers import RedisServer
 
 __all__ = ["ALIKE", "IN_USE", "measures", "way_taken"]
@@ -27,12 +27,12 @@ PREFIX, TOKEN, FINGERPRINT = "idempotency:", "b" * 32, "0123456789abcdef" * 4
 DAY_MS = 86_400_000
 RECORD = Frame(Status.IN_PROGRESS, TOKEN, 1, 10**14, FINGERPRINT).encode()
 MESSAGES, BYTES = 200, 5_000_000
-"""So many messages, or bytes, are measured at a time."""
+"""A measurement sends that many messages, or that many bytes if that is fewer messages."""
 
 Sent = tuple[bytes, bytes]
-"""A message, and what it has to be answered with."""
+"""A message, and the reply that it must get."""
 Step = Callable[[], object]
-"""Sends one message, and tells whether it was answered as it has to be."""
+"""Sends one message, and tells whether it got the right reply."""
 
 
 def _plain(key: str, _claim: Claim, result: bytes) -> Sent:
@@ -51,11 +51,11 @@ def _renamed(key: str, claim: Claim, result: bytes) -> Sent:
 
 ALIKE: dict[str, Callable[[str, Claim, bytes], Sent]] = {"SET": _plain, "script": _script, "renamed": _renamed}
 IN_USE = ("redis-py's SET", "complete")
-"""The ways, by their names: sent alike, and as they are used."""
+"""The names of the ways: sent alike (the keys of ALIKE), and as they are used in practice."""
 
 
 def way_taken(size: int) -> str:
-    """Return the way that a layer takes with a result of this size."""
+    """Return the way that a layer takes for a result of this size."""
     return "script" if size < commands.LARGE else "renamed"
 
 
@@ -63,7 +63,7 @@ def way_taken(size: int) -> str:
 def measures(
     binary: Path, sizes: Sequence[int], ways: Callable[[int], Iterable[str]]
 ) -> Iterator[dict[tuple[str, int], Callable[[], float]]]:
-    """Start a server; hold, by way and size, what measures the microseconds of its CPU for one message."""
+    """Start a server; yield functions, by way and size, that measure the CPU microseconds of one message there."""
     with (
         RedisServer(binary) as server,
         server.client() as client,
@@ -73,7 +73,7 @@ def measures(
     ):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for size in (0, commands.LARGE):
-            layer.complete(_planted(client, 1)[0], bytes(size))  # the server knows the scripts then
+            layer.complete(_planted(client, 1)[0], bytes(size))  # loads the scripts
         in_use = dict(zip(IN_USE, (partial(_sets, other), partial(_completions, layer)), strict=True))
         yield {
             (way, size): partial(_cpu_us, client, in_use.get(way) or partial(_messages, connection, way), size)
@@ -104,7 +104,7 @@ def _is_answered(connection: socket.socket, message: bytes, wanted: bytes) -> bo
 
 
 def _planted(client: Any, number: int) -> list[Claim]:
-    """Return so many claims that stand on an otherwise empty server."""
+    """Empty the server, and return that many claims that stand on it."""
     client.flushall()
     claims = [Claim(Operation(f"{n:064d}", FINGERPRINT), TOKEN, DAY_MS, DAY_MS) for n in range(number)]
     pipeline = client.pipeline(transaction=False)
@@ -119,7 +119,7 @@ def _cpu_us(client: Any, steps: Callable[[list[Claim], bytes], list[Step]], size
     before = _spent_us(client)
     for step in prepared:
         if not step():
-            raise SystemExit("A claim was lost: nothing was measured.")
+            raise SystemExit("A claim was lost, so nothing was measured.")
     return (_spent_us(client) - before) / len(prepared)
 
 

@@ -1,8 +1,8 @@
-"""The bare app, bare Redis calls, this library and its peers, each ready to be asked in the same way.
+"""The bare app, bare Redis calls, this library and its peers, each behind the same interface.
 
-A peer is set up as its own documentation says, with the defaults that it ships; what is set here is said, and why:
-no peer isolates callers in these runs, and none waits for a request that runs. Each imports its library when
-built, because each runs in an environment of its own.
+A peer is set up as its documentation says, with its defaults. Two settings differ, so that all do the same: no
+peer isolates callers in these runs, and none waits for a running request. Each function imports its library only
+when it is called, because each contestant runs in an environment of its own.
 """
 
 import json
@@ -23,48 +23,40 @@ RETENTION_MS = 86_400_000
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way of answering, blocking or async. `first` runs the app; `replay` meets a key that is done."""
+    """One way of answering, blocking or async. `first` runs the app; `replay` asks with a completed key."""
 
     first: Callable[[bytes], Any]
     replay: Callable[[bytes], Any]
     unkeyed: Callable[[], Any] | None = None
     mismatch: Callable[[bytes], Any] | None = None
     app: Any = None
-    """What a server serves."""
+    """The app for a server."""
     bare: Callable[[], Any] | None = None
-    """The same app, without protection."""
+    """The same app without protection."""
     held: Held | None = None
     is_async: bool = False
     statuses: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """What it answers to a kind where the others answer otherwise."""
+    """The statuses that it answers with to a kind of request, where they differ from the others'."""
 
 
-def _asgi(app: Any, held: Held, bare: Any) -> Contestant:
+def _http(call: Callable[..., Any], app: Any, held: Held, bare: Any, *, is_async: bool) -> Contestant:
     return Contestant(
-        first=lambda key: workload.call_asgi(app, key),
-        replay=lambda key: workload.call_asgi(app, key),
-        unkeyed=lambda: workload.call_asgi(app, None),
-        mismatch=lambda key: workload.call_asgi(app, key, body=OTHER_BODY),
+        first=lambda key: call(app, key),
+        replay=lambda key: call(app, key),
+        unkeyed=lambda: call(app, None),
+        mismatch=lambda key: call(app, key, body=OTHER_BODY),
         app=app,
-        bare=lambda: workload.call_asgi(bare, None),
+        bare=lambda: call(bare, None),
         held=held,
-        is_async=True,
+        is_async=is_async,
     )
 
 
-def _wsgi(app: Any, held: Held, bare: Any) -> Contestant:
-    return Contestant(
-        first=lambda key: workload.call_wsgi(app, key),
-        replay=lambda key: workload.call_wsgi(app, key),
-        unkeyed=lambda: workload.call_wsgi(app, None),
-        mismatch=lambda key: workload.call_wsgi(app, key, body=OTHER_BODY),
-        app=app,
-        bare=lambda: workload.call_wsgi(bare, None),
-        held=held,
-    )
+_asgi = partial(_http, workload.call_asgi, is_async=True)
+_wsgi = partial(_http, workload.call_wsgi, is_async=False)
 
 
-# This library.
+# This library
 
 
 def ours(url: str, size: int) -> Contestant:
@@ -79,7 +71,7 @@ def ours(url: str, size: int) -> Contestant:
     return _asgi(IdempotencyMiddleware(bare, persistence_store=store, http=http), held, bare)
 
 
-def ours_stream(url: str, size: int) -> Contestant:  # noqa: ARG001 - its size is its own
+def ours_stream(url: str, size: int) -> Contestant:  # noqa: ARG001 - its answers have a size of their own
     from idempotency_mw.asgi import IdempotencyMiddleware
     from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
@@ -135,13 +127,13 @@ def _function(function: Any, held: Held, bare: Any, *refusals: tuple[type[Except
     return Contestant(first=ask, replay=ask, mismatch=lambda key: ask(key, OTHER_BODY), bare=ask_bare, held=held)
 
 
-# The floors: what nothing can go below that asks Redis twice for a first request, and once for a replay.
+# The floors: no library can be cheaper that asks Redis twice for a first request and once for a replay.
 
 
 def calls(url: str, size: int) -> Contestant:
     import redis.asyncio
 
-    client = redis.asyncio.Redis.from_url(url, max_connections=2000)  # its default is too few for 1,000 in flight
+    client = redis.asyncio.Redis.from_url(url, max_connections=2000)  # the default is fewer
     answer = workload.json_answer(size)
 
     async def first(key: bytes) -> int:
@@ -174,11 +166,11 @@ def calls_blocking(url: str, size: int) -> Contestant:
     return Contestant(first, replay)
 
 
-# Peers.
+# Peers
 
 
 def idemkit(url: str, size: int) -> Contestant:
-    """Fenced; waits for one that runs unless told not to, and warns where callers are not isolated."""
+    """It fences. By default it waits for a running request, and warns where callers are not isolated."""
     from idemkit import HttpConfig, IdempotencyMiddleware, RedisBackend
 
     held = Held()
@@ -188,7 +180,7 @@ def idemkit(url: str, size: int) -> Contestant:
 
 
 def idemkit_wsgi(url: str, size: int) -> Contestant:
-    """Its core is async: a thread of its own runs a loop for it."""
+    """Its core is async: a thread runs an event loop for it."""
     from idemkit import HttpConfig, RedisBackend, WSGIIdempotencyMiddleware
 
     held = Held()
@@ -199,7 +191,7 @@ def idemkit_wsgi(url: str, size: int) -> Contestant:
 
 
 def idemgate(url: str, size: int) -> Contestant:
-    """Fenced; FastAPI routes only, so that its bare app is a FastAPI app too."""
+    """It fences. It protects FastAPI routes only, so its bare app is a FastAPI app too."""
     import redis.asyncio
     from fastapi import FastAPI, Request, Response
     from idemgate import IdempotencyRoute, idempotent
@@ -224,7 +216,7 @@ def idemgate(url: str, size: int) -> Contestant:
 
 
 def fastapi_idempotency_key(url: str, size: int) -> Contestant:
-    """Not fenced. Its Redis backend forgets the fingerprint when it completes, and answers replays with 422."""
+    """It does not fence. Its Redis backend drops the fingerprint on completion, and answers replays with 422."""
     from fastapi_idempotency_key import IdempotencyMiddleware
     from fastapi_idempotency_key.backends.redis import RedisBackend
 
@@ -235,7 +227,7 @@ def fastapi_idempotency_key(url: str, size: int) -> Contestant:
 
 
 def ichido(url: str, size: int) -> Contestant:
-    """Not fenced; a claim has no lease of its own."""
+    """It does not fence, and a claim has no lease of its own."""
     import redis.asyncio
     from ichido import IchidoMiddleware, RedisIdempotencyStore
 
@@ -247,9 +239,10 @@ def ichido(url: str, size: int) -> Contestant:
 
 
 def powertools(url: str, size: int) -> Contestant:
-    """Not fenced. Validates nothing: its Redis layer forgets what it validated, and then refuses each replay.
+    """It does not fence. Nothing is validated here, or it would refuse each replay.
 
-    On Lambda it would know its context, and not warn that it has none.
+    Its Redis layer drops the validated payload on completion. On Lambda it would know its context; the warning
+    about the missing one is silenced.
     """
     import os
 
@@ -288,5 +281,5 @@ CONTESTANTS: dict[str, Build] = {
 
 
 def build(name: str, url: str, size: int = ANSWER_BYTES) -> Contestant:
-    """Return the contestant of that name, on that server."""
+    """Return the contestant of that name, for that server and size of answer."""
     return CONTESTANTS[name](url, size)

@@ -1,7 +1,7 @@
-"""What is counted on the way to a real server: round trips, commands, and the bytes that an answer takes there.
+"""Counts round trips and commands on the way to a real server, and the bytes that an answer takes there.
 
-A proxy between a worker and the server keeps each message that the worker sends: a message is a round trip, be it
-one command or a pipeline. What scripts do inside of the server is none.
+A proxy between worker and server keeps each message that the worker sends. A message is one round trip, whether it
+is one command or a pipeline. Commands inside scripts are not counted.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from tests.servers import RedisServer
 __all__ = ["REQUESTS", "round_trips", "stored_bytes"]
 
 REQUESTS = 10
+"""Enough to tell what each request costs from what happens once."""
 KINDS = ("first", "replay", "held", "mismatch")
 
 Count = dict[str, Any]
@@ -23,10 +24,10 @@ Count = dict[str, Any]
 def round_trips(
     contestants: Sequence[str], server: RedisServer, progress: Callable[[float], None]
 ) -> dict[str, dict[str, Count]]:
-    """Return round trips and commands of a request, by contestant and kind; a 409 is named "conflict"."""
+    """Return round trips and commands of one request, by contestant and kind; 409 is called "conflict"."""
     counted: dict[str, dict[str, Count]] = {}
     for number, contestant in enumerate(contestants, start=1):
-        # With functions it is an option that makes 422 possible.
+        # For functions, 422 needs an option, so another contestant is asked.
         asked = "ours-function-validated" if contestant == "ours-function" else contestant
         kinds = KINDS if contestant != "powertools" else KINDS[:-1]
         counted[contestant] = _counts(asked, kinds, server)
@@ -40,7 +41,7 @@ def _counts(contestant: str, kinds: Sequence[str], server: RedisServer) -> dict[
         counts = {kind: _count(worker, kind, proxy) for kind in kinds}
         worker.end()
     held, first = counts.pop("held"), counts["first"]
-    # The request that was held, less what it would have taken alone, is its duplicate's 409.
+    # "held" is a request and its duplicate; less the cost of the request alone, this is the duplicate's 409.
     counts["conflict"] = {
         "trips": round(held["trips"] - first["trips"], 2),
         "commands": dict(Counter(held["commands"]) - Counter(first["commands"])),
@@ -49,7 +50,7 @@ def _counts(contestant: str, kinds: Sequence[str], server: RedisServer) -> dict[
 
 
 def _count(worker: Worker, kind: str, proxy: Proxy) -> Count:
-    worker.ask(kind, 2)  # connects, and has the server keep the scripts
+    worker.ask(kind, 2)  # connects, and loads the scripts into the server
     before = len(proxy.requests)
     worker.ask(kind, REQUESTS)
     requests = proxy.requests[before:]
@@ -59,7 +60,7 @@ def _count(worker: Worker, kind: str, proxy: Proxy) -> Count:
 
 
 def command_names(message: bytes) -> list[str]:
-    """Return the commands of a message, in the protocol that clients speak (RESP arrays of bulk strings)."""
+    """Return the names of all commands in a message (RESP arrays of bulk strings)."""
     names: list[str] = []
     at = 0
     while at < len(message) and message[at : at + 1] == b"*":
@@ -75,7 +76,7 @@ def command_names(message: bytes) -> list[str]:
 
 
 def stored_bytes(contestants: Sequence[str], server: RedisServer) -> dict[str, dict[str, int]]:
-    """Return what one answer takes: its value's bytes, and what the server says that key and value occupy."""
+    """Return what one answer takes: the bytes of key and value, and the server's MEMORY USAGE."""
     return {contestant: _stored(contestant, server) for contestant in contestants}
 
 

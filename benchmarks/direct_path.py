@@ -1,31 +1,26 @@
-"""Compare ways to talk to a standalone server: redis-py's client, and three with fewer layers.
+"""Compares ways to talk to a standalone server: redis-py's client, its connections alone, and the direct path.
 
     python -m benchmarks.direct_path
 
-"client" is redis.asyncio's client. "connections" drives redis-py's own connection objects, one exchange at a
-time on each, from a pool of 50. "pipelined" and "direct" share a connection between all callers, and read plain
-replies themselves. "pipelined" writes what is asked in a turn of the loop, and hands each reply out as it comes.
-"direct", which is the package's, has one exchange under way at a time, and hands the replies out when all are
-there.
+client        redis.asyncio's client
+connections   redis-py's connection objects without its client and pool: one exchange at a time on each of 50
+direct        this package's way: all callers share one connection; one exchange is under way at a time
 
-Counts instructions under callgrind, where valgrind is: a difference of two lengths, free of start-up. Then
-requests a second, processor time and sockets, the ways in turn, several rounds: the machine is noisy, only ratios
-count. A request is an acquire and a complete, as they are sent when they are repeated. The parser is the one that
-redis-py chooses: install hiredis beside it to see that one.
+A request is an acquire and a complete, sent as a repetition, so that the server's work is always the same.
+
+First, where valgrind is installed, it counts instructions under callgrind, as the difference of two lengths, which
+leaves start-up out. Then it compares requests a second, CPU time and sockets: the ways take turns in several
+rounds, and only ratios are shown, because the machine is noisy. redis-py chooses its parser: with hiredis
+installed, that one is measured.
 """
-# ruff: noqa: D101, D102, SLF001 -- a script: it runs valgrind, and prints
+# ruff: noqa: D102 -- a script: it runs valgrind, and prints
 
 import asyncio
 import gc
 import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-from math import inf
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 from uuid import uuid4
 
@@ -34,15 +29,16 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from benchmarks.callgrind import counted_forks, in_fork, valgrind
 from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
 from idempotency_mw.persistence.redis.commands import RAW, Call
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.wire import Wire
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
 from tests.servers import RedisServer, binaries
 
 LENGTHS = (50, 200)
 CROWDS = {1: 200, 50: 1000, 1000: 2000}
+"""Requests of one round, by the number of tasks that send them."""
 ROUNDS = 4
 WAITS: dict[str, Any] = {
     "socket_timeout": None,
@@ -57,6 +53,7 @@ class Connections(redis.asyncio.Redis):
 
     def __init__(self, connection_pool: Any) -> None:
         super().__init__(connection_pool=connection_pool)
+        self.all: list[Any] = []
         self.idle: list[Any] = []
         self.places = asyncio.Semaphore(50)
 
@@ -78,53 +75,28 @@ class Connections(redis.asyncio.Redis):
     async def connected(self) -> Any:
         connection = self.connection_pool.make_connection()
         await connection.connect()
-        self.connection_pool._in_use_connections.add(connection)
+        self.all.append(connection)
         return connection
 
 
-class PipelinedWire(Wire):
-    def ask(self, command: bytes, ends: float = inf) -> asyncio.Future[Any]:  # noqa: ARG002
-        answer = self._loop.create_future()
-        if not self._due:
-            self._transport.write(command)
-        else:
-            if not self._unsent:
-                self._loop.call_soon(self._flush)
-            self._unsent.append(command)
-        self._due.append(answer)
-        return answer
-
-    def _flush(self) -> None:
-        self._transport.writelines(self._unsent)
-        self._unsent = []
-
-    def _take(self, reply: Any) -> None:
-        answer = self._due.pop(0)
-        if not answer.done():
-            answer.set_result(reply)
-
-
-class Pipelined(DirectRedis):
-    async def _new_wire(self, patience: float = inf) -> Wire:  # noqa: ARG002
-        connection = self.connection_pool.make_connection()
-        await connection.connect()
-        return PipelinedWire(connection, self.connection_pool._in_use_connections)
-
-
 def client_of(way: str, url: str) -> Any:
-    client = redis.asyncio.Redis.from_url(url, **WAITS)
+    client = redis.asyncio.Redis.from_url(url, client_name=way, **WAITS)
     match way:
         case "client":
             return client
         case "connections":
             return Connections(client.connection_pool)
-        case "pipelined":
-            return Pipelined(client.connection_pool, patience=1.0)
         case _:
             return DirectRedis(client.connection_pool, patience=1.0)
 
 
-WAYS = ("client", "connections", "pipelined", "direct")
+async def close(client: Any) -> None:
+    for connection in getattr(client, "all", ()):
+        await connection.disconnect()
+    await client.connection_pool.disconnect()
+
+
+WAYS = ("client", "connections", "direct")
 
 
 def a_claim() -> Claim:
@@ -132,16 +104,16 @@ def a_claim() -> Claim:
 
 
 async def said(client: Any, call: Call) -> Any:
-    """Say it as the layer does: the first try of the direct path, else redis-py's way."""
+    """Send a call as the layer does: on the direct path if possible, otherwise through the client."""
     if isinstance(client, DirectRedis):
         command = call.packed()
-        if (wire := client.wire_for(command)) is not None:
-            return await wire.ask(command, asyncio.get_running_loop().time() + 2.0)
+        if (connection := client.connection_for(command)) is not None:
+            return await connection.ask(command, asyncio.get_running_loop().time() + 2.0)
     return await client.execute_command(*call.by_digest, **RAW)
 
 
 async def ask(client: Any, requests: int) -> None:
-    """Send an acquire and a complete, over and over: each is answered as the first time."""
+    """Send the same acquire and the same complete again and again; each repetition gets the same answer."""
     for _ in range(requests):
         for call in (ACQUIRE, COMPLETE):
             assert await said(client, call) == 1
@@ -178,7 +150,7 @@ async def bare_replay(client: Any, requests: int) -> None:
 
 
 async def count(way: str, what: str, requests: int, url: str) -> None:
-    """Do one case that is counted."""
+    """Run one case."""
     if what.startswith("layer"):
         async with AsyncRedisPersistenceLayer.from_url(url, direct=way == "direct") as layer:
             await (replay if "replay" in what else first)(layer, requests)
@@ -189,7 +161,7 @@ async def count(way: str, what: str, requests: int, url: str) -> None:
             await bare_replay(client, requests)
         case _:
             await spread(client, requests, 50 if "50" in what else 1)
-    await client.connection_pool.disconnect()
+    await close(client)
 
 
 COUNTED = [
@@ -199,65 +171,41 @@ COUNTED = [
 
 
 def run_all(url: str) -> None:
-    """Run each case in a fork of this process, and print its process id and how it ended."""
+    """Run each case in a fork of this process, for `counted_forks`."""
     for way, what in COUNTED:
-        asyncio.run(count(way, what, 50, url))  # what is imported late
+        asyncio.run(count(way, what, 50, url))  # so that late imports are not counted
     gc.collect()
     gc.freeze()
     for way, what in COUNTED:
         for requests in LENGTHS:
-            child = os.fork()
-            if child == 0:
-                asyncio.run(count(way, what, requests, url))
-                os._exit(0)
-            _, status = os.waitpid(child, 0)
-            print(child, status, flush=True)
+            in_fork(lambda way=way, what=what, requests=requests: asyncio.run(count(way, what, requests, url)))
 
 
-def instructions(valgrind: str, url: str) -> dict[tuple[str, str], float]:
-    """Return what one request takes in each case."""
-    with tempfile.TemporaryDirectory(prefix="direct-") as folder:
-        options = ["--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={folder}/%p"]
-        done = subprocess.run(
-            [valgrind, *options, sys.executable, "-m", "benchmarks.direct_path", "--run", url],
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        children = [line.split() for line in done.stdout.splitlines()]
-        if any(status != "0" for _, status in children):
-            raise SystemExit("A case failed under valgrind.")
-        counted = [collected((Path(folder) / child).read_text()) for child, _ in children]
+def instructions(url: str) -> dict[tuple[str, str], float]:
+    """Return the instructions of one request in each case."""
+    command = [sys.executable, "-m", "benchmarks.direct_path", "--run", url]
+    counted = [found for _, found in counted_forks(command, {**os.environ, "PYTHONHASHSEED": "0"})]
     short, long = LENGTHS
     pairs = zip(counted[::2], counted[1::2], strict=True)
     return {case: (more - less) / (long - short) for case, (less, more) in zip(COUNTED, pairs, strict=True)}
 
 
-def collected(log: str) -> int:
-    found = re.search(r"Collected : (\d+)", log)
-    if found is None:
-        raise SystemExit(f"valgrind did not say what it counted:\n{log}")
-    return int(found[1])
-
-
 def show_instructions(url: str) -> None:
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
+    if valgrind() is None:
         print("valgrind is not installed: instructions were not counted.")
         return
     print("Counting instructions under callgrind; this takes about a minute.", flush=True)
-    counted = instructions(valgrind, url)
+    counted = instructions(url)
     print(f"\n{'instructions of':<16}  {'way':<12}  {'a request':>10}  {'over bare calls':>15}")
     for (way, what), each in counted.items():
         bare = counted["client", "replay" if "replay" in what else "first, 50 tasks" if "50" in what else "first"]
         print(f"{what:<16}  {way:<12}  {each:>10,.0f}  {each / bare:>15.2f}")
 
 
-async def show_rates(url: str) -> None:
+async def show_rates(server: RedisServer) -> None:
     print(f"\n{'tasks':>5}  {'way':<12}  {'requests/s, over the client':>27}  {'CPU of it':>12}  {'sockets':>7}")
     for tasks, requests in CROWDS.items():
-        clients = {way: client_of(way, url) for way in WAYS}
+        clients = {way: client_of(way, server.url) for way in WAYS}
         took: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(ROUNDS):
             for way, client in clients.items():
@@ -265,16 +213,21 @@ async def show_rates(url: str) -> None:
                 await spread(client, requests, tasks)
                 took[way].append((time.perf_counter() - wall, time.process_time() - cpu))
         best = {way: [min(each) for each in zip(*rounds[1:], strict=True)] for way, rounds in took.items()}
+        sockets = sockets_of(server)
         for way, client in clients.items():
-            pool = client.connection_pool
-            sockets = len(pool._in_use_connections) + len(pool._available_connections)
             faster, cheaper = best["client"][0] / best[way][0], best[way][1] / best["client"][1]
-            print(f"{tasks:>5}  {way:<12}  {faster:>27.2f}  {cheaper:>12.2f}  {sockets:>7}")
-            await pool.disconnect()
+            print(f"{tasks:>5}  {way:<12}  {faster:>27.2f}  {cheaper:>12.2f}  {sockets.count(way):>7}")
+            await close(client)
+
+
+def sockets_of(server: RedisServer) -> list[str]:
+    """Return the name of each connection that the server has: the way that opened it."""
+    with server.client() as client:
+        return [each["name"] for each in client.client_list()]
 
 
 def prepare(server: RedisServer) -> None:
-    """Make the server know the scripts and one of the two records; the same ones in every process."""
+    """Load the scripts, and complete the record DONE; all processes use the same records."""
     with server.client() as client:
         for verb in (
             commands.acquire(DONE.storage_key, DONE),
@@ -289,12 +242,12 @@ def main() -> int:
         print("No Redis or Valkey server was found: nothing was measured.")
         return 2
     name, binary = next(iter(found.items()))
-    parser = redis.asyncio.Connection()._parser
-    print(f"redis-py {redis.__version__}, its parser {type(parser).__name__}, server {name}")
+    parser = "hiredis" if find_spec("hiredis") else "in Python"
+    print(f"redis-py {redis.__version__}, its parser {parser}, server {name}")
     with RedisServer(binary) as server:
         prepare(server)
         show_instructions(server.url)
-        asyncio.run(show_rates(server.url))
+        asyncio.run(show_rates(server))
     return 0
 
 

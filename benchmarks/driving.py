@@ -1,7 +1,7 @@
-"""Starts contestants in processes of their own, tells them what to do, and interleaves them.
+"""Starts contestants in processes of their own, gives them orders, and interleaves them.
 
-A machine that others use is slow now and fast later. So each contestant runs a little in each round, in an order
-that rotates, and what is compared is the ratio within one round; the median of the rounds is the result.
+The speed of a shared machine changes over time. Therefore each contestant runs for a short time in every round, in
+an order that rotates. Ratios are taken within a round, and the median over the rounds is the result.
 """
 
 import json
@@ -19,17 +19,17 @@ __all__ = ["FailedError", "Worker", "command", "interleaved", "median_ratio", "s
 
 
 def command(contestant: str, url: str, *what: str) -> list[str]:
-    """Return the command of a worker."""
+    """Return the command line of a worker."""
     python = environment_of(contestant).python
     return [str(python), "-m", "benchmarks.worker", contestant, url, *what]
 
 
 class FailedError(Exception):
-    """A contestant could not do what it was told."""
+    """A contestant could not do what it was told to do."""
 
 
 class Worker:
-    """A contestant in its process."""
+    """A contestant in a process of its own."""
 
     def __init__(self, contestant: str, url: str) -> None:
         self.contestant = contestant
@@ -44,21 +44,21 @@ class Worker:
         )
 
     def ask(self, kind: str, requests: int, in_flight: int = 1, **more: int | None) -> dict[str, float]:
-        """Have it ask so many times, so many at once; return the seconds of CPU and of the clock."""
+        """Let it send that many requests, that many at once; return the seconds of CPU time and wall time."""
         order = {"kind": kind, "requests": requests, "in_flight": in_flight, **more}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.contestant} ended while it was to do {order}")
+            raise SystemExit(f"{self.contestant} ended during {order}")
         done: dict[str, Any] = json.loads(line)
         if "failed" in done:
             raise FailedError(f"{self.contestant}: {done['failed']}")
         return done
 
     def end(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
@@ -66,7 +66,7 @@ class Worker:
 
 @contextmanager
 def workers(contestants: Sequence[str], url: str) -> Iterator[dict[str, Worker]]:
-    """Have these contestants ready, by name."""
+    """Start these contestants; yield them by name."""
     with ExitStack() as stack:
         started: dict[str, Worker] = {}
         for contestant in contestants:
@@ -79,7 +79,7 @@ Cases = dict[Any, Callable[[], float]]
 
 
 def interleaved(cases: Cases, rounds: int, progress: Callable[[float], None]) -> list[dict[Any, float]]:
-    """Measure each case once a round, each round beginning with another one; return the rounds."""
+    """Measure each case once in each round; each round begins with the next case. Return the rounds."""
     seen: list[dict[Any, float]] = []
     names = list(cases)
     for number in range(rounds):
@@ -100,13 +100,13 @@ def _or_nan(take: Callable[[], float]) -> float:
 
 
 def median_ratio(rounds: Sequence[dict[Any, float]], of: Callable[[dict[Any, float]], float]) -> float | None:
-    """Return the median of what each round says; None where something failed in any of them."""
+    """Return the median of a ratio over the rounds; None if a case failed in any of them."""
     ratios = [of(each) for each in rounds]
     return None if any(map(math.isnan, ratios)) else round(median(ratios), 4)
 
 
 def shown(what: str, part: float) -> None:
-    """Draw a line of progress, on a terminal over and over, else once at its end."""
+    """Show progress: on a terminal a bar that is redrawn, elsewhere one line at the end."""
     if sys.stderr.isatty():
         bar = "#" * round(part * 30)
         print(f"\r{what:<44} [{bar:<30}] {part:>4.0%}", end="\n" if part >= 1 else "", file=sys.stderr, flush=True)

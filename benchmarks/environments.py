@@ -1,7 +1,7 @@
-"""A virtual environment for each peer, under `.venv-bench`: made once, and anew when what it needs changes.
+"""A virtual environment for each peer, under `.venv-bench`. It is made again when its requirements change.
 
-This library runs in one like theirs. All have the redis-py and the uvicorn that this process has, unless a peer
-does not allow it.
+This library runs in such an environment too. All have the same versions of redis-py and uvicorn as this process,
+except where a peer does not allow them.
 """
 
 import os
@@ -25,7 +25,7 @@ _SERVER = (f"uvicorn=={version('uvicorn')}", "httptools>=0.6")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What is installed for some contestants."""
+    """The packages for some contestants."""
 
     name: str
     requirements: tuple[str, ...]
@@ -33,7 +33,7 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """The path of its interpreter."""
         return FOLDER / self.name / "bin" / "python"
 
 
@@ -64,13 +64,13 @@ ENVIRONMENTS = (
         ("fastapi-idempotency-key",),
     ),
     Environment("ichido", ("ichido==0.1.0", _REDIS, *_SERVER), ("ichido",)),
-    # It imports boto3 for its DynamoDB layer, whichever layer is used.
+    # Powertools imports boto3 for its DynamoDB layer, whichever layer is used.
     Environment("powertools", ("aws-lambda-powertools[redis]==3.37.0", "boto3", _REDIS), ("powertools",)),
 )
 
 
 def make(environment: Environment) -> str | None:
-    """Make the environment if it is not there, and return why it can't be, if so."""
+    """Make the environment unless it exists; return the reason if it can't be made."""
     stamp = environment.python.parent.parent / "requirements.txt"
     wanted = "\n".join((sys.version, *environment.requirements))
     if stamp.exists() and stamp.read_text() == wanted:
@@ -87,11 +87,11 @@ def make(environment: Environment) -> str | None:
 
 
 def environment_of(contestant: str) -> Environment:
-    """Return where the contestant runs."""
+    """Return the environment in which the contestant runs."""
     return next(each for each in ENVIRONMENTS if contestant in each.contestants)
 
 
 def variables() -> dict[str, str]:
-    """Return what the process of a contestant finds in its environment: this package, and nothing of ours."""
+    """Return a contestant's environment variables: this repository on the path, and nothing of this Python's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, "PYTHONPATH": os.fspath(ROOT), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}

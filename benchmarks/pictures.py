@@ -1,4 +1,4 @@
-"""SVGs in plain code: bars, and lines over a logarithmic axis. Their colours suit light and dark grounds."""
+"""Draws SVGs without a library: bars, and lines over a logarithmic axis. The colours suit light and dark pages."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ def _legend(names: Sequence[str], y: float) -> list[str]:
 
 
 def bars(title: str, groups: Mapping[str, Mapping[str, float]], *, floor: str) -> str:
-    """Draw a group of bars for each name, one bar for each kind; a line marks 1, which is `floor`."""
+    """Draw a group of bars for each name, with one bar for each kind. A line marks 1, which stands for `floor`."""
     kinds = list(next(iter(groups.values())))
     left, right, top, thick = 190, 60, 66, 15
     most = max(1.0, *(value for each in groups.values() for value in each.values()))

@@ -1,13 +1,15 @@
-"""Measure the server's CPU that completing costs, over a plain SET of the same bytes, on every server found here.
+"""Measures the server's CPU for completing a claim, as a ratio to a plain SET, on every server of this machine.
 
-"script" is complete.lua, which gets the result as an argument; "renamed" is a SET under a temporary key and
-complete_large.lua in one trip. `*` marks the way that the layer takes for the size. The CPU is that of the
-server's process, user and system: with what it takes to read the bytes and to answer, one message a trip, all sent
-alike (completing.py says how). The ways take turns; ratios are taken within a round, and their median is
-shown. What a service sees, with the clients in use, is in docs/performance.md.
+script     complete.lua, with the result as an argument
+renamed    a SET under a temporary key, and complete_large.lua, in one trip
 
-Exits 0 where the layer takes, for each size, the way that is cheaper on the server where it is dearest, or one
-that is about as cheap; 1 otherwise. Takes most of a minute.
+`*` marks the way that the layer takes for this size. The CPU is that of the server's process, user and system,
+including the reading of the request and the reply. All messages are sent alike (see completing.py). The ways take
+turns; ratios are taken within a round, and the median is shown. docs/performance.md shows what a service sees,
+with the clients that it uses.
+
+Exits 0 if, for each size, the layer takes the cheaper way, or one that costs at most 10 % more, on the server
+where the way costs most; 1 otherwise. It takes about a minute.
 """
 
 import sys
@@ -21,6 +23,7 @@ from benchmarks.driving import interleaved, median_ratio
 from tests.servers import binaries
 
 AS_CHEAP = 1.1
+"""Ways whose costs differ by at most 10 % count as equally cheap."""
 SIZES = (200, 1_000, 10_000, 30_000, 100_000, 1_000_000, 10 << 20)
 ROUNDS = 30
 
@@ -28,7 +31,7 @@ Ratios = dict[str, float]
 
 
 def measured(name: str, binary: Path) -> dict[int, Ratios]:
-    """Print the table of one server, and return what each way costs there, by size."""
+    """Measure one server and print its table; return the cost of each way, by size."""
     found: dict[int, Ratios] = {}
     with measures(binary, SIZES, lambda _: ALIKE) as cases:
         rounds = interleaved(cases, ROUNDS, lambda _: None)
@@ -50,7 +53,7 @@ def main() -> int:
         size: {way: max(found[size][way] for found in servers) for way in ("script", "renamed")} for size in SIZES
     }
     cheaper = all(ways[way_taken(size)] <= AS_CHEAP * min(ways.values()) for size, ways in dearest.items())
-    print("The cheaper way is taken." if cheaper else "THE DEARER WAY IS TAKEN.")
+    print("The layer takes the cheaper way." if cheaper else "THE LAYER TAKES THE MORE EXPENSIVE WAY.")
     return 0 if cheaper else 1
 
 

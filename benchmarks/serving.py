@@ -1,7 +1,7 @@
-"""Over uvicorn, on loopback: requests a second, and streams. The load comes from here, over plain sockets.
+"""Measures requests a second, and streams, over uvicorn on loopback.
 
-A generator of our own in place of wrk: each first request needs a key of its own, and nothing has to be installed.
-It keeps its connections, sends the next request when an answer is whole, and checks each status.
+The load generator is part of this module, not wrk: each first request needs a key of its own, and nothing has to
+be installed. It keeps its connections open, sends the next request after a whole answer, and checks each status.
 """
 
 import asyncio
@@ -25,8 +25,10 @@ __all__ = ["requests_per_second", "stream"]
 
 CONNECTIONS = 50
 REQUESTS = 600
+"""Requests in one round of one contestant."""
 STREAM_BYTES = 50 * 2**20
 FIRST_BYTES = 60
+"""How often the delay of the first byte is measured, with and without a key."""
 
 _keys = itertools.count()
 Part = Callable[[float], None]
@@ -34,7 +36,7 @@ Part = Callable[[float], None]
 
 @contextmanager
 def served(contestant: str, url: str) -> Iterator[tuple[int, int]]:
-    """Serve a contestant's app; yields the port, and the process id of the server."""
+    """Serve a contestant's app; yield the port and the server's process id."""
     port = free_port()
     process = subprocess.Popen(command(contestant, url, "serve", str(port)), env=variables(), cwd=ROOT)
     try:
@@ -74,7 +76,7 @@ def request(key: bytes | None, path: str = "/payments") -> bytes:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that asks until the requests are used up."""
+    """One connection that sends requests one after another until there are no more."""
 
     def __init__(self, requests: Iterator[bytes], status: bytes, done: asyncio.Future[None]) -> None:
         self._requests = requests
@@ -112,11 +114,11 @@ def _is_whole(head: bytes, body: bytes) -> bool:
     _, declared, rest = head.lower().partition(b"content-length:")
     if declared:
         return len(body) >= int(rest.split(b"\r\n", 1)[0])
-    return body.endswith(b"0\r\n\r\n")  # in chunks: one peer's replays
+    return body.endswith(b"0\r\n\r\n")  # chunked: the replays of one peer
 
 
 async def load(port: int, requests: Sequence[bytes], status: bytes) -> float:
-    """Send all requests over fifty connections, and return the seconds that it took."""
+    """Send all requests over fifty connections; return the seconds that this took."""
     loop = asyncio.get_running_loop()
     turns = iter(requests)
     begun = time.perf_counter()
@@ -131,7 +133,7 @@ async def load(port: int, requests: Sequence[bytes], status: bytes) -> float:
 def requests_per_second(
     contestants: Sequence[str], url: str, rounds: int, part: Part
 ) -> dict[str, dict[str, float | None]]:
-    """Return the requests a second of each, over those of the bare app in the same round."""
+    """Return each contestant's requests a second, as a ratio to its bare app in the same round."""
     with ExitStack() as stack:
         ports = {name: stack.enter_context(served(name, url))[0] for name in contestants}
         cases = {
@@ -178,14 +180,14 @@ def _seconds(contestant: str, port: int, kind: str) -> float:
 
 
 def stream(url: str, ping: Callable[[], object], part: Part) -> dict[str, float]:
-    """Return how a stream without a declared length fares behind this library.
+    """Measure a stream without Content-Length behind this library.
 
-    `whole`: 1 if all of 50 MiB arrived. `first_byte`: what the library adds until the first byte, over what it may
-    add, 1 ms and a round trip. `memory`: what a keyed stream adds to the server's peak, over `max_response_body`,
-    less what one without a key adds.
+    `whole`: 1 if all 50 MiB arrived. `first_byte`: the time that the library adds before the first byte, as a
+    ratio to the allowed time, 1 ms and a round trip. `memory`: the peak memory that a key adds to a stream, as a
+    ratio to `max_response_body`.
     """
     with served("ours-stream", url) as (port, server):
-        _peak_of(server, port, None)  # whatever the first one makes grow
+        _peak_of(server, port, None)  # the first stream also causes growth that has other reasons
         bare = _peak_of(server, port, None)
         keyed = _peak_of(server, port, b"stream-%d" % next(_keys))
         waits: dict[bool, list[float]] = {True: [], False: []}
@@ -209,9 +211,9 @@ def _seconds_of(do: Callable[[], object]) -> float:
 
 
 def _peak_of(server: int, port: int, key: bytes | None) -> tuple[int, int]:
-    """Return by how much the server's resident memory peaked above its start, and the bytes that arrived."""
+    """Return the growth of the server's resident memory from its start to its peak, and the bytes that arrived."""
     before = _memory(server, "VmRSS")
-    Path(f"/proc/{server}/clear_refs").write_text("5")  # the peak begins anew
+    Path(f"/proc/{server}/clear_refs").write_text("5")  # resets the peak
     received = _receive(port, request(key, "/long"))[1]
     return _memory(server, "VmHWM") - before, received
 
@@ -222,7 +224,7 @@ def _memory(process: int, name: str) -> int:
 
 
 def _receive(port: int, sent: bytes) -> tuple[float, int]:
-    """Return the seconds until the first byte of the body, and the bytes of the body, chunks taken apart."""
+    """Return the seconds until the body's first byte, and the number of the body's bytes (chunked)."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         begun = time.perf_counter()
         connection.sendall(sent)

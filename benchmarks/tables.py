@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, from the results: nothing in them is written by hand but their words."""
+"""Writes docs/performance.md and its pictures from the results. Their prose is in performance.md.txt."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def write(results: Results) -> None:
 
 
 def drawn(results: Results) -> Iterable[tuple[Path, str]]:
-    """Return the pictures."""
+    """Yield the path and the content of each picture."""
     title = "CPU added to a request, 50 in flight"
     cpu = {NAMES[name]: results["cpu"]["50"][name] for name in ASGI if name in results["cpu"]["50"]}
     yield FOLDER / "cpu.svg", pictures.bars(title, cpu, floor="bare redis.asyncio calls")
@@ -90,7 +90,7 @@ def _kinds(found: Mapping[str, float] | None) -> tuple[str, str]:
 
 
 def page(results: Results) -> str:
-    """Return the page."""
+    """Return the text of the page."""
     about = results["about"]
     return PAGE.format(
         machine=f"{about['cores']} cores ({about['machine']}), Python {about['python']}, "

@@ -1,7 +1,7 @@
-"""CPU and wall time, interleaved: what is added a request, in flight, by live keys, by size, and on the server.
+"""Measures CPU and wall time: added to a request, by requests in flight, by live keys, by size, on the server.
 
-Added is what a request takes less what the bare app takes in the same process. The floor is what bare Redis calls
-take: two for a first request, one for a replay.
+"Added" is the time of a request less that of the bare app in the same process. The floor is the time of bare Redis
+calls: two for a first request, one for a replay.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ __all__ = ["SELDOM_COLLECTED", "UNCOLLECTED", "added_cpu", "by_in_flight", "by_k
 
 UNCOLLECTED = ", no collector"
 SELDOM_COLLECTED = ", threshold 50,000"
-"""What follows the name of who was measured with another threshold of Python's collector than the usual one."""
+"""Suffixes of names that were measured with another threshold of Python's garbage collector."""
 
 _THRESHOLDS = {UNCOLLECTED: 0, SELDOM_COLLECTED: 50_000, "": None}
 
@@ -25,11 +25,12 @@ Part = Callable[[float], None]
 Ratios = dict[str, float | None]
 
 REQUESTS = 250
+"""Requests in one round of one contestant."""
 ROUNDS = 6
 
 
 def added_cpu(contestants: Sequence[str], floor: str, url: str, in_flight: int, part: Part) -> dict[str, Ratios]:
-    """Return the CPU that each adds to a request, and its wall time, over those of the floor."""
+    """Return the CPU and the wall time that each contestant adds to a request, as ratios to the floor."""
     with workers([*contestants, floor], url) as started:
         cases = {
             (name, kind): partial(_took, worker, kind, REQUESTS, in_flight)
@@ -37,7 +38,7 @@ def added_cpu(contestants: Sequence[str], floor: str, url: str, in_flight: int, 
             for kind in (("first", "replay") if name == floor else ("bare", "first", "replay"))
         }
         for take in cases.values():
-            take()  # connects, and imports what is imported late
+            take()  # connects, and imports modules that are imported late
         rounds = interleaved(cases, ROUNDS, part)
     return {
         name: {
@@ -57,10 +58,10 @@ def _took(worker: Worker, kind: str, requests: int, in_flight: int, **more: int)
 def by_in_flight(
     contestants: Sequence[str], url: str, in_flights: Sequence[int], rounds: int, part: Part
 ) -> dict[str, dict[str, Ratios]]:
-    """Return CPU and wall time of a first request with so many in flight, over those with fifty.
+    """Return CPU and wall time of a first request with n requests in flight, as ratios to those with fifty.
 
-    None where some of the requests were refused. Ours without Python's collector of cyclic garbage, too, and where
-    it seldom runs: it walks through whatever lives, and that is more, the more is in flight.
+    None if a request was refused. This library is also measured without Python's garbage collector, and with one
+    that seldom runs: the collector visits all live objects, and requests in flight are live objects.
     """
     with workers(contestants, url) as started:
         series = {
@@ -91,17 +92,17 @@ def by_in_flight(
 
 
 def _cpu_and_wall(worker: Worker, in_flight: int, threshold: int | None) -> list[tuple[str, Callable[[], float]]]:
-    """Return two cases, of which the second tells of the first's run."""
+    """Return two cases; the second returns the wall time of the first one's run."""
     last: dict[str, float] = {}
 
     def cpu() -> float:
-        requests = max(REQUESTS, 5 * in_flight)  # each task asks as often as with fifty
+        requests = max(REQUESTS, 5 * in_flight)  # each task sends as many requests as with fifty
         last.clear()
         last.update(worker.ask("first", requests, in_flight, threshold=threshold), requests=requests)
         return last["cpu"] / requests
 
     def wall() -> float:
-        if not last:  # the rotation began with this one, or the run failed
+        if not last:  # the rotation began with this case, or the run failed
             cpu()
         return last["wall"] / last["requests"]
 
@@ -109,7 +110,7 @@ def _cpu_and_wall(worker: Worker, in_flight: int, threshold: int | None) -> list
 
 
 def by_keys(binary: Any, numbers: Sequence[int], rounds: int, part: Part) -> dict[str, Ratios]:
-    """Return CPU of a request, the server's included, with so many live keys, over that with the fewest."""
+    """Return the CPU of a request, the server's included, by live keys, as a ratio to the fewest keys."""
     with ExitStack() as stack:
         servers = {number: stack.enter_context(RedisServer(binary)) for number in numbers}
         for number, server in servers.items():
@@ -143,7 +144,7 @@ end
 
 
 def fill(server: RedisServer, number: int) -> None:
-    """Put so many records there, each with a day to live."""
+    """Store that many records, each with an expiry of one day."""
     with server.client() as client:
         for start in range(0, number, 10_000):
             client.eval(_FILL, 0, start, min(start + 10_000, number) - 1, b"1C" + b"0" * 339)
@@ -165,7 +166,7 @@ def _cpu(client: Any) -> float:
 def by_size(
     url: str, sizes: Sequence[int], peer_up_to: int, rounds: int, part: Part
 ) -> dict[str, dict[str, Ratios]]:
-    """Return the CPU that ours and idemkit add, over bare calls with an answer of that size."""
+    """Return the CPU that this library and idemkit add, by size of the answer, as ratios to bare calls."""
     with workers(["ours", "calls", "idemkit"], url) as started:
         cases = {
             (name, kind, size): partial(_took, worker, kind, _fewer(size), 10, size=size)
@@ -202,7 +203,7 @@ def _fewer(size: int) -> int:
 def on_the_server(
     servers: Mapping[str, Any], sizes: Sequence[int], rounds: int, part: Part
 ) -> dict[str, dict[str, Ratios]]:
-    """Return each server's CPU to complete, over that to SET as much, by size: as it is used, and sent alike."""
+    """Return each server's CPU to complete, by size, as ratios to a SET: as used in practice, and sent alike."""
     return {
         name: _completing(binary, sizes, rounds, lambda done, at=at: part((at + done) / len(servers)))
         for at, (name, binary) in enumerate(servers.items())

@@ -1,25 +1,23 @@
-"""Count what a request without a key costs: at most 3 % more instructions than without the middleware.
+"""Counts the instructions of a request without a key: at most 3 % more than without the middleware.
 
-Instructions, because time is noise on a shared machine. One process under callgrind imports everything, and forks
-a child for each case and each of two lengths; the difference of the two is free of start-up. Exits 0 within the
-budget and with an unbuffered body, 1 otherwise, and 2 where there is no valgrind.
+Instructions are counted, because times are noisy on a shared machine. One process under callgrind imports
+everything, and forks a child for each case and each of two lengths; the difference of the two lengths leaves the
+start-up out. Exits 0 if all rows are within the budget and no body is buffered, 1 otherwise, 2 without valgrind.
 
-Each request is counted in two ways: "called", the app alone is called; and "served", uvicorn reads the request's
-bytes and writes the answer's, over a transport in memory. The budget holds for both. The one exception is a
-POST to an app that is Starlette alone and does nothing, called: of its 3 %, an empty middleware takes half, and
-looking through the headers more than the rest.
+called    the app is called directly
+served    uvicorn reads the request's bytes and writes the answer's, over a transport in memory
+
+The budget holds for both ways, with one exception: a POST to a bare Starlette app that does nothing, called. There
+an empty middleware takes half of the 3 %, and looking for the header takes more than the other half.
 """
 # ruff: noqa: D101, D102 -- a script
 
 import asyncio
 import gc
 import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +31,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from benchmarks.callgrind import counted_forks, in_fork, valgrind
+from benchmarks.workload import BODY, HEADERS, asgi_scope
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 
 BUDGET = 1.03
+"""Instructions with the middleware, as a ratio to the bare app."""
 LENGTHS = (50, 200)
 APPS = ("fastapi", "starlette")
 METHODS = ("POST", "GET")
@@ -44,25 +45,13 @@ WAYS = ("called", "served")
 ROWS = [(way, app, method) for way in WAYS for app in APPS for method in METHODS]
 UNBUDGETED = {("called", "starlette", "POST")}
 
-BODY = b'{"order": "order-1", "amount": 1250}'
-HEADERS = [
-    (b"host", b"payments.example"),
-    (b"user-agent", b"python-httpx/0.28.1"),
-    (b"accept", b"*/*"),
-    (b"accept-encoding", b"gzip, deflate"),
-    (b"connection", b"keep-alive"),
-    (b"authorization", b"Bearer 0123456789abcdef0123456789abcdef"),
-    (b"content-type", b"application/json"),
-    (b"content-length", b"%d" % len(BODY)),
-]
-
 Case = tuple[str, str, str, bool, int]
 """The way, the app, the method, whether the middleware is there, and the number of requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Instructions of one row's request, without the middleware and with it."""
+    """The instructions of one row's request, without and with the middleware."""
 
     way: str
     app: str
@@ -115,25 +104,11 @@ def starlette_app() -> Starlette:
 
 
 def scope_of(method: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": "/payments",
-        "raw_path": b"/payments",
-        "root_path": "",
-        "query_string": b"",
-        "headers": HEADERS if method == "POST" else HEADERS[:-2],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8000),
-        "state": {},
-    }
+    return asgi_scope(HEADERS if method == "POST" else HEADERS[:-2], method)
 
 
 async def call(app: Any, method: str, requests: int) -> None:
-    """Call the app that many times, and see each request answered."""
+    """Call the app that many times, and check each answer."""
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -149,7 +124,7 @@ async def call(app: Any, method: str, requests: int) -> None:
 
 
 class Transport(asyncio.Transport):
-    """A connection whose other end is this list."""
+    """A connection that collects what is written to it."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 50000), "sockname": ("127.0.0.1", 8000)})
@@ -167,7 +142,7 @@ class Transport(asyncio.Transport):
 
 
 async def serve(app: Any, method: str, requests: int) -> None:
-    """Let uvicorn serve that many requests on one connection, and see each answered."""
+    """Let uvicorn serve that many requests on one connection, and check the answers."""
     state = ServerState()
     config = Config(app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
@@ -184,7 +159,7 @@ async def serve(app: Any, method: str, requests: int) -> None:
 
 
 async def passes_unbuffered(method: str) -> bool:
-    """Tell whether the app gets the server's own receive and send: then nothing can have read, or kept, a body."""
+    """Tell whether the app gets the server's own receive and send: then the middleware can't have read a body."""
     got: list[object] = []
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:
@@ -206,18 +181,13 @@ def cases() -> list[Case]:
 
 
 def run_all() -> None:
-    """Run each case in a fork of this process, and print its process id and how it ended."""
+    """Run each case in a fork of this process, for `counted_forks`."""
     for row in ROWS:
-        run_one((*row, True, 1))  # what is imported late
+        run_one((*row, True, 1))  # so that late imports are not counted
     gc.collect()
     gc.freeze()
     for case in cases():
-        child = os.fork()
-        if child == 0:
-            run_one(case)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(child, status, flush=True)
+        in_fork(partial(run_one, case))
 
 
 def run_one(case: Case) -> None:
@@ -226,38 +196,17 @@ def run_one(case: Case) -> None:
     asyncio.run(send(app_of(app, protected=protected), method, requests))
 
 
-def instructions(valgrind: str) -> dict[Case, int]:
-    """Return what each case took, start-up included."""
-    with tempfile.TemporaryDirectory(prefix="unkeyed-") as folder:
-        options = ["--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={folder}/%p"]
-        done = subprocess.run(
-            [valgrind, *options, sys.executable, "-m", "benchmarks.unkeyed", "--run"],
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": "0",
-                "PYTHONPATH": os.pathsep.join((os.fspath(Path(__file__).parent.parent), *sys.path[1:])),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        children = [line.split() for line in done.stdout.splitlines()]
-        if any(status != "0" for _, status in children):
-            raise SystemExit("A case failed under valgrind.")
-        logs = [(Path(folder) / child).read_text() for child, _ in children]
-        return dict(zip(cases(), map(collected, logs), strict=True))
+def instructions() -> dict[Case, int]:
+    """Return the instructions of each case, start-up included."""
+    path = os.pathsep.join((os.fspath(Path(__file__).parent.parent), *sys.path[1:]))
+    command = [sys.executable, "-m", "benchmarks.unkeyed", "--run"]
+    counted = counted_forks(command, {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path})
+    return {case: found for case, (_, found) in zip(cases(), counted, strict=True)}
 
 
-def collected(log: str) -> int:
-    found = re.search(r"Collected : (\d+)", log)
-    if found is None:
-        raise SystemExit(f"valgrind did not say what it counted:\n{log}")
-    return int(found[1])
-
-
-def measured(valgrind: str) -> list[Measured]:
+def measured() -> list[Measured]:
     """Count every row."""
-    counted = instructions(valgrind)
+    counted = instructions()
     short, long = LENGTHS
     bare, ours = (
         {row: (counted[*row, protected, long] - counted[*row, protected, short]) / (long - short) for row in ROWS}
@@ -276,12 +225,11 @@ def measured(valgrind: str) -> list[Measured]:
 
 
 def main() -> int:
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
-        print("valgrind is not installed, and nothing else counts instructions: nothing was measured.")
+    if valgrind() is None:
+        print("valgrind is not installed, so no instructions were counted.")
         return 2
     print("Counting instructions under callgrind; this takes about a minute.", flush=True)
-    rows = measured(valgrind)
+    rows = measured()
     print(f"\n{'way':<7} {'app':<9}  {'request':<12}  {'bare':>9}  {'with':>9}  {'ratio':>6}  {'budget':>6}  body")
     for row in rows:
         show(row)

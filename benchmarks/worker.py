@@ -1,11 +1,12 @@
-"""Asks one contestant, in a process of its own: a line of JSON in, a line of JSON out.
+"""Sends requests to one contestant, in a process of its own: a line of JSON in, a line of JSON out.
 
     {"kind": "first", "requests": 500, "in_flight": 50}  ->  {"cpu": seconds, "wall": seconds}, or {"failed": why}
 
-"threshold" is that of Python's collector of cyclic garbage meanwhile (`gc.set_threshold`); 0 turns it off.
+An optional "threshold" sets that of Python's garbage collector for these requests (`gc.set_threshold`); 0 turns it
+off.
 
-Kinds: bare, first, replay, unkeyed, mismatch, held. Each request of "first" has a key of its own; "replay" and
-"mismatch" meet a key that was completed before the clock starts.
+Kinds: bare, first, replay, unkeyed, mismatch, held. Each request of "first" has a new key; "replay" and "mismatch"
+use a key that was completed before the measurement.
 
     python -m benchmarks.worker NAME URL                   lines on standard input
     python -m benchmarks.worker NAME URL serve PORT        uvicorn on that port
@@ -30,7 +31,7 @@ from benchmarks.contestants import Contestant, build
 from benchmarks.workload import ANSWER_BYTES
 
 LENGTHS = (20, 70)
-"""The difference of two runs is free of start-up, and of the first connection."""
+"""The difference of two runs leaves out the start-up and the first connection."""
 
 EXPECTED = {"mismatch": (422,)}
 Ask = Callable[[], Any]
@@ -40,7 +41,7 @@ _done: dict[int, bytes] = {}
 
 
 def asking(contestant: Contestant, kind: str) -> Callable[[], Any]:
-    """Return what asks once; awaitable where the contestant is async."""
+    """Return a function that asks once; the result is awaitable if the contestant is async."""
     match kind:
         case "bare":
             assert contestant.bare is not None
@@ -63,7 +64,7 @@ def asking(contestant: Contestant, kind: str) -> Callable[[], Any]:
 
 
 def _held(contestant: Contestant) -> Any:
-    """Ask with a key, and while that runs, ask with it again."""
+    """Ask with a new key, and while that request runs, ask with the same key again."""
     key = next(_keys)
     assert contestant.held is not None
     contestant.held.do = lambda: contestant.replay(key)
@@ -79,7 +80,7 @@ def run(
     *,
     threshold: int | None = None,
 ) -> dict[str, float]:
-    """Ask so many times, so many at once, and return what it took."""
+    """Send that many requests, that many at once; return the CPU and wall time."""
     answered = partial(_answered, loop)
     if kind in ("replay", "mismatch") and id(contestant) not in _done:
         key = next(_keys)
@@ -131,7 +132,7 @@ def _answered(loop: asyncio.Runner, answer: Any) -> Any:
 
 
 def obey(name: str, url: str) -> None:
-    """Do what each line says, in one loop, until there is no line."""
+    """Carry out each line's order, in one event loop, until the input ends."""
     contestants: dict[int, Contestant] = {}
     with asyncio.Runner() as loop:
         for line in sys.stdin:
@@ -143,7 +144,7 @@ def obey(name: str, url: str) -> None:
                 kind, requests, in_flight = order["kind"], order["requests"], order["in_flight"]
                 threshold = order.get("threshold")
                 done: Any = run(contestants[size], kind, requests, in_flight, loop, threshold=threshold)
-            except Exception as error:  # noqa: BLE001 - it is told
+            except Exception as error:  # noqa: BLE001 - the driver is told
                 done = {"failed": f"{type(error).__name__}: {error}"}
             print(json.dumps(done), flush=True)
 
@@ -157,15 +158,15 @@ def serve(name: str, url: str, port: int) -> None:
 
 
 def run_alone(name: str, url: str, kind: str, requests: int) -> None:
-    """Ask one after the other, in a loop and with connections of its own."""
+    """Send the requests one after another, on a new event loop and new connections."""
     with asyncio.Runner() as loop:
         run(build(name, url), kind, requests, 1, loop)
 
 
 def count(name: str, url: str, kinds: list[str]) -> None:
-    """Run each kind in each length in a fork of this process, and print its process id and how it ended."""
+    """Run each kind in each length in a fork of this process, for `callgrind.counted_forks`."""
     for kind in kinds:
-        run_alone(name, url, kind, 1)  # what is imported late
+        run_alone(name, url, kind, 1)  # so that late imports are not counted
     gc.collect()
     gc.freeze()
     for kind in kinds:
@@ -179,7 +180,7 @@ def count(name: str, url: str, kinds: list[str]) -> None:
 
 def main() -> None:
     name, url, *rest = sys.argv[1:]
-    logging.getLogger("idempotency_mw").setLevel(logging.ERROR)  # what it would report is counted here
+    logging.getLogger("idempotency_mw").setLevel(logging.ERROR)  # warnings would cost time that is measured
     match rest:
         case []:
             obey(name, url)

@@ -1,7 +1,7 @@
-"""What is asked for and what answers: one payment, as an ASGI app, a WSGI app, and a function.
+"""The request and the app that answers it: one payment, as an ASGI app, a WSGI app, and a function.
 
-An answer has 182 bytes unless another size is wanted. "held" is a request that sends its own duplicate while it
-runs: what the two cost less the cost of the first is the cost of a 409.
+An answer has 182 bytes unless another size is given. "held" is a request that sends its own duplicate while it
+runs: the cost of both, less that of a first request, is the cost of a 409.
 """
 
 import io
@@ -13,6 +13,7 @@ __all__ = [
     "ANSWER_BYTES",
     "Held",
     "asgi_app",
+    "asgi_scope",
     "call_asgi",
     "call_wsgi",
     "function",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 ANSWER_BYTES = 182
+"""Bytes of the usual answer: a small JSON document."""
 BODY = b'{"order": "order-1", "amount": 1250}'
 OTHER_BODY = b'{"order": "order-1", "amount": 9999}'
 HEADERS = [
@@ -37,25 +39,25 @@ HEADERS = [
 
 
 class Held:
-    """What a request does while it runs, set for one request at a time."""
+    """What a running request does besides answering; it is set for one request at a time."""
 
     def __init__(self) -> None:
         self.do: Callable[[], Any] | None = None
 
     def take(self) -> Callable[[], Any] | None:
-        """Return it, once."""
+        """Return the action, and reset it."""
         do, self.do = self.do, None
         return do
 
 
 def json_answer(size: int) -> bytes:
-    """Return a JSON document of so many bytes."""
+    """Return a JSON document of that many bytes."""
     start = b'{"status": "paid", "payment": "'
     return start + b"0" * (size - len(start) - 2) + b'"}'
 
 
 def asgi_app(held: Held, size: int = ANSWER_BYTES) -> Any:
-    """Return the bare app: it reads the body, and answers in two messages."""
+    """Return the bare app: it reads the body and answers in two messages."""
     answer = json_answer(size)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
     start = {"type": "http.response.start", "status": 200, "headers": headers}
@@ -73,7 +75,7 @@ def asgi_app(held: Held, size: int = ANSWER_BYTES) -> Any:
 
 
 def streaming_app() -> Any:
-    """Return an app that streams: 50 MiB at /long and four chunks elsewhere, without a declared length."""
+    """Return an app that streams 50 MiB at /long and four chunks elsewhere, without Content-Length."""
     chunk = b"0" * 65536
     start = {
         "type": "http.response.start",
@@ -120,16 +122,13 @@ def function(held: Held, size: int = ANSWER_BYTES) -> Callable[..., Any]:
     return pay
 
 
-async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
-    """Ask an ASGI app once, as a server does, and return the status."""
-    headers = list(HEADERS)
-    if key is not None:
-        headers.append((b"idempotency-key", key))
-    scope = {
+def asgi_scope(headers: list[tuple[bytes, bytes]], method: str = "POST") -> dict[str, Any]:
+    """Return the scope of one request, as a server makes it."""
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": "/payments",
         "raw_path": b"/payments",
@@ -140,6 +139,14 @@ async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
         "server": ("127.0.0.1", 8000),
         "state": {},
     }
+
+
+async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
+    """Call an ASGI app once, as a server does; return the status."""
+    headers = list(HEADERS)
+    if key is not None:
+        headers.append((b"idempotency-key", key))
+    scope = asgi_scope(headers)
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -153,9 +160,8 @@ async def call_asgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
     return statuses[0]
 
 
-def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
-    """Ask a WSGI app once, as a server does, and return the status."""
-    environ: dict[str, Any] = {
+def _environ(body: bytes) -> dict[str, Any]:
+    return {
         "REQUEST_METHOD": "POST",
         "SCRIPT_NAME": "",
         "PATH_INFO": "/payments",
@@ -178,6 +184,11 @@ def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
+
+
+def call_wsgi(app: Any, key: bytes | None, *, body: bytes = BODY) -> int:
+    """Call a WSGI app once, as a server does; return the status."""
+    environ = _environ(body)
     if key is not None:
         environ["HTTP_IDEMPOTENCY_KEY"] = key.decode()
     statuses: list[str] = []

@@ -1,4 +1,4 @@
-"""Jobs of a queue that delivers at least once, on asyncio: each is done once, whoever gets it how often.
+"""Jobs of a queue that delivers at least once, on asyncio. Each job is done once.
 
     python examples/async_function.py
 
@@ -34,7 +34,7 @@ async def send(address: str) -> str:
 async def main() -> None:
     job = {"page": "invoice-17"}
     print(await asyncio.gather(*[render(job, worker) for worker in range(3)]))
-    # Without a decorator: a handler, and a key that is given.
+    # Without the decorator: a handler, and a key that is given by hand.
     handler = AsyncIdempotencyHandler(as_async(store), config)
     for _ in range(2):
         print(await handler.handle(Call("invoice-17", name="send"), partial(send, "ada@example.org")))

@@ -1,7 +1,7 @@
-"""A receiver of webhooks that carries out each event once, in one file of Django.
+"""A receiver of webhooks that processes each event once, in one file of Django.
 
-    POST /webhooks   its key is in the body, the id of the event, which may be delivered many times, even at once
-    GET  /shipments  what was really shipped
+    POST /webhooks   the key is the event's id in the body; an event may be delivered many times, even at once
+    GET  /shipments  what was shipped
 
 Run it with `make run-django`, or with as many workers as you like:
 
@@ -9,8 +9,8 @@ Run it with `make run-django`, or with as many workers as you like:
 
     curl -i localhost:8000/webhooks --json '{"id": "evt_1", "delivery": 1, "data": {"order": "order-1"}}'
 
-Settings come from the environment. REDIS_URL: keep the records there instead of in SQLite. DATA_FOLDER: where the
-SQLite files are.
+Environment variables: REDIS_URL keeps the records in Redis instead of SQLite; DATA_FOLDER is the folder of the
+SQLite files.
 """
 
 import json
@@ -44,7 +44,7 @@ settings.configure(
 django.setup(set_prefix=False)
 
 
-# What the service does. It need not know of keys.
+# The service. It does not need to know about keys.
 
 
 @require_POST
@@ -64,18 +64,18 @@ def list_shipments(_: HttpRequest) -> JsonResponse:
 
 with connection.cursor() as cursor:
     cursor.execute("CREATE TABLE IF NOT EXISTS shipments (id INTEGER PRIMARY KEY, parcel TEXT)")
-connection.close()  # a worker that is forked now opens its own
+connection.close()  # a worker that is forked later opens its own connection
 
 urlpatterns = [path("webhooks", receive), path("shipments", list_shipments)]
 
 
-# What makes requests safe to retry.
+# What makes requests safe to retry
 
-WEBHOOKS = HTTPConfig(required=True, header=None)  # the key is in the body only
+WEBHOOKS = HTTPConfig(required=True, header=None)  # the key is only in the body
 
 
 def rule_of(request: Request) -> HTTPConfig | None:
-    """Return the route's own options; whatever else Django serves passes."""
+    """Return the options of the webhook route; None for all other routes, which pass."""
     return WEBHOOKS if request.path == "/webhooks" else None
 
 
@@ -91,7 +91,7 @@ application = IdempotencyMiddleware(
     persistence_store=store,
     config=IdempotencyConfig(
         event_key_jmespath="id",
-        # Deliveries of one event differ in their number; it is still the same event.
+        # Deliveries of one event have different numbers, but it is the same event.
         payload_validation_jmespath="[id, data]",
         expires_after_seconds=7 * 86400,
     ),

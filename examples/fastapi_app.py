@@ -1,17 +1,18 @@
 """A payment service whose requests are safe to retry.
 
-    POST /payments   its key is in the header Idempotency-Key
-    POST /refunds    its key is in the body, in the field idempotency_key
-    POST /charges    slow: what a duplicate meets while the first one runs
-    POST /exports    streamed
-    GET  /ledger     what was really carried out, and how often
+    POST /payments   the key is in the Idempotency-Key header
+    POST /refunds    the key is in the body, in the field idempotency_key
+    POST /charges    slow, to show what a duplicate gets while the first request runs
+    POST /exports    a streamed response
+    GET  /ledger     every run of a handler
 
 Run it with `make run`, or with as many workers as you like:
 
     uvicorn fastapi_app:app --app-dir examples --workers 2
 
-Settings come from the environment. REDIS_URL: keep the records there instead of in SQLite. DATA_FOLDER: where the
-SQLite files are. LEASE_SECONDS: how long a claim outlives its worker. CARD_NETWORK_SECONDS: how slow a charge is.
+Environment variables: REDIS_URL keeps the records in Redis instead of SQLite; DATA_FOLDER is the folder of the
+SQLite files; LEASE_SECONDS is how long a claim outlives its worker; CARD_NETWORK_SECONDS is how long a charge
+takes.
 """
 
 import os
@@ -41,7 +42,7 @@ LEASE_SECONDS = float(os.environ.get("LEASE_SECONDS", "30"))
 CARD_NETWORK_SECONDS = float(os.environ.get("CARD_NETWORK_SECONDS", "5"))
 
 
-# What makes requests safe to retry.
+# What makes requests safe to retry
 
 store = (
     AsyncRedisPersistenceLayer.from_url(REDIS_URL)
@@ -51,20 +52,20 @@ store = (
 
 RULES = {
     "/payments": HTTPConfig(required=True),
-    "/refunds": HTTPConfig(required=True, header=None),  # the body only
+    "/refunds": HTTPConfig(required=True, header=None),  # the key is only in the body
     "/charges": HTTPConfig(required=True, max_wait_seconds=10),  # honours `Prefer: wait=10`
     "/exports": HTTPConfig(required=True, max_response_body=16 * 2**20),
 }
 
 
 def rule_of(request: Request) -> HTTPConfig:
-    """Return the route's own options; any other route is protected where a client sends a key."""
+    """Return the route's own options. On other routes a request is protected if its client sends a key."""
     return RULES.get(request.url.path, HTTPConfig())
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-    """Fail at the start, and not at the first payment, when the store can't be used."""
+    """Fail at the start, not at the first payment, if the store can't be used."""
     if isinstance(store, SQLitePersistenceLayer):
         with store:
             store.check()
@@ -82,10 +83,10 @@ app.add_middleware(
     config=IdempotencyConfig(lease_seconds=LEASE_SECONDS, event_key_jmespath="idempotency_key"),
     http=rule_of,
 )
-# The middleware added last is the outermost. CORS goes outside, so that replays and refusals bear its headers too.
-# So does authentication, or a replay is handed out unauthenticated. With it, give each HTTPConfig a
-# `caller=lambda request: request.user.identity`: then two customers may choose the same key. Without, as here, the
-# same key with other credentials is refused.
+# The middleware added last is the outermost. CORS is outermost, so that replays and refusals get its headers, too.
+# Authentication must also be outside, or replays would be sent to unauthenticated clients. With authentication,
+# give each HTTPConfig a `caller=lambda request: request.user.identity`; then two customers may choose the same
+# key. Without it, as here, the same key with other credentials is refused.
 app.add_middleware(
     CORSMiddleware,
     allow_origins=["https://shop.example"],
@@ -95,13 +96,13 @@ app.add_middleware(
 )
 
 
-# What the service does. Keys concern `carry_out` only.
+# The service. Only `carry_out` uses the key.
 
 Kind = Literal["payment", "refund", "charge", "export"]
 
 
 class Entry(BaseModel):
-    """One run of a handler, as the ledger has it; pending for ever if its worker died."""
+    """One run of a handler, as the ledger shows it. `reference` stays None if its worker died."""
 
     id: int
     kind: Kind
@@ -112,7 +113,7 @@ class Entry(BaseModel):
 
 
 class Ledger:
-    """Every run, in a SQLite file that all workers share."""
+    """All runs, in a SQLite file that all workers share."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -146,19 +147,19 @@ ledger = Ledger(DATA_FOLDER / "ledger.sqlite3")
 
 
 def card_network(amount: int, key: str, seconds: float) -> str:
-    """Stand for the card network's API, which knows keys too: the same one moves the money once."""
+    """Stand for the card network's API, which accepts keys too: it moves the money once for each key."""
     time.sleep(seconds)
     return str(uuid5(NAMESPACE_URL, f"{key}:{amount}"))
 
 
 def carry_out(kind: Kind, subject: str, amount: int, seconds: float = 0) -> Entry:
-    """Write down what is about to be done, do it, and write down that it was done.
+    """Write down the intention, charge the card, and write down the result.
 
-    A worker may die in between. Then the next attempt can't know whether the money moved; so the card network gets
-    the same key from every attempt. `storage_key` is made of caller, path and key: no two customers share it.
+    A worker may die in between. The next attempt can't know whether the money was moved, so every attempt sends
+    the card network the same key. `storage_key` is made from caller, path and key, so no two customers share one.
     """
     execution = current_execution()
-    assert execution is not None, "each route that gets here requires a key"
+    assert execution is not None, "every route that calls this requires a key"
     entry = ledger.begin(kind, subject, amount, execution.attempt)
     return ledger.finish(entry, card_network(amount, execution.storage_key, seconds))
 
@@ -203,7 +204,7 @@ def export(export: Export) -> StreamingResponse:
 
 def pages_of(entry: Entry, count: int) -> Iterator[str]:
     for page in range(1, count + 1):
-        time.sleep(0.1)  # as slow as reports are
+        time.sleep(0.1)  # reports are slow
         yield "".join(f"{entry.reference},{page},{line}\n" for line in range(1, 101))
 
 

@@ -1,19 +1,19 @@
 """A theatre's box office whose requests are safe to retry, in Flask.
 
-    POST /bookings   books a seat; its key is in the header Idempotency-Key
-    POST /plans      streamed: the seats of a house, row by row
-    GET  /bookings   what was really booked
+    POST /bookings   books a seat; the key is in the Idempotency-Key header
+    POST /plans      a streamed response: the seats of a house, row by row
+    GET  /bookings   what was booked
 
-Each agency has an API key, and keys of its own: no agency gets another one's answer. Run it with `make run-flask`,
-or with as many workers as you like:
+Each agency has an API key, and its own idempotency keys: no agency gets another agency's answer. Run it with
+`make run-flask`, or with as many workers as you like:
 
     gunicorn flask_app:app --pythonpath examples --workers 2
 
     curl -i localhost:8000/bookings -H 'X-API-Key: secret-of-north' -H 'Idempotency-Key: "b1"' \\
          --json '{"seat": "A1"}'
 
-Settings come from the environment. REDIS_URL: keep the records there instead of in SQLite. DATA_FOLDER: where the
-SQLite files are. LEASE_SECONDS: how long a claim outlives its worker. PRINTER_SECONDS: how slow a ticket is.
+Environment variables: REDIS_URL keeps the records in Redis instead of SQLite; DATA_FOLDER is the folder of the
+SQLite files; LEASE_SECONDS is how long a claim outlives its worker; PRINTER_SECONDS is how long a ticket takes.
 """
 
 import os
@@ -41,24 +41,24 @@ AGENCIES = {"secret-of-north": "north", "secret-of-south": "south"}
 app = Flask(__name__)
 
 
-# What makes requests safe to retry.
+# What makes requests safe to retry
 
 
 def agency_of(request: Request) -> str:
-    """Return who asks; "" for nobody whom we know."""
+    """Return the agency that sent the request; "" if it is unknown."""
     return AGENCIES.get(request.headers.get("X-API-Key", ""), "")
 
 
-# Made before the workers are forked, if they are; each opens connections of its own.
+# Built before the workers are forked, if they are; each worker opens its own connections.
 store = (
     RedisPersistenceLayer.from_url(REDIS_URL)
     if REDIS_URL
     else SQLitePersistenceLayer(DATA_FOLDER / "idempotency.sqlite3")
 )
-store.check()  # fail at the start, and not at the first booking, when it can't be used
+store.check()  # fail at the start, not at the first booking, if it can't be used
 
-# This stands outside of Flask, and so of whatever Flask does before a view: here `caller` tells who asks, before a
-# replay is handed out.
+# The middleware is outside Flask, so nothing in Flask runs before it. Therefore `caller` must identify the client
+# before a replay is sent.
 app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
     app.wsgi_app,
     persistence_store=store,
@@ -67,7 +67,7 @@ app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
 )
 
 
-# What the service does. It need not know of keys.
+# The service. It does not need to know about keys.
 
 
 def execute(statement: str, *values: str | int) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def book() -> tuple[dict[str, Any], int]:
     if not isinstance(seat, str):
         abort(422)
     execution = current_execution()
-    assert execution is not None, "each POST that gets here has a key"
+    assert execution is not None, "every POST that gets here has a key"
     booking = execute(
         "INSERT INTO bookings (agency, seat, attempt) VALUES (?, ?, ?) RETURNING *",
         agency_of(request),

@@ -1,15 +1,15 @@
 """A payment service on AWS Lambda whose requests are safe to retry: FastAPI behind Mangum.
 
-    POST /charges   its key is in the header Idempotency-Key; who sends it, API Gateway's authorizer says
+    POST /charges   the key is in the Idempotency-Key header; API Gateway's authorizer identifies the caller
 
-Deploy it with the handler `lambda_mangum.handler`, behind an HTTP API with a JWT authorizer. Or see it live and
-die on this machine: `make run-lambda`.
+Deploy it with the handler `lambda_mangum.handler`, behind an HTTP API with a JWT authorizer. Or run it on this
+machine, with environments that are frozen and killed as on Lambda: `make run-lambda`.
 
-Lambda freezes environments between calls and kills them at the time-out. So a claim stands for as long as the
-invocation has left, whatever `lease_seconds` says; nothing has to be configured for that.
+Lambda freezes environments between calls and kills them at the time-out. Therefore a claim's lease is the
+remaining time of the invocation, whatever `lease_seconds` says. This needs no configuration.
 
-Settings come from the environment. REDIS_URL: a Redis or Valkey, where all environments see the records; each has
-one connection, made by its first call. CARD_NETWORK_SECONDS: how slow a charge is.
+Environment variables: REDIS_URL is a Redis or Valkey that all environments share (each makes one connection, in
+its first call); CARD_NETWORK_SECONDS is how long a charge takes.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ logger.setLevel(logging.INFO)
 
 
 def caller_of(request: Request) -> str:
-    """Return who the token was issued to, as the authorizer found. No two of them share a key."""
+    """Return the subject of the token, as API Gateway's authorizer found it. Each subject has its own keys."""
     subject: str = request.scope["aws.event"]["requestContext"]["authorizer"]["jwt"]["claims"]["sub"]
     return subject
 
@@ -47,7 +47,8 @@ app.add_middleware(
     http=HTTPConfig(required=True, caller=caller_of),
 )
 
-# Mangum would run a lifespan around each call. One that closes the store costs a new connection each time.
+# Mangum would run the lifespan around each call. If the lifespan closes the store, each call needs a new
+# connection.
 handler = Mangum(app, lifespan="off")
 
 
@@ -63,14 +64,14 @@ class Receipt(Charge):
 
 
 async def card_network(amount: int, key: str) -> str:
-    """Stand for the card network's API, which knows keys too: the same one moves the money once."""
+    """Stand for the card network's API, which accepts keys too: it moves the money once for each key."""
     await asyncio.sleep(CARD_NETWORK_SECONDS)
     return str(uuid5(NAMESPACE_URL, f"{key}:{amount}"))
 
 
 @app.post("/charges", status_code=201)
 async def make_charge(charge: Charge) -> Receipt:
-    """Charge the card. An attempt that was killed may have done it, so each one sends the card network one key."""
+    """Charge the card. A killed attempt may have done so, so all attempts send the card network one key."""
     execution = current_execution()
     assert execution is not None, "the route requires a key"
     logger.info("charging %s, attempt %d", charge.order, execution.attempt)

@@ -1,9 +1,9 @@
-"""A consumer of webhooks that may be delivered twice: each is worked on once, and gets the same answer again.
+"""A consumer of webhooks that may be delivered twice. Each is processed once, and its result is replayed.
 
     python examples/plain_function.py
 
-Run it twice: the second run's deliveries are all replays, because the records are in a file. Settings come from
-the environment. DATA_FOLDER: where that file is; the current folder, if not given.
+Run it twice: in the second run all deliveries are replays, because the records are in a SQLite file. The
+environment variable DATA_FOLDER is the folder of that file; the default is the current folder.
 """
 
 import os
@@ -28,8 +28,8 @@ class Receipt:
 
 
 config = IdempotencyConfig(
-    event_key_jmespath="id",  # the sender's own number for this delivery
-    payload_validation_jmespath="powertools_json(body)",  # what must not change between two of them
+    event_key_jmespath="id",  # the sender's own number of the delivery
+    payload_validation_jmespath="powertools_json(body)",  # must be the same in every delivery
 )
 
 
@@ -38,7 +38,7 @@ config = IdempotencyConfig(
     persistence_store=store,
     config=config,
     output_serializer=DataclassSerializer,
-    key_prefix="webhooks",  # as a script this module is called __main__: a name of its own stays the same
+    key_prefix="webhooks",  # as a script this module is called __main__; this name stays the same
 )
 def receive(event: dict[str, Any], *, trace: str) -> Receipt:
     execution = current_execution()

@@ -1,12 +1,11 @@
-"""Make the runs, two at a time, show how far they are, and print one table of what was survived.
+"""Make the runs, two at a time; show their progress, and print one table of the results.
 
-    python -m proof                    every run, in the size of CI
-    python -m proof --size long        the long ones
-    python -m proof explorer fuzz      some of them
+    python -m proof                    every run, in the size for CI
+    python -m proof --size long        every run, in the size for a long night
+    python -m proof explorer fuzz      only these runs
 
-Each run is a process of its own, so that one that dies or hangs is a figure that does not hold, and takes nothing
-with it. It leads a group of processes: what it started ends with it, however that came. Exits 0 if every figure
-holds.
+Each run is a process of its own and leads a process group. If it dies or hangs, that is one figure that does not
+hold; the other runs go on. When a run ends, its whole group is killed. Exits 0 if every figure holds, 1 otherwise.
 """
 
 import argparse
@@ -26,15 +25,17 @@ from typing import Any
 
 from proof.figures import Figure, Size
 
-# In the order in which they are begun: what takes longest comes first, so that both lanes end together.
+# The slowest runs come first, so that both lanes end at about the same time.
 RUNS = ("servers", "failovers", "processes", "herd", "histories", "matrix", "stateful", "explorer", "fuzz")
 LANES = 2
+"""Runs at a time: as many as the cores of a small CI machine."""
 LONGEST_SECONDS = {Size.CI: 540, Size.LONG: 6 * 3600}
+"""A run that takes longer is killed. In CI all runs together should end within 10 minutes."""
 
 
 @dataclass
 class Made:
-    """A run while it is made, and after."""
+    """One run, while it is under way and after it."""
 
     name: str
     state: str = "waits"
@@ -44,7 +45,7 @@ class Made:
 
 
 def main() -> int:
-    """Make the runs that were named, or all; return the exit status."""
+    """Make the named runs, or all of them; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m proof", description=__doc__, add_help=True)
     parser.add_argument("runs", nargs="*", metavar="run", help=f"one of {', '.join(RUNS)}")
     parser.add_argument("--size", choices=[size.value for size in Size], default=Size.CI.value)
@@ -59,11 +60,11 @@ def main() -> int:
     return _make_all(arguments.runs or RUNS, size)
 
 
-# Within the process of one run
+# Inside the process of one run
 
 
 def _speak(name: str, size: Size) -> int:
-    """Make one run, and say in lines of JSON how far it is and what it saw."""
+    """Make one run; print its progress and its figures as lines of JSON."""
 
     def progress(done: int, of: int) -> None:
         _say({"done": done, "of": of})
@@ -77,7 +78,7 @@ def _say(line: dict[str, object]) -> None:
     print(json.dumps(line), flush=True)
 
 
-# Around all of them
+# Around all runs
 
 
 def _make_all(names: tuple[str, ...] | list[str], size: Size) -> int:
@@ -86,7 +87,7 @@ def _make_all(names: tuple[str, ...] | list[str], size: Size) -> int:
     over = threading.Event()
     shown = threading.Thread(target=_show, args=(runs, over), daemon=True)
     shown.start()
-    # The runs are in groups of their own: what ends this process would not reach them.
+    # Each run leads a process group of its own, so a signal that ends this process would not reach it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
@@ -119,16 +120,16 @@ def _make(run: Made, size: Size) -> None:
                 run.figures.append(Figure(**line))
         process.wait()
         watch.cancel()
-        _end(run)  # what it left behind
+        _end(run)  # kills what the run left behind
     run.seconds = time.monotonic() - began
     run.state = "done"
     if process.returncode != 0:
         seen = f"exit status {process.returncode} after {run.seconds:.0f} s"
-        run.figures.append(Figure("", f"{run.name}: the run comes to its end", "exit status 0", seen, holds=False))
+        run.figures.append(Figure("", f"{run.name}: the run finishes", "exit status 0", seen, holds=False))
 
 
 def _end(run: Made) -> None:
-    """Kill the run, and the servers and workers that it started."""
+    """Kill the run and every server and worker that it started."""
     process, run.process = run.process, None
     if process is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -145,7 +146,7 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
 
 
 def _show(runs: list[Made], over: threading.Event) -> None:
-    """Say how far the runs are: on a terminal in one line that is written anew, else now and then."""
+    """Show the progress: on a terminal in one line that is overwritten, elsewhere in a line every 15 seconds."""
     is_terminal = sys.stderr.isatty()
     while not over.wait(0.5 if is_terminal else 15.0):
         done = sum(run.state == "done" for run in runs)
@@ -168,7 +169,7 @@ def _print_table(runs: list[Made], seconds: float) -> int:
     slowest = ", ".join(
         f"{run.name} {run.seconds:.0f} s" for run in sorted(runs, key=lambda run: -run.seconds)[:3]
     )
-    print(f"\n{len(figures)} figures, {broken} that do not hold, {seconds:.0f} s ({slowest})")
+    print(f"\n{len(figures)} figures, {broken} do not hold; {seconds:.0f} s; slowest: {slowest}")
     return 1 if broken or not figures else 0
 
 

@@ -1,8 +1,8 @@
-"""Herds: hundreds of duplicates of each key, from several processes at once, on one store.
+"""Herds: hundreds of duplicates of each key, sent by several processes at once, on one store.
 
-In one form a duplicate is told 409 and comes again; in the other it waits inside (`wait_seconds`). Either way each
-key has one run, and all its duplicates get that run's answer. What that costs is shown too: memory of a process,
-and connections to the server.
+In one form a duplicate is refused with 409 and asks again; in the other it waits in the middleware
+(`wait_seconds`). In both forms each key runs once, and all its duplicates get that execution's answer. The cost is
+shown too: the memory of a process, and the connections to the server.
 """
 
 import asyncio
@@ -20,24 +20,25 @@ from typing import Any, Self
 
 import redis
 
-from proof.chaos.app import Setting
-from proof.chaos.fleet import ROOT
-from proof.chaos.herds import Herd
-from proof.chaos.journal import Reader
-from proof.chaos.scene import Scene, folder
 from proof.figures import Figure, Progress, Size
+from proof.stage.app import Setting
+from proof.stage.fleet import ROOT
+from proof.stage.herds import Herd
+from proof.stage.journal import Reader
+from proof.stage.scene import Scene, folder
 from tests.servers import RedisServer, binaries
 
 __all__ = ["Form", "made", "run"]
 
 LEASE = 10
+"""Seconds. An execution takes 0.15 s, so no lease lapses, even on a busy machine."""
 MOST_KIB_A_DUPLICATE = 160
-"""Of peak memory: a request with its task, and at worst a connection to the server, with both its buffers."""
+"""Limit on the growth of peak memory: a request, its task, and in the worst case a connection with two buffers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How duplicates wait, and how many there are."""
+    """One way for duplicates to wait, and the size of the herd."""
 
     name: str
     config: dict[str, Any]
@@ -46,24 +47,24 @@ class Form:
 
 def _forms(keys: int, duplicates: int, at_once: int) -> tuple[Form, ...]:
     return (
-        Form("told 409", {}, Herd("told", keys, duplicates, 4, at_once)),
+        Form("asking again", {}, Herd("asking", keys, duplicates, 4, at_once)),
         Form("waiting", {"wait_seconds": 30}, Herd("waiting", keys, duplicates, 4, at_once)),
     )
 
 
 FORMS = {Size.CI: _forms(100, 500, 5), Size.LONG: _forms(1000, 1000, 5)}
 LONGEST = {Size.CI: 200, Size.LONG: 3600}
-"""Seconds for one herd, on a busy machine."""
+"""Seconds that one herd may take on a busy machine. The usual time on two cores is a fifth of that."""
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Let the herds loose, and yield what was seen."""
+    """Send the herds; yield the figures."""
     yield from made(FORMS[size], progress, LONGEST[size])
     yield bounded(keys=5, duplicates=100, waiters=10)
 
 
 def made(forms: tuple[Form, ...], progress: Progress, longest: float = 3600) -> Iterator[Figure]:
-    """Yield what these herds show; each is ended after so many seconds, and what it showed by then is judged."""
+    """Yield the figures of these herds. A herd is killed after `longest` seconds, and judged by its results."""
     of = sum(form.herd.keys for form in forms)
     done = 0
     for number, form in enumerate(forms):
@@ -80,7 +81,7 @@ def made(forms: tuple[Form, ...], progress: Progress, longest: float = 3600) -> 
                 done += form.herd.keys
                 yield from seen.figures(Reader(where / "journal"))
         except Exception as error:
-            yield Figure("", f"herd {form.name}", "its end", repr(error), holds=False)
+            yield Figure("", f"herd {form.name}", "it finishes", repr(error), holds=False)
 
 
 @dataclass(slots=True)
@@ -104,7 +105,7 @@ class _Seen:
     connections: int = 0
 
     def add(self, told: dict[str, Any]) -> None:
-        """Take in what one process saw in one round."""
+        """Add what one process saw in one round."""
         self.grown_kib = max(self.grown_kib, told["grown_kib"])
         for name, seen in told["seen"].items():
             key = self.keys.setdefault(name, _Key())
@@ -115,7 +116,7 @@ class _Seen:
             self.statuses.update(seen["statuses"])
 
     def figures(self, reader: Reader) -> Iterator[Figure]:
-        """Yield what this shows."""
+        """Yield the figures."""
         reader.read()
         herd, name = self.form.herd, self.form.name
         of = f"{herd.keys} keys x {herd.duplicates}, {herd.processes} processes"
@@ -123,10 +124,10 @@ class _Seen:
         good = [key for key in self.keys.values() if len(key.bodies) == key.runs == 1]
         whole = sum(key.answers == herd.duplicates // herd.processes * herd.processes for key in good)
         is_one = runs == {1: herd.keys} and whole == herd.keys == len(self.keys) and set(self.statuses) == {"201"}
-        text = f"{whole} keys so, {sum(self.statuses.values()):,} answers"
+        text = f"{whole} keys, {sum(self.statuses.values()):,} answers"
         yield Figure("I1 I2 #24", f"herd {name}: {of}", "1 run and 1 body each", text, is_one)
         other = {problem: count for problem, count in self.refused.items() if problem != "in-progress"}
-        text = str(other or f"0; {self.refused['in-progress']:,} times told 409")
+        text = str(other or f"0; {self.refused['in-progress']:,} times 409")
         yield Figure("#24", f"herd {name}: refused for any other reason", "0", text, not other)
         at_once = herd.at_once * herd.duplicates
         yield Figure("", f"herd {name}: connections to the server", f"at most {at_once:,}, one each",
@@ -139,17 +140,17 @@ class _Seen:
 
 
 def bounded(keys: int, duplicates: int, waiters: int) -> Figure:
-    """Return what `max_waiters` shows: who waits is counted, and the others are told 409 at once."""
+    """Return what `max_waiters` shows: that many duplicates of a key wait; the others get 409 at once."""
     what = f"herd: max_waiters={waiters}, {keys} keys x {duplicates} in one process"
     turned_away = keys * (duplicates - 1 - waiters)
-    wanted = f"{turned_away} told 409 at once"
+    wanted = f"{turned_away} refused at once"
     try:
         with folder() as where, RedisServer(next(iter(binaries().values()))) as server:
             seen, answers = asyncio.run(_crowded(where, server.url, keys, duplicates, waiters))
     except Exception as error:
         return Figure("#24", what, wanted, repr(error), holds=False)
     is_held = seen == turned_away and answers == keys * (1 + waiters)
-    return Figure("#24", what, wanted, f"{seen} so, {answers} answered at the end", is_held)
+    return Figure("#24", what, wanted, f"{seen} refused, {answers} answered at the end", is_held)
 
 
 async def _crowded(where: Path, url: str, keys: int, duplicates: int, waiters: int) -> tuple[int, int]:
@@ -172,7 +173,7 @@ async def _crowded(where: Path, url: str, keys: int, duplicates: int, waiters: i
 
 
 def _stampede(form: Form, setting: Setting, client: Any, seen: _Seen, longest: float) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", "proof.chaos.herds", *form.herd.arguments()]
+    command = [sys.executable, "-m", "proof.stage.herds", *form.herd.arguments()]
     environment = {"PYTHONPATH": str(ROOT), **setting.environment()}
     with _Counting(client) as counting, subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
@@ -188,11 +189,11 @@ def _stampede(form: Form, setting: Setting, client: Any, seen: _Seen, longest: f
             watch.cancel()
             process.kill()
         if process.wait() not in (0, -9):
-            raise RuntimeError(f"the herd ended with {process.returncode}")
+            raise RuntimeError(f"the processes ended with exit status {process.returncode}")
 
 
 class _Counting:
-    """Looks all the time how many connections the server has, its own not counted."""
+    """Watches how many connections the server has, in a thread. The watching connection is not counted."""
 
     def __init__(self, client: Any) -> None:
         self.most = 0

@@ -1,6 +1,6 @@
-"""The tests; each folder mirrors one of the package."""
+"""The tests; their folders mirror those of the package."""
 
 import pytest
 
-# Before anything imports it: its asserts then say what differs.
+# Before it is imported, so that pytest explains the asserts in it.
 pytest.register_assert_rewrite("idempotency_mw.testing")

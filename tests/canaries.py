@@ -1,4 +1,4 @@
-"""What the tests send in secret, said by their drivers. `canary_watch` searches for it. Knows no pytest."""
+"""The secrets that the tests send, as their drivers register them. `canary_watch` searches for them."""
 
 import os
 import re
@@ -8,33 +8,33 @@ from typing import Any
 __all__ = ["KEY", "SECRETS", "current_test", "secret", "secret_body", "secret_headers"]
 
 SHORTEST = 8
-"""A shorter text may stand somewhere by chance."""
+"""A shorter text could occur by chance."""
 
 KEY = "canary-key-1"
-"""What the drivers send where a test names no key."""
+"""The key that the drivers send if a test gives none."""
 
 SECRETS: dict[str, str] = {}
-"""And the test that sent it first."""
+"""Each secret, with the first test that sent it."""
 
 BEARERS = ("idempotency-key", "authorization", "cookie", "x-api-key", "x-caller", "x-tenant")
 _MEMBER = re.compile(r':\s*"([^"\\]{8,})"')
 
 
 def secret(text: str) -> None:
-    """Say that this is sent in secret. Mere words may stand in a sentence of ours."""
+    """Register a secret, unless it is short or only words, which could occur in a message by chance."""
     if len(text) >= SHORTEST and not text.replace(" ", "").isalpha():
         SECRETS.setdefault(text, current_test())
 
 
 def secret_headers(lines: Iterable[tuple[Any, Any]]) -> None:
-    """Say that keys, credentials and callers among these lines are."""
+    """Register the keys, credentials and callers among these headers."""
     for name, value in lines:
         if _text(name).lower() in BEARERS:
             secret(_text(value).strip('"'))
 
 
 def secret_body(body: Any) -> None:
-    """Say that a body is, and so are the texts in it, where it is JSON."""
+    """Register a body, and the texts in it if it is JSON."""
     if isinstance(body, bytes) and len(body) < 10_000:
         secret(_text(body))
         for value in _MEMBER.findall(_text(body)):
@@ -42,7 +42,7 @@ def secret_body(body: Any) -> None:
 
 
 def current_test() -> str:
-    """Return the name of the test that runs."""
+    """Return the name of the running test."""
     return os.environ.get("PYTEST_CURRENT_TEST", "?").rsplit(" ", 1)[0]
 
 

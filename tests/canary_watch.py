@@ -1,12 +1,11 @@
-"""I12 over the whole suite: what the tests send in secret is in nothing that we say.
+"""I12 over the whole suite: no secret that a test sends is in anything that the package says.
 
-The drivers of the tests say what they send (`canaries`). While the tests run, this plugin takes down every record
-on the loggers under `idempotency_mw`, every problem, every warning, the message of every error of ours, and the
-name of every key that is claimed in a Redis, but for the digest in it. At the end of the session the one is
-searched for the other, in each worker of xdist for itself; what is found fails the session.
+The drivers of the tests register their secrets (`canaries`). While the tests run, this plugin records every log
+record under `idempotency_mw`, every problem, every warning, the message of every error of the package, and the
+name of every key that it claims in Redis, without the digest. At the end of the session it searches these texts
+for the secrets, in each worker of xdist separately; a match fails the session.
 
-Results are not searched: an app's answer may say what it likes. Neither are the messages of configuration errors,
-which are about options.
+Results are not searched, since an app may answer with anything, nor configuration errors, which are about options.
 """
 
 import logging
@@ -28,7 +27,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def leaks() -> list[str]:
-    """Return what was said of what was secret, by the tests that said it."""
+    """Return a line for each text that has a secret, with the tests that sent and said it."""
     said = "\n".join(_said)
     found = [text for text in SECRETS if text in said]
     return [
@@ -43,7 +42,7 @@ def _say(text: str) -> None:
     _said.setdefault(text, current_test())
 
 
-# What is taken down.
+# What is recorded.
 
 
 class _Taking(logging.Handler):
@@ -95,7 +94,7 @@ def pytest_warning_recorded(warning_message: Any) -> None:
     _say(str(warning_message.message))
 
 
-# How it ends.
+# The end of the session.
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

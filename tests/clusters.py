@@ -3,7 +3,7 @@
     with RedisCluster(binary) as cluster:
         cluster.masters      three servers that share the 16,384 slots
     with RedisSentinel(binary, master) as sentinel:
-        sentinel.port        where it listens; it calls the master "main"
+        sentinel.port        its port; it knows the master as "main"
 
 `Replicas` of a server are started by `RedisServer(binary, "--replicaof", "127.0.0.1", str(port))`.
 """
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import redis
 
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 
 __all__ = ["SERVICE", "RedisCluster", "RedisSentinel", "until"]
 
@@ -26,7 +26,7 @@ SERVICE = "main"
 
 
 def until(condition: Callable[[], bool], within: float = 20.0) -> None:
-    """Wait until the condition holds; a server that can't be asked does not hold it."""
+    """Wait until the condition holds; an error of redis-py counts as not yet."""
     ends = time.monotonic() + within
     while True:
         with contextlib.suppress(redis.RedisError):
@@ -38,11 +38,21 @@ def until(condition: Callable[[], bool], within: float = 20.0) -> None:
 
 
 class RedisCluster:
-    """Three masters, each with a third of the slots, and `replicas` copies of each."""
+    """Three masters, each with a third of the slots, and `replicas` copies of each.
 
-    def __init__(self, binary: Path, *options: str, replicas: int = 0) -> None:
+    `master_options` returns further options of the master on a port.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        *options: str,
+        replicas: int = 0,
+        master_options: Callable[[int], tuple[str, ...]] = lambda port: (),
+    ) -> None:
         every = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options)
-        self.masters = [RedisServer(binary, *every) for _ in range(3)]
+        ports = [free_port() for _ in range(3)]
+        self.masters = [RedisServer(binary, *every, *master_options(port), port=port) for port in ports]
         self.replicas = [RedisServer(binary, *every) for _ in range(3 * replicas)]
 
     @property
@@ -101,7 +111,7 @@ def _replicates(replica: RedisServer, master_id: str) -> bool:
 
 
 class RedisSentinel(RedisServer):
-    """One Sentinel that watches one master. A quorum of one suffices it for a failover."""
+    """One Sentinel that watches one master; with a quorum of one it starts a failover alone."""
 
     def __init__(self, binary: Path, master: RedisServer, *lines: str, quorum: int = 1) -> None:
         super().__init__(binary)

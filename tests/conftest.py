@@ -13,7 +13,7 @@ from tests import canary_watch
 from tests.faults.rows import FAULTS, places
 from tests.faults.surfaces import SURFACES
 from tests.rows import ROWS
-from tests.servers import RedisServer, binaries
+from tests.servers import RedisServer, binaries, binary_named, each_binary
 
 # The machines that run this are slow at times; what has to be fast is measured where it matters.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,16 +23,16 @@ _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
 _faults: dict[int, dict[tuple[str, tuple[str, str] | None], str]] = defaultdict(dict)
 
 
-@pytest.fixture(scope="session", params=sorted(binaries()) or [pytest.param("none", marks=pytest.mark.skip)])
+@pytest.fixture(scope="session", params=each_binary())
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """Every real server that was found, in turn."""
-    with RedisServer(binaries()[request.param]) as started:
+    """Each real server in turn, the oldest one that is supported included."""
+    with RedisServer(binary_named(request.param)) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def any_server() -> Iterator[RedisServer]:
-    """One real server: for what does not depend on which."""
+    """One real server, for tests that would show the same on any other."""
     found = binaries()
     if not found:
         pytest.skip("no Redis or Valkey server was found")

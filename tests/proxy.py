@@ -1,15 +1,15 @@
-"""A TCP proxy on loopback that loses, delays, cuts or hangs a chosen message.
+"""A TCP proxy on loopback that loses, delays, cuts or hangs chosen messages.
 
     with Proxy(server.port) as proxy:
-        proxy.when(b"EVALSHA", "cut reply")             # the next one is done, its reply is lost
+        proxy.when(b"EVALSHA", "cut reply")             # the next one is executed, its reply is lost
         proxy.when(b"EVALSHA", "drop request", times=2) # the next two never arrive, the connection stays
-        proxy.when(b"", "hang request", times=None)     # whatever comes: from now on it never answers
-        proxy.when(b"EVALSHA", "answer request", reply=LOADING)   # the proxy answers in the server's stead
+        proxy.when(b"", "hang request", times=None)     # from now on no message is answered
+        proxy.when(b"EVALSHA", "answer request", reply=LOADING)   # the proxy answers instead of the server
         … a client on proxy.port …
-        proxy.requests                                  # every message of a client that came, as bytes
+        proxy.requests                                  # the messages of all clients, as bytes
 
-A message is what one side sends at once: one command, or one pipeline, as redis-py writes it. A reply is the first
-that comes after the request that matched. The first plan that fits is used, once or `times` times.
+A message is the data that one side sends at once: with redis-py one command or one pipeline. A reply is the first
+message after the request that matched. The first plan that matches is used, once or `times` times.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from typing import Literal, Self
 __all__ = ["Proxy"]
 
 Action = Literal[
-    "drop request",  # swallowed; the connection goes on
-    "cut request",  # swallowed, and the connection is closed
-    "hang request",  # swallowed, and nothing passes on this connection any more
+    "drop request",  # dropped; the connection stays open
+    "cut request",  # dropped, and the connection is closed
+    "hang request",  # dropped, and nothing passes on this connection any more
     "delay request",
-    "answer request",  # swallowed; the proxy answers in the server's stead
-    "drop reply",  # the server did it; the connection goes on
+    "answer request",  # dropped; the proxy answers instead of the server
+    "drop reply",  # executed by the server; the connection stays open
     "cut reply",
     "hang reply",
     "delay reply",
@@ -48,7 +48,7 @@ class _Plan:
 
 @dataclass
 class _Link:
-    """One client's connection and its counterpart to the server."""
+    """A connection of a client, and the one to the server that belongs to it."""
 
     client: socket.socket
     server: socket.socket
@@ -63,13 +63,13 @@ class _Link:
 
 
 class Proxy:
-    """Stands in front of one port. Threaded, so that blocking tests can use it too."""
+    """A proxy in front of one port. It runs in threads, so that blocking tests can use it too."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
         self.requests: list[bytes] = []
         self.taken: list[str] = []
-        """The actions that met a message, in their order."""
+        """The actions that were taken, in their order."""
         self._plans: list[_Plan] = []
         self._links: list[_Link] = []
         self._lock = threading.Lock()
@@ -90,9 +90,9 @@ class Proxy:
         reply: bytes = b"",
         after: int = 0,
     ) -> None:
-        """Plan the action for the next requests that contain `match`, `after` so many of them have passed.
+        """Plan the action for the next `times` requests that contain `match`, after `after` such requests.
 
-        `seconds` is the delay of a delayed one, `reply` what the proxy answers in the server's stead.
+        `seconds` is the length of a delay, `reply` the answer of the proxy to "answer request".
         """
         with self._lock:
             if times == 0:
@@ -101,11 +101,11 @@ class Proxy:
 
     @property
     def planned(self) -> int:
-        """How many plans have not met their message yet."""
+        """How many plans have not matched all their messages yet."""
         return len(self._plans)
 
     def pass_all(self) -> None:
-        """Forget every plan; what hangs already goes on hanging."""
+        """Forget every plan; connections that hang stay so."""
         with self._lock:
             self._plans.clear()
 
@@ -114,21 +114,21 @@ class Proxy:
         return sum(any(word in request for word in words) for request in list(self.requests))
 
     def cut_all(self) -> None:
-        """Close every connection that stands now."""
+        """Close every open connection."""
         with self._lock:
             links, self._links = self._links, []
         for link in links:
             link.close()
 
     def say(self, data: bytes) -> None:
-        """Send this to every client that is connected now, in the server's name, though none has asked."""
+        """Send this unrequested to every connected client, as if it came from the server."""
         with self._lock:
             for link in self._links:
                 with contextlib.suppress(OSError):
                     link.client.sendall(data)
 
     def freeze(self) -> None:
-        """From now on swallow whatever comes on the connections that stand; they stay open."""
+        """Pass nothing on the open connections from now on; they stay open."""
         with self._lock:
             for link in self._links:
                 link.hangs = True
@@ -140,7 +140,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A listener that is only closed goes on in the thread that waits at it.
+        # `close` alone would not wake the thread that waits in `accept`.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -1,4 +1,4 @@
-"""The examples run: each story of the payment service on a real server, and the demo as a person starts it."""
+"""The examples run: the payment service's routes, and the demo as a user starts it."""
 
 import importlib.util
 import subprocess
@@ -79,7 +79,7 @@ async def test_another_amount_under_the_same_key_moves_no_money(client: httpx.As
 
 
 @pytest.mark.parametrize("path", ["/payments", "/refunds", "/charges", "/exports"])
-async def test_whatever_moves_money_or_makes_reports_requires_a_key(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_post_requires_a_key(client: httpx.AsyncClient, path: str) -> None:
     refused = await client.post(path, json=PAYMENT)
     assert refused.status_code == 400
     assert refused.json()["type"].endswith(":key-missing")
@@ -95,7 +95,7 @@ async def test_a_refund_takes_its_key_from_the_body_only(client: httpx.AsyncClie
     assert await runs(client, "order-1") == 1
 
 
-async def test_an_export_is_replayed_whole_and_with_its_length(client: httpx.AsyncClient) -> None:
+async def test_a_streamed_export_is_replayed_whole_and_with_its_length(client: httpx.AsyncClient) -> None:
     headers, body = keyed(), {"name": "report-1", "pages": 2}
     first = await client.post("/exports", json=body, headers=headers)
     again = await client.post("/exports", json=body, headers=headers)
@@ -105,7 +105,7 @@ async def test_an_export_is_replayed_whole_and_with_its_length(client: httpx.Asy
     assert again.headers["content-length"] == str(len(first.content))
 
 
-async def test_all_attempts_give_the_card_network_one_key_that_no_other_route_shares(
+async def test_all_attempts_send_the_card_network_the_same_key_and_other_routes_another(
     client: httpx.AsyncClient, example: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -126,7 +126,7 @@ async def test_all_attempts_give_the_card_network_one_key_that_no_other_route_sh
     assert asked[0] == asked[1] != asked[2]
 
 
-async def test_a_browser_of_the_shop_may_send_a_key_and_read_of_a_refusal(client: httpx.AsyncClient) -> None:
+async def test_a_browser_on_the_shops_origin_may_send_a_key_and_read_a_refusal(client: httpx.AsyncClient) -> None:
     origin = {"Origin": "https://shop.example"}
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "idempotency-key"}
     preflight = await client.options("/payments", headers={**origin, **asked})
@@ -139,7 +139,7 @@ async def test_a_browser_of_the_shop_may_send_a_key_and_read_of_a_refusal(client
 @pytest.mark.fault(7, 11, 24)
 @pytest.mark.row(35, 36, 37, 48, 51, 76, 86)
 def test_the_demo_keeps_every_promise_on_real_processes() -> None:
-    # Mostly it waits for leases: the one on SQLite and the one on Valkey do so together.
+    # Most of the time they wait for leases to lapse, so both run at the same time.
     demos = [
         subprocess.Popen(
             [sys.executable, "tools/demo.py", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -1,4 +1,4 @@
-"""The examples of functions run, as a person starts them."""
+"""The examples of functions run, as a user starts them."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def run(name, folder):
     return done.stdout
 
 
-def test_a_delivery_is_worked_on_once_also_in_another_process(tmp_path):
+def test_a_delivery_is_processed_once_also_across_processes(tmp_path):
     first = run("plain_function.py", tmp_path)
     assert first.count("working on") == 1
     assert first.count("Receipt(order='delivery-1', paid=Decimal('12.50'), attempt=1)") == 2
@@ -30,7 +30,7 @@ def test_a_delivery_is_worked_on_once_also_in_another_process(tmp_path):
     assert again.count("Receipt(order='delivery-1', paid=Decimal('12.50'), attempt=1)") == 2
 
 
-def test_of_three_workers_one_renders_and_all_have_the_result(tmp_path):
+def test_one_of_three_workers_renders_and_all_get_the_result(tmp_path):
     said = run("async_function.py", tmp_path)
     assert "['invoice-17.pdf', 'invoice-17.pdf', 'invoice-17.pdf']" in said
     assert said.count("sent to ada@example.org") == 2

@@ -1,4 +1,4 @@
-"""The Lambda example runs: its handler with its event file, and its story as a person starts it."""
+"""The Lambda example runs: its handler with its event file, and its story as a user starts it."""
 
 import asyncio
 import importlib.util
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def example(any_server, monkeypatch):
-    """The example's module on a real server, as a cold start imports it."""
+    """The example's module on a real server, imported as in a cold start."""
     monkeypatch.setenv("REDIS_URL", any_server.url)
     monkeypatch.delenv("CARD_NETWORK_SECONDS", raising=False)
     loop = asyncio.new_event_loop()
@@ -35,7 +35,7 @@ def example(any_server, monkeypatch):
 
 @pytest.fixture
 def event():
-    """The event file, with a key of this test's own."""
+    """The event of the file, with a new key."""
     event = json.loads((ROOT / "examples" / "lambda_event.json").read_text())
     event["headers"]["idempotency-key"] = f'"{uuid4()}"'
     return event
@@ -60,7 +60,7 @@ def test_two_customers_may_choose_the_same_key(example, event) -> None:
     assert json.loads(mine.body)["reference"] != json.loads(yours.body)["reference"]
 
 
-def test_a_new_token_of_the_same_customer_gets_the_replay(example, event) -> None:
+def test_a_customer_with_a_new_token_gets_the_replay(example, event) -> None:
     Answer(example.handler(event, Context()))
     event["headers"]["authorization"] = "Bearer another"
     assert Answer(example.handler(event, Context())).is_replay
@@ -74,7 +74,7 @@ def test_a_charge_without_a_key_is_refused(example, event) -> None:
 
 @pytest.mark.fault(7)
 @pytest.mark.row(112)
-def test_the_story_is_as_promised_on_processes_that_are_killed_at_their_time_out() -> None:
+def test_every_promise_holds_on_processes_that_are_killed_at_their_time_out() -> None:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "tools/run_lambda.py"],

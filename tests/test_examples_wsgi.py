@@ -1,4 +1,4 @@
-"""The WSGI examples run, each on gunicorn with two workers that were forked from one process."""
+"""The WSGI examples run, each on gunicorn with two workers forked from one process."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ async def booked(office: httpx.AsyncClient, seat: str) -> list[dict[str, Any]]:
     return [booking for booking in (await office.get("/bookings")).json() if booking["seat"] == seat]
 
 
-async def test_a_seat_is_booked_once_and_its_answer_is_replayed_by_whichever_worker(office):
+async def test_a_seat_is_booked_once_and_any_worker_replays_the_answer(office):
     headers, seat = keyed(), uuid4().hex
     first = await office.post("/bookings", json={"seat": seat}, headers=headers)
     retries = [await office.post("/bookings", json={"seat": seat}, headers=headers) for _ in range(10)]
@@ -98,7 +98,7 @@ async def test_a_seat_is_booked_once_and_its_answer_is_replayed_by_whichever_wor
 
 
 @pytest.mark.row(39)
-async def test_of_many_bookings_at_once_one_is_made(office):
+async def test_one_of_many_simultaneous_bookings_is_made(office):
     headers, seat = keyed(), uuid4().hex
     answers = await asyncio.gather(
         *(office.post("/bookings", json={"seat": seat}, headers=headers) for _ in range(10))
@@ -131,7 +131,7 @@ async def test_a_stranger_a_missing_key_and_another_seat_are_refused(office):
     assert len(await booked(office, seat)) == 1
 
 
-async def test_a_mistake_is_not_kept(office):
+async def test_an_invalid_request_is_not_stored(office):
     headers = keyed()
     mistaken = await office.post("/bookings", json={"seat": 1}, headers=headers)
     again = await office.post("/bookings", json={"seat": 1}, headers=headers)
@@ -149,7 +149,7 @@ async def test_a_plan_is_streamed_and_replayed_whole(office):
 
 
 @pytest.mark.row(24, 101)
-async def test_an_event_is_carried_out_once_however_often_it_is_delivered(receiver):
+async def test_an_event_that_is_delivered_five_times_is_processed_once(receiver):
     sent = event()
     answers = [await receiver.post("/webhooks", json={**sent, "delivery": number}) for number in range(1, 6)]
     assert {answer.content for answer in answers} == {answers[0].content}

@@ -1,7 +1,8 @@
-"""What an app can ask while it runs."""
+"""`current_execution()`: what an app can ask about its run, and discard."""
 
 import asyncio
 import contextvars
+from contextlib import suppress
 
 from idempotency_mw import current_execution
 from idempotency_mw.execution import Discard, Executing, Execution
@@ -12,7 +13,7 @@ def execution(attempt: int = 1, discard: Discard | None = None) -> Execution:
     return Execution(key="the raw key", storage_key=storage_key, attempt=attempt, discard=discard or Discard())
 
 
-def test_it_tells_what_it_was_given():
+def test_an_execution_tells_its_key_storage_key_and_attempt():
     one = execution()
     assert (one.key, one.storage_key, one.attempt) == ("the raw key", "0123456789abcdef" * 4, 1)
     assert not one.previous_unfinished
@@ -31,17 +32,17 @@ def test_an_answer_can_be_discarded_until_its_claim_is_settled():
     assert not late.close()
 
 
-def test_the_app_has_nothing_with_which_it_could_end_discarding():
+def test_an_app_can_not_end_discarding_itself():
     assert [name for name in dir(execution()) if not name.startswith("_")] == [
         *("attempt", "discard", "key", "previous_unfinished", "storage_key"),
     ]
 
 
-def test_its_repr_has_no_key():
+def test_the_repr_of_an_execution_has_no_key():
     assert repr(execution()) == "<Execution 0123456789ab attempt 1>"
 
 
-def test_there_is_one_at_a_time_and_none_outside():
+def test_the_current_execution_is_the_innermost_and_outside_there_is_none():
     outer, inner = execution(), execution()
     assert current_execution() is None
     with Executing(outer):
@@ -51,19 +52,17 @@ def test_there_is_one_at_a_time_and_none_outside():
     assert current_execution() is None
 
 
-def test_an_exception_ends_it_too():
-    try:
-        with Executing(execution()):
-            raise KeyError
-    except KeyError:
-        assert current_execution() is None
+def test_an_exception_ends_the_execution_too():
+    with suppress(KeyError), Executing(execution()):
+        raise KeyError
+    assert current_execution() is None
 
 
-async def test_each_task_has_its_own_and_threads_get_a_copy():
-    async def run(one):
-        with Executing(one):
+async def test_each_task_has_its_own_execution_and_its_threads_see_it():
+    async def run(own):
+        with Executing(own):
             await asyncio.sleep(0)
-            assert await asyncio.to_thread(current_execution) is one
+            assert await asyncio.to_thread(current_execution) is own
             return current_execution()
 
     first, second = execution(), execution()

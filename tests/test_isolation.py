@@ -1,4 +1,4 @@
-"""I6: callers never meet. I13: another fingerprint is refused, and what stands is untouched."""
+"""I6: two callers never share a record. I13: another fingerprint is refused and leaves the record unchanged."""
 
 import time
 from dataclasses import replace
@@ -23,7 +23,7 @@ from idempotency_mw.testing import ManualClock
 from tests.asgi.driver import ASGISurface, Play
 from tests.wsgi.driver import TEXT, Service
 
-# What two callers could be confused by: delimiters, lengths, forms of Unicode, nothing, NUL, half a pair.
+# Names that could be confused: with delimiters, lengths, Unicode forms, NUL, lone surrogates, or empty.
 AWKWARD = [
     *(
         "",
@@ -69,14 +69,14 @@ tuples = st.tuples(
 @example(("", "\u00e9", "POST", "/", "k"), ("", "e\u0301", "POST", "/", "k"))
 @example(("", "a\0", "POST", "/", "k"), ("", "a", "POST", "\0/", "k"))
 @example(("", "\ud83d\ude00", "POST", "/", "k"), ("", "\U0001f600", "POST", "/", "k"))
-def test_two_identities_meet_only_if_they_are_one(one: Any, other: Any) -> None:
+def test_two_identities_have_one_storage_key_only_if_they_are_equal(one: Any, other: Any) -> None:
     assert (identity(*one) == identity(*other)) is (one == other)
 
 
 @pytest.mark.row(56)
 @settings(max_examples=200)
 @given(tuples, names, names)
-def test_a_function_never_meets_a_request(of_http: Any, name: str, key: str) -> None:
+def test_a_function_and_a_request_never_have_the_same_storage_key(of_http: Any, name: str, key: str) -> None:
     for prefix in (of_http[0], ""):
         assert identity(*of_http) != digest((b"function", text(prefix), text(name), text(key)))
 
@@ -84,7 +84,7 @@ def test_a_function_never_meets_a_request(of_http: Any, name: str, key: str) -> 
 @pytest.mark.row(56)
 @settings(max_examples=200)
 @given(st.lists(names, max_size=7), st.lists(names, max_size=7))
-def test_parts_meet_only_if_they_are_the_same_parts(one: list[str], other: list[str]) -> None:
+def test_only_equal_parts_of_text_have_equal_digests(one: list[str], other: list[str]) -> None:
     assert (digest(map(text, one)) == digest(map(text, other))) is (one == other)
 
 
@@ -93,7 +93,7 @@ PAIR_IDS = ["letters", "space", "unicode form", "delimiter", "case", "nul"]
 
 
 def caller_of(request: Any) -> str:
-    """The identity as an authentication leaves it: any text, not what a header may hold."""
+    """The identity as an authentication gives it: any text, also one that no header can hold."""
     return PEOPLE[request.headers["x-person"]]
 
 
@@ -133,14 +133,14 @@ def test_two_tenants_never_get_each_others_answers_on_wsgi(pair: tuple[str, str]
     assert service.runs == 2
 
 
-# I13: in any state, on any layer.
+# I13, in any state and on any layer.
 
 STATES = ("in progress", "lapsed", "completed", "tombstone")
 LONG_MS = 600_000
 
 
 class Clocked:
-    """A layer in which a lease can lapse: by its clock, or because it was short and time has passed."""
+    """A layer on which a lease can lapse: by its clock, or by a short lease and real time."""
 
     def __init__(self, layer: Any, clock: ManualClock | None) -> None:
         self.layer = layer
@@ -184,7 +184,7 @@ hexadecimal = st.integers(0, 2**256 - 1).map(lambda number: f"{number:064x}")
     may_take_over=st.booleans(),
     asks=st.integers(1, 3),
 )
-def test_another_fingerprint_is_refused_and_leaves_the_record_as_it_was(
+def test_another_fingerprint_is_refused_and_leaves_the_record_unchanged(
     clocked: Clocked,
     state: str,
     fingerprints: tuple[str, str],
@@ -208,7 +208,7 @@ def test_another_fingerprint_is_refused_and_leaves_the_record_as_it_was(
 
 
 def standing(clocked: Clocked, key: str) -> Any:
-    """Return the record, but for the moment at which it is looked at."""
+    """Return the record, with a remaining time that does not depend on when it is read."""
     probe = Claim(Operation(key, "0" * 64), "f" * 32, 1, 1, may_take_over=False)
     found = clocked.layer.acquire(probe)
     assert isinstance(found, Existing)
@@ -219,7 +219,7 @@ def standing(clocked: Clocked, key: str) -> Any:
 @settings(max_examples=40)
 @given(st.sampled_from(["returned", "raised", "not kept"]), names, names)
 def test_a_function_refuses_another_payload_in_any_state(state: str, first: str, second: str) -> None:
-    assume(canonical(first) != canonical(second))  # two halves of a surrogate pair are, in JSON, one character
+    assume(canonical(first) != canonical(second))  # in JSON two halves of a surrogate pair are one character
     runs = []
     config = IdempotencyConfig(
         event_key_jmespath="key", payload_validation_jmespath="about", on_error="store", heartbeat=False

@@ -1,4 +1,4 @@
-"""The package as a whole: what it needs, what it offers, and what is in its wheel."""
+"""The package as a whole: its dependencies, its public names, and its wheel."""
 
 import ast
 import importlib
@@ -24,7 +24,7 @@ MODULES = sorted(
     + [module.name for module in pkgutil.walk_packages(idempotency_mw.__path__, prefix="idempotency_mw.")]
 )
 
-# The public names and where they are had from, as the documentation has them.
+# The public names and their modules, as in the documentation.
 PUBLIC = {
     "idempotency_mw": [
         "IdempotencyConfig",
@@ -85,7 +85,7 @@ sys.meta_path.insert(0, Blocker())
 
 
 def run(script: str, *, without: set[str]) -> str:
-    """Run a script in a process that can't import these packages, and return what it printed."""
+    """Run a script in a process that can't import these packages, and return its output."""
     code = BLOCKER.format(blocked=without) + script
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -93,13 +93,13 @@ def run(script: str, *, without: set[str]) -> str:
 
 
 def order(name: str) -> tuple[int, list[Any]]:
-    """Constants, then classes, then the rest, each with its numbers in order: ruff's RUF022."""
+    """The sort key of ruff's RUF022: constants, classes, the rest; numbers in names in numeric order."""
     kind = 0 if name.isupper() else 1 if name[0].isupper() else 2
     runs = ["".join(run) for _, run in groupby(name, str.isdigit)]
     return kind, [(run.isdigit(), int(run) if run.isdigit() else run) for run in runs]
 
 
-# What it needs.
+# Dependencies.
 
 OPTIONAL = {"starlette", "werkzeug", "anyio", "fastapi", "trio", "valkey"}
 
@@ -154,12 +154,12 @@ def test_the_middleware_serves_without_any_optional_package() -> None:
 
 
 @pytest.mark.parametrize("option", ["HTTPConfig(caller=lambda request: 'a')", "lambda request: HTTPConfig()"])
-def test_a_hook_that_gets_a_request_asks_for_the_extra(option: str) -> None:
+def test_a_hook_without_its_framework_is_refused_with_the_name_of_the_extra(option: str) -> None:
     assert "idempotency_mw[asgi]" in run(ASK + f"\nprint(refusal(http={option}))", without={"starlette"})
     assert run(ASK + f"\nprint(refusal(http={option}))", without=set()) == "None"
 
 
-def test_the_extras_are_those_that_the_messages_name() -> None:
+def test_the_extras_that_messages_name_exist() -> None:
     named = {
         extra for source in SOURCES for extra in re.findall(r"idempotency_mw\[(\w+)\]", source.read_text("utf-8"))
     }
@@ -167,11 +167,11 @@ def test_the_extras_are_those_that_the_messages_name() -> None:
     assert named <= set(PROJECT["optional-dependencies"])
 
 
-# What it offers.
+# Public names.
 
 
 @pytest.mark.parametrize("module", PUBLIC)
-def test_every_public_name_is_there(module: str) -> None:
+def test_every_public_name_can_be_imported(module: str) -> None:
     found = importlib.import_module(module)
     for name in PUBLIC[module]:
         assert getattr(found, name)
@@ -179,7 +179,7 @@ def test_every_public_name_is_there(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_what_a_module_offers_exists_and_is_in_order(module: str) -> None:
+def test_the_names_in_all_exist_and_are_sorted(module: str) -> None:
     found = importlib.import_module(module)
     offered = getattr(found, "__all__", [])
     assert offered == sorted(set(offered), key=order)
@@ -187,11 +187,11 @@ def test_what_a_module_offers_exists_and_is_in_order(module: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(ROOT)))
-def test_every_module_says_what_it_is(source: Path) -> None:
+def test_every_module_has_a_docstring(source: Path) -> None:
     assert ast.get_docstring(ast.parse(source.read_text("utf-8")))
 
 
-def test_every_error_is_drawn_in_the_tree() -> None:
+def test_the_docstrings_tree_of_errors_is_complete() -> None:
     errors = importlib.import_module("idempotency_mw.errors")
     drawn = re.findall(r"[├└]── (\w+)", errors.__doc__ or "")
     assert sorted(["IdempotencyError", *drawn]) == errors.__all__
@@ -218,16 +218,16 @@ def test_every_error_suggests_the_status_of_its_problem() -> None:
     assert {name: getattr(errors, name).suggested_status for name in errors.__all__} == SUGGESTED
 
 
-def test_a_key_in_progress_says_when_to_ask_again() -> None:
+def test_an_in_progress_error_has_a_retry_time() -> None:
     errors = importlib.import_module("idempotency_mw.errors")
     assert errors.IdempotencyAlreadyInProgressError("busy").retry_after_seconds == 1
     assert errors.IdempotencyAlreadyInProgressError("busy", 7).retry_after_seconds == 7
 
 
-# How it is built.
+# Version, imports and wheel.
 
 
-def test_imports_run_only_downward() -> None:
+def test_imports_only_go_downward() -> None:
     pytest.importorskip("importlinter", reason="import-linter is not installed")
     command = [
         sys.executable,
@@ -240,7 +240,7 @@ def test_imports_run_only_downward() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_a_wheel_has_the_scripts_and_the_mark_of_types_and_nothing_else(tmp_path: Path) -> None:
+def test_a_wheel_has_the_sources_the_scripts_and_py_typed_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling is not installed")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

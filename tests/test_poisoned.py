@@ -1,9 +1,8 @@
-"""I10: a poisoned, foreign, newer or tampered record: the app does not run, nothing breaks, nothing is changed.
+"""I10: for a poisoned, foreign, newer or tampered record no app runs, nothing crashes and nothing is changed.
 
-What is promised of a bit that flips: the record is then unreadable, or it is another record that is well formed.
-No single bit makes one status, or one version, of another. A record is not authenticated: who can write into the
-store can answer in the app's place, lengthen a lease or shorten it. What can't happen is that what is no record is
-taken for a free key.
+A record with a flipped bit is either unreadable or another well-formed record. No single bit changes one status or
+version into another. Records are not authenticated: whoever can write into the store can answer in the app's place
+and change a lease. But bytes that are no record are never taken for a free key.
 """
 
 import asyncio
@@ -26,22 +25,22 @@ from idempotency_mw.functions.serializers import StoredValue, decode
 from idempotency_mw.http import codec
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.verbs import StoredFrame
 from tests.asgi.driver import ASGISurface, Play
-from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions
+from tests.persistence.golden import GOLDEN, TOKEN, contradictions
 from tests.wsgi.driver import TEXT, Service
 
 LONG_MS = 600_000
 KEY = "the-poisoned-one"
-VERBS = ("acquire", "extend", "complete", "release")
 SECRET = "canary-in-a-record"
 
 
 def flips(data, every):
-    """Yield the data with one bit flipped, of every so many. Fewer than eight miss no byte, and no bit of all."""
+    """Yield the data with every `every`-th bit flipped, one at a time. Below 8 that reaches each byte."""
     for number in range(0, len(data) * 8, every):
         position, bit = divmod(number, 8)
         yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
@@ -53,7 +52,7 @@ def cuts(data, every=3):
 
 
 class InSQLite:
-    """A blocking layer over a file, and a way past it."""
+    """A blocking layer over a file, and access to the file beside it."""
 
     every = 7
 
@@ -63,8 +62,9 @@ class InSQLite:
         self._file = sqlite3.connect(path, isolation_level=None)
         self._file.execute("PRAGMA synchronous = off")
 
-    def plant(self, key, data):
-        self._file.execute("INSERT OR REPLACE INTO idempotency_records VALUES (?, ?, ?)", (key, data, 10**15))
+    def plant(self, key, data, record="?"):
+        insert = f"INSERT OR REPLACE INTO idempotency_records VALUES (?, {record}, ?)"
+        self._file.execute(insert, (key, data, 10**15))
 
     def peek(self, key):
         row = self._file.execute("SELECT record FROM idempotency_records WHERE storage_key = ?", (key,)).fetchone()
@@ -107,7 +107,7 @@ def place(request, tmp_path):
 
 
 def outcome(verb, *arguments):
-    """Return what the verb says of the record, or the class of its error."""
+    """Return the verb's answer about the record, or the class of its error."""
     try:
         answer = verb(*arguments)
     except IdempotencyRecordError as error:
@@ -130,12 +130,12 @@ def by_the_model(verb, data, claim, now_ms):
 @pytest.mark.row(52)
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("verb", VERBS)
-def test_sqlite_and_the_model_agree_on_flipped_bits_in_every_byte_and_on_cuts(tmp_path, verb):
-    """The Lua scripts are held to the same in persistence/test_redis_agrees.py."""
+def test_sqlite_and_the_model_agree_on_flipped_bits_and_truncated_records(tmp_path, verb):
+    """persistence/redis/test_agreement.py does the same with the Lua scripts."""
     fingerprint = Frame.decode(GOLDEN[Status.COMPLETED]).fingerprint
     claim = Claim(Operation(KEY, fingerprint), TOKEN, LONG_MS, LONG_MS)
     arguments = (claim, b"done") if verb == "complete" else (claim,)
-    now_ms = 1_900_000_000_000  # any that is later than what the golden ones hold
+    now_ms = 1_900_000_000_000  # later than the times in the golden records
     with closing(InSQLite(tmp_path / "r.db")) as place:
         for golden in GOLDEN.values():
             for data in (*flips(golden, place.every), *cuts(golden), *contradictions().values()):
@@ -149,12 +149,10 @@ def test_sqlite_and_the_model_agree_on_flipped_bits_in_every_byte_and_on_cuts(tm
 
 @pytest.mark.row(52)
 @pytest.mark.fault(22)
-def test_text_that_is_not_even_text_is_unreadable_and_not_quoted(tmp_path):
+def test_invalid_text_in_the_place_of_a_record_is_unreadable_and_not_quoted(tmp_path):
     broken = "1C\udcff".encode("utf-8", "surrogateescape") + SECRET.encode()
     with closing(InSQLite(tmp_path / "r.db")) as place:
-        place._file.execute(
-            "INSERT INTO idempotency_records VALUES (?, CAST(? AS TEXT), ?)", (KEY, broken, 10**15)
-        )
+        place.plant(KEY, broken, "CAST(? AS TEXT)")
         claim = Claim(Operation(KEY, "0" * 64), TOKEN, LONG_MS, LONG_MS)
         for verb in VERBS:
             arguments = (claim, b"done") if verb == "complete" else (claim,)
@@ -163,7 +161,7 @@ def test_text_that_is_not_even_text_is_unreadable_and_not_quoted(tmp_path):
 
 @pytest.mark.row(52)
 @pytest.mark.fault(22)
-async def test_the_async_layer_reads_as_the_blocking_one_does(any_server):
+async def test_the_async_layer_refuses_the_same_records(any_server):
     with any_server.client() as store:
         async with AsyncRedisPersistenceLayer.from_url(any_server.url, timeout_seconds=10) as layer:
             claim = Claim(Operation(KEY, "0" * 64), "f" * 32, LONG_MS, LONG_MS)
@@ -176,7 +174,7 @@ async def test_the_async_layer_reads_as_the_blocking_one_does(any_server):
                 assert store.get(layer.key_prefix + KEY) == data
 
 
-# End to end: a golden record is poisoned, and a duplicate asks.
+# End to end: a record is poisoned, and a duplicate comes.
 
 
 def poisonous(golden, every):
@@ -186,7 +184,7 @@ def poisonous(golden, every):
 
 
 def expected_of(data, golden):
-    """Return what a duplicate of the golden record's request gets from this one, by the two formats."""
+    """Return the status or response that a duplicate gets from this record, according to the two formats."""
     try:
         frame = Frame.decode(data)
         if frame.fingerprint != Frame.decode(golden).fingerprint:
@@ -198,13 +196,13 @@ def expected_of(data, golden):
 
 @pytest.fixture
 def quiet(caplog):
-    """Each unreadable record is reported; here that would be thousands of lines."""
+    """Silence the reports of unreadable records, which would be thousands of lines."""
     caplog.set_level(logging.CRITICAL, logger="idempotency_mw")
 
 
 @pytest.mark.row(52, 72)
 @pytest.mark.fault(22)
-def test_no_poisoned_record_makes_an_asgi_app_run_though_it_may_without_a_store(place, quiet):
+def test_no_poisoned_record_makes_an_asgi_app_run_even_with_on_store_failure_pass(place, quiet):
     async def all_of_them():
         keys = []
         config = IdempotencyConfig(on_store_failure="pass")
@@ -285,7 +283,7 @@ def test_no_poisoned_record_makes_a_function_run(place, quiet):
 @pytest.mark.row(52)
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("kind", ["list", "hash", "set", "zset", "stream", "hyperloglog"])
-async def test_a_key_of_another_type_makes_no_app_run_and_stays(server, kind):
+async def test_a_key_of_another_redis_type_makes_no_app_run_and_stays_unchanged(server, kind):
     keys = []
     async with AsyncRedisPersistenceLayer.from_url(server.url) as layer:
         surface = ASGISurface(
@@ -313,7 +311,7 @@ async def test_a_key_of_another_type_makes_no_app_run_and_stays(server, kind):
     assert surface.runs == 1
 
 
-def test_no_single_bit_makes_one_status_of_another():
+def test_no_single_bit_changes_one_status_into_another():
     for golden in GOLDEN.values():
         for data in flips(golden, every=1):
             try:
@@ -330,7 +328,7 @@ def damaged_files(whole):
 
 
 @pytest.mark.fault(22, 25)
-def test_a_damaged_sqlite_file_is_an_error_of_ours_or_does_not_matter(tmp_path):
+def test_a_damaged_sqlite_file_is_a_persistence_error_or_does_not_matter(tmp_path):
     path = tmp_path / "whole.db"
     claim = Claim(Operation(KEY, "0" * 64), TOKEN, LONG_MS, LONG_MS)
     with SQLitePersistenceLayer(path) as layer:

@@ -1,4 +1,4 @@
-"""Several processes on one store, and what becomes of a key when one of them, or the store, dies or freezes."""
+"""Several processes on one store, and keys whose process or store is killed or frozen."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,9 @@ from tests.servers import RedisServer, binaries
 LEASE = 1.0
 STORE_DEADLINE = 1.0
 """The layer's `timeout_seconds` in these apps."""
-SLACK = 0.25
-"""What an HTTP request may take on a busy machine, besides."""
+SLACK = 2.0
+"""The time that an HTTP request itself may take on a busy machine. Without a deadline a frozen store would never
+answer; tests/persistence measures that layers keep theirs to a tenth of a second."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def marks(folder: Path) -> Marks:
 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, folder: Path) -> str:
-    """Where a store is that several processes share."""
+    """The path or URL of a store that several processes share."""
     if request.param == "sqlite":
         return str(folder / "records")
     server: RedisServer = request.getfixturevalue("any_server")
@@ -54,7 +55,7 @@ def servers(store: str, folder: Path, marks: Marks) -> Iterator[list[Server]]:
 
 @pytest.fixture(scope="module")
 def lone(store: str, folder: Path, marks: Marks) -> Iterator[Server]:
-    """One more, of one process, on the same store: to be frozen."""
+    """A server of one process on the same store, to be frozen."""
     with Server("uvicorn", folder, store=store, config={"lease_seconds": LEASE}, marks=marks) as server:
         yield server
 
@@ -75,13 +76,24 @@ async def wait_for(marks: Marks, run: str, what: str) -> None:
     await asyncio.to_thread(marks.wait_for, run, what)
 
 
+async def kill_the_worker_of(server: Server, client: httpx.AsyncClient, target: str, run: str) -> float:
+    """Make a request, kill the worker that runs it, and return the time of that."""
+    first = asyncio.ensure_future(post(client, server.url + target, run))
+    await wait_for(server.marks, run, "begun.1")
+    os.kill(server.marks.begun(run)[0].pid, signal.SIGKILL)
+    killed = time.time()
+    with pytest.raises(httpx.TransportError):
+        await first
+    return killed
+
+
 def begun_at(marks: Marks, run: str, number: int) -> float:
     return (marks.folder / f"{run}.begun.{number}").stat().st_mtime
 
 
 @pytest.mark.row(35, 39)
 @pytest.mark.fault(24)
-async def test_of_fifty_duplicates_at_once_over_several_workers_one_runs(
+async def test_one_of_fifty_parallel_duplicates_over_several_workers_runs(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/starlette-1/whole?run={run}&hold=0"
@@ -103,7 +115,7 @@ async def test_of_fifty_duplicates_at_once_over_several_workers_one_runs(
 
 @pytest.mark.row(39)
 @pytest.mark.fault(24)
-async def test_of_many_duplicates_of_short_runs_each_key_has_one_run_and_one_answer(
+async def test_each_key_has_one_run_and_one_answer_among_many_duplicates_of_short_runs(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     async def herd(key: str) -> None:
@@ -120,7 +132,7 @@ async def test_of_many_duplicates_of_short_runs_each_key_has_one_run_and_one_ans
 
 
 @pytest.mark.row(37, 51)
-async def test_a_run_of_three_leases_is_in_progress_all_along(
+async def test_a_run_three_times_as_long_as_its_lease_stays_in_progress(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/raw-0/whole?run={run}&seconds={3.2 * LEASE}"
@@ -143,16 +155,11 @@ async def test_a_run_of_three_leases_is_in_progress_all_along(
 
 @pytest.mark.row(37, 48)
 @pytest.mark.fault(7)
-async def test_after_a_worker_was_killed_exactly_one_duplicate_takes_over_once_the_lease_is_over(
+async def test_after_a_worker_was_killed_one_duplicate_takes_over_when_its_lease_lapses(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/starlette-1/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, servers[0].url + target, run))
-    await wait_for(marks, run, "begun.1")
-    os.kill(marks.begun(run)[0].pid, signal.SIGKILL)
-    killed = time.time()
-    with pytest.raises(httpx.TransportError):
-        await first
+    killed = await kill_the_worker_of(servers[0], client, target, run)
 
     async def duplicate() -> httpx.Response:
         return await post_until_settled(client, servers[1].url + target, run)
@@ -172,15 +179,11 @@ async def test_after_a_worker_was_killed_exactly_one_duplicate_takes_over_once_t
 
 @pytest.mark.row(49)
 @pytest.mark.fault(7)
-async def test_after_a_crash_the_outcome_stays_unknown_where_a_second_run_is_refused(
+async def test_with_after_crash_refuse_the_outcome_of_a_killed_worker_stays_unknown(
     servers: list[Server], marks: Marks, client: httpx.AsyncClient, run: str
 ):
     target = f"/starlette-0-refusing/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, servers[0].url + target, run))
-    await wait_for(marks, run, "begun.1")
-    os.kill(marks.begun(run)[0].pid, signal.SIGKILL)
-    with pytest.raises(httpx.TransportError):
-        await first
+    await kill_the_worker_of(servers[0], client, target, run)
     before = await post(client, servers[1].url + target, run)
     await asyncio.sleep(LEASE + 0.1)
     after = [await post(client, servers[1].url + target, run) for _ in range(2)]
@@ -194,7 +197,7 @@ async def test_after_a_crash_the_outcome_stays_unknown_where_a_second_run_is_ref
 
 @pytest.mark.row(50)
 @pytest.mark.fault(8)
-async def test_one_frozen_past_its_lease_changes_nothing_and_its_client_gets_the_winners_answer(
+async def test_the_client_of_a_worker_frozen_past_its_lease_gets_the_winners_answer(
     servers: list[Server], lone: Server, marks: Marks, client: httpx.AsyncClient, run: str
 ):
     whole, stream = (f"/starlette-1/{each}?run={run}-{each}&hold=1" for each in ("whole", "stream"))
@@ -224,7 +227,7 @@ async def test_one_frozen_past_its_lease_changes_nothing_and_its_client_gets_the
     assert [[mark.attempt for mark in marks.begun(f"{run}-{each}")] for each in ("whole", "stream")] == [
         [1, 2]
     ] * 2
-    # Nothing was sent yet: the winner's. Something was: its own, to the end.
+    # Where nothing was sent yet, the client gets the winner's answer; otherwise its own to the end.
     assert (late.status_code, is_replay(late), late.content) == (201, True, winners[0].content)
     assert begun.received.count(b"data: ") == 5
     assert winners[1].content[:20] not in begun.received
@@ -237,7 +240,7 @@ async def test_one_frozen_past_its_lease_changes_nothing_and_its_client_gets_the
 
 @pytest.fixture(scope="module")
 def survivor(folder: Path, marks: Marks) -> Iterator[Server]:
-    """A server whose neighbours come and go."""
+    """A server that keeps running while others stop."""
     with Server(
         "uvicorn", folder, store=str(folder / "neighbours"), config={"lease_seconds": LEASE}, marks=marks
     ) as server:
@@ -247,7 +250,7 @@ def survivor(folder: Path, marks: Marks) -> Iterator[Server]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.row(48, 77)
 @pytest.mark.fault(12)
-async def test_a_server_told_to_stop_keeps_what_ends_in_time_and_leaves_the_rest_to_a_takeover(
+async def test_a_stopping_server_stores_runs_that_end_in_time_and_the_others_are_taken_over(
     survivor: Server, folder: Path, marks: Marks, client: httpx.AsyncClient, kind: str, run: str
 ):
     targets = {name: f"/starlette-1/whole?run={run}-{name}&hold=0" for name in ("short", "long")}
@@ -266,9 +269,9 @@ async def test_a_server_told_to_stop_keeps_what_ends_in_time_and_leaves_the_rest
         short = await runs["short"]
         replay = await post(client, survivor.url + targets["short"], f"{run}-short")
         meanwhile = await post(client, survivor.url + targets["long"], f"{run}-long")
-        with contextlib.suppress(httpx.TransportError):  # hypercorn answers what it cancels
+        with contextlib.suppress(httpx.TransportError):  # hypercorn answers a request that it cancels
             assert (await runs["long"]).status_code == 500
-        await asyncio.to_thread(stopping.wait, 5)
+        await asyncio.to_thread(stopping.wait, 10)
         log = stopping.new_log()
     marks.open_gate(f"{run}-long")
     later = await post_until_settled(client, survivor.url + targets["long"], f"{run}-long")
@@ -287,7 +290,7 @@ async def test_a_server_told_to_stop_keeps_what_ends_in_time_and_leaves_the_rest
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[RedisServer]:
-    """A server to be frozen and killed, which keeps what it acknowledged."""
+    """A server to be frozen and killed; it persists every write that it acknowledges."""
     found = binaries()
     if not found:
         pytest.skip("no Redis or Valkey server was found")
@@ -307,12 +310,14 @@ async def timed(request: asyncio.Future[httpx.Response]) -> tuple[httpx.Response
     return await request, time.monotonic() - begins
 
 
-def break_store(valkey: RedisServer, how: str) -> None:
+@contextlib.contextmanager
+def broken_store(valkey: RedisServer, how: str) -> Iterator[None]:
+    """Freeze or kill the store for the time of the block."""
     valkey.freeze() if how == "frozen" else valkey.kill()
-
-
-def mend_store(valkey: RedisServer, how: str) -> None:
-    valkey.thaw() if how == "frozen" else valkey.start()
+    try:
+        yield
+    finally:
+        valkey.thaw() if how == "frozen" else valkey.start()
 
 
 broken = pytest.mark.parametrize("how", ["frozen", "killed"])
@@ -321,21 +326,18 @@ broken = pytest.mark.parametrize("how", ["frozen", "killed"])
 @broken
 @pytest.mark.row(102)
 @pytest.mark.fault(1, 4)
-async def test_a_store_that_fails_at_acquire_is_a_refusal_in_time(
+async def test_requests_are_refused_in_time_if_the_store_fails_at_acquire(
     on_valkey: Server, valkey: RedisServer, marks: Marks, client: httpx.AsyncClient, how: str, run: str
 ):
     target = f"{on_valkey.url}/starlette-1/whole?run={run}"
-    break_store(valkey, how)
-    try:
+    with broken_store(valkey, how):
         answer, seconds = await timed(asyncio.ensure_future(post(client, target, run)))
-    finally:
-        mend_store(valkey, how)
     assert (answer.status_code, slug(answer)) == (503, "store-unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     assert seconds < STORE_DEADLINE + 0.1 + SLACK
     assert marks.begun(run) == []
     assert "the store failed" in on_valkey.new_log()
-    # The frozen server may have heard the acquire, and then hears its release.
+    # The frozen server may handle the acquire late; then it also handles its release.
     later = await post_until_settled(client, target, run)
     assert (later.status_code, is_replay(later)) == (201, False)
     assert len(marks.begun(run)) == 1
@@ -343,36 +345,30 @@ async def test_a_store_that_fails_at_acquire_is_a_refusal_in_time(
 
 @broken
 @pytest.mark.row(103)
-async def test_a_store_that_fails_at_acquire_is_passed_by_where_that_was_chosen(
+async def test_with_on_store_failure_pass_the_app_runs_if_the_store_fails_at_acquire(
     on_valkey: Server, valkey: RedisServer, marks: Marks, client: httpx.AsyncClient, how: str, run: str
 ):
     target = f"{on_valkey.url}/starlette-0-passing/whole?run={run}"
-    break_store(valkey, how)
-    try:
+    with broken_store(valkey, how):
         answer, seconds = await timed(asyncio.ensure_future(post(client, target, run)))
-    finally:
-        mend_store(valkey, how)
     assert (answer.status_code, is_replay(answer)) == (201, False)
     assert seconds < STORE_DEADLINE + 0.1 + SLACK
-    assert [mark.attempt for mark in marks.begun(run)] == [0]  # no execution of ours
+    assert [mark.attempt for mark in marks.begun(run)] == [0]  # 0: the app had no execution
     assert "the app runs unprotected" in on_valkey.new_log()
 
 
 @broken
 @pytest.mark.row(104)
 @pytest.mark.fault(15)
-async def test_a_store_that_fails_at_complete_does_not_cost_the_client_its_answer(
+async def test_a_client_gets_its_answer_if_the_store_fails_at_complete(
     on_valkey: Server, valkey: RedisServer, marks: Marks, client: httpx.AsyncClient, how: str, run: str
 ):
     target = f"{on_valkey.url}/starlette-1/whole?run={run}&hold=0"
     first = asyncio.ensure_future(post(client, target, run))
     await wait_for(marks, run, "begun.1")
-    break_store(valkey, how)
-    try:
+    with broken_store(valkey, how):
         marks.open_gate(run)
         answer, seconds = await timed(first)
-    finally:
-        mend_store(valkey, how)
     retry = await post(client, target, run)
     settled = await post_until_settled(client, target, run)
     assert (answer.status_code, is_replay(answer)) == (201, False)
@@ -394,14 +390,11 @@ async def test_a_store_that_is_back_within_the_deadline_completes(
     target = f"{on_valkey.url}/starlette-1/whole?run={run}&hold=0"
     first = asyncio.ensure_future(post(client, target, run))
     await wait_for(marks, run, "begun.1")
-    break_store(valkey, how)
-    try:
+    with broken_store(valkey, how):
         marks.open_gate(run)
         await wait_for(marks, run, "ended")
         await asyncio.sleep(0.2)
         assert not first.done()
-    finally:
-        mend_store(valkey, how)
     answer = await first
     replay = await post(client, target, run)
     assert (answer.status_code, is_replay(answer)) == (201, False)

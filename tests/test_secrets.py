@@ -1,4 +1,4 @@
-"""I12: no key, credential, caller, body or token where it has no business, on any surface, in any failure."""
+"""I12: no key, credential, caller, body or token in a message, a log or a `repr`, whatever fails."""
 
 import asyncio
 import inspect
@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from idempotency_mw.errors import (
     IdempotencyRecordError,
 )
 from idempotency_mw.execution import Discard, Execution
+from idempotency_mw.functions.serializers import StoredValue
 from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Request, Response
 from idempotency_mw.persistence.frame import Frame
@@ -36,6 +36,7 @@ from idempotency_mw.persistence.redis.errors import translated
 from idempotency_mw.serializers import CustomDictSerializer
 from idempotency_mw.testing import FailingPersistenceLayer, ManualClock
 from idempotency_mw.testing.harness import a_claim
+from tests.memory import rewrite_results
 from tests.servers import RedisServer, binaries
 
 needs_a_server = pytest.mark.skipif(not binaries(), reason="no Redis or Valkey server was found")
@@ -51,8 +52,8 @@ def clean(text):
 
 @pytest.mark.row(59)
 @needs_a_server
-def test_a_server_that_quotes_a_command_is_not_repeated():
-    """Managed servers forbid commands by their names, and then tell what was asked of them."""
+def test_the_error_of_a_server_that_quotes_the_command_is_shortened():
+    """Managed servers rename commands to forbid them; their error then quotes the whole command."""
     claim = a_claim(token="canary-token" + "0" * 20)
     with (
         RedisServer(next(iter(binaries().values())), "--rename-command", "EVALSHA", "") as server,
@@ -65,28 +66,28 @@ def test_a_server_that_quotes_a_command_is_not_repeated():
 
 
 @pytest.mark.row(59)
-def test_a_pipeline_that_quotes_its_commands_is_not_repeated():
+def test_the_error_of_a_pipeline_that_quotes_its_command_is_shortened():
     said = "Command # 1 (EVALSHA abc 1 key canary-token) of pipeline caused error: NOPERM no (such) thing"
     assert str(translated(redis.exceptions.ResponseError(said))) == "Redis refused: NOPERM no (such) thing"
 
 
 @pytest.mark.row(59)
-def test_a_reply_that_the_driver_can_not_read_and_quotes_is_not_repeated():
+def test_the_error_of_a_driver_that_quotes_an_invalid_reply_is_shortened():
     said = "Protocol Error: b'canary-body-1\\n'"
     assert str(translated(redis.exceptions.InvalidResponse(said))) == "Redis can't be reached: Protocol Error"
 
 
-def test_an_error_that_a_server_makes_long_on_purpose_is_read_at_once():
+def test_a_very_long_error_of_a_server_is_read_in_time():
     begun = time.process_time()
     translated(redis.exceptions.ResponseError("Command # 1 (" * 20_000))
     assert time.process_time() - begun < 0.5
 
 
-# Functions: each way in which a call is refused, and its traceback, as a server would log it.
+# Functions: each kind of refusal, with its traceback as a server would log it.
 
 
 class Charge:
-    """A function under keys, over a store in memory whose verbs fail on demand."""
+    """A protected function over a store in memory whose verbs fail on demand."""
 
     def __init__(self):
         self.clock = ManualClock()
@@ -95,7 +96,7 @@ class Charge:
         self.told = []
 
     def refused(self, key, body=None, *, payload="canary-body-1", **options):
-        """Call, and take down the error of ours that comes of it, with its traceback."""
+        """Call the function; record the package's error and its traceback, and return the name of its class."""
         config = IdempotencyConfig(
             event_key_jmespath="key", payload_validation_jmespath="body", heartbeat=False, **options
         )
@@ -120,7 +121,7 @@ def canary_failure():
 
 
 @pytest.mark.row(59)
-def test_no_canary_is_in_what_a_refused_call_of_a_function_tells(caplog):
+def test_no_canary_is_in_the_errors_and_logs_of_refused_calls(caplog):
     caplog.set_level(logging.DEBUG)
     charge = Charge()
     failed = IdempotencyPersistenceConnectionError
@@ -137,21 +138,19 @@ def test_no_canary_is_in_what_a_refused_call_of_a_function_tells(caplog):
     assert charge.refused(5) == "IdempotencyAlreadyInProgressError"
     charge.clock.advance(100)
     assert charge.refused(5, after_crash="refuse") == "IdempotencyOutcomeUnknownError"
-    tampered = next(iter(charge.memory._records))
-    held = charge.memory._records[tampered]
-    charge.memory._records[tampered] = replace(held, frame=replace(held.frame, result=b'1V{"canary'))
+    rewrite_results(charge.memory, lambda result: b'1V{"canary')
     assert charge.refused(1) == "IdempotencyRecordError"
     assert len(caplog.records) >= 4
     clean(str([record.__dict__ for record in caplog.records]))
     for text in charge.told:
         clean(
             "\n".join(line for line in text.splitlines() if not line.startswith("    "))
-        )  # without our own source
+        )  # without the source lines
 
 
 @pytest.mark.row(59)
 @pytest.mark.parametrize("payload", [{"key": None, "x": "canary-1"}, {"key": "canary-1"}, "canary-2"])
-def test_no_canary_is_in_what_a_payload_without_a_key_tells(payload, caplog):
+def test_no_canary_is_in_the_error_for_a_payload_without_a_key(payload, caplog):
     caplog.set_level(logging.DEBUG)
     config = IdempotencyConfig(event_key_jmespath="abs(key)", raise_on_no_idempotency_key=True)
     function = idempotent_function(
@@ -165,7 +164,7 @@ def test_no_canary_is_in_what_a_payload_without_a_key_tells(payload, caplog):
     clean(caplog.text)
 
 
-# Redis: its password, and what it holds.
+# Redis: its password and its records.
 
 
 @pytest.mark.row(59)
@@ -206,7 +205,7 @@ def test_a_password_is_in_no_log_no_repr_and_no_error(binary, password, caplog):
 
 @pytest.mark.row(59)
 @needs_a_server
-def test_redis_holds_nothing_of_a_call_but_its_result(any_server):
+def test_redis_holds_only_the_result_of_a_call(any_server):
     config = IdempotencyConfig(event_key_jmespath="key", payload_validation_jmespath="body")
     with (
         RedisPersistenceLayer.from_url(any_server.url, key_prefix="secrets-test:") as layer,
@@ -222,7 +221,7 @@ def test_redis_holds_nothing_of_a_call_but_its_result(any_server):
     assert value[119:] == b'1V"canary-result"'
 
 
-# Reprs: of every public object that is given a secret.
+# The repr of every public object that gets a secret.
 
 
 @pytest.mark.row(59)
@@ -239,6 +238,8 @@ def test_no_canary_is_in_the_repr_of_a_public_object():
         Response(200, headers, b"canary-body"),
         Execution(key="canary-key", storage_key="5" * 64, attempt=1, discard=Discard()),
         Call("canary-key", "charge", {"card": "canary-body"}, CustomDictSerializer(dict, dict)),
+        Call("canary-key", "charge", {"card": "canary-body"}).keyed(config),
+        StoredValue("canary-body"),
         RedisConnection(url="redis://canary:canary@localhost"),
         RedisConnection(username="canary-user", password=PASSWORD),
         IdempotencyHandler(memory, config),
@@ -251,14 +252,14 @@ def test_no_canary_is_in_the_repr_of_a_public_object():
         clean(str(each))
 
 
-def test_every_public_name_was_thought_of():
-    """A new public class that holds something of a request belongs in the list above."""
+def test_every_public_class_is_known_to_this_module():
+    """A new public class that holds parts of a request belongs in the list above."""
     classes = {name for name in idempotency_mw.__all__ if inspect.isclass(getattr(idempotency_mw, name))}
     known = {"HTTPConfig", "IdempotencyConfig"}
     assert {name for name in classes if not issubclass(getattr(idempotency_mw, name), Exception)} <= known
 
 
-# The watch over the whole suite: it fails when something leaks.
+# The watch over the whole suite fails it if something leaks.
 
 LEAKING = """
 import logging
@@ -306,7 +307,7 @@ def test_that_tells_nothing():
 
 @pytest.mark.row(59)
 def test_a_leak_anywhere_in_the_suite_fails_the_session(tmp_path):
-    """In a worker of xdist, as `make test` runs the suite. That no leak fails nothing, the suite itself shows."""
+    """Run with xdist as in `make test`. The suite itself shows that a session without a leak passes."""
     (tmp_path / "test_leaking.py").write_text(LEAKING)
     options = ["-q", "-p", "xdist", "-p", "tests.canary_watch", "-p", "no:cacheprovider", "-n", "1"]
     made = subprocess.run(

@@ -1,10 +1,9 @@
-"""Tell the story of examples/lambda_mangum.py as Lambda would have it, and check it against what is promised.
+"""Runs examples/lambda_mangum.py as Lambda would, tells a story of requests, and checks each promise.
 
-An environment is a process that imports the handler once and serves one event at a time; in between it is
-frozen, and at its time-out it is killed. Three of them, A, B and C, share one Valkey server from its wheel.
-Each row shows what was sent, made from examples/lambda_event.json, what came back, and how often the handler
-has run for that order by then, by its log. Exits 0 if every row is as promised, and 1 with what differed if
-not.
+An execution environment is a process that imports the handler once and serves one event at a time. Between events
+it is stopped, and at its time-out it is killed. Three environments, A, B and C, share one Valkey server from its
+wheel. Each row shows the request (made from examples/lambda_event.json), the answer, and how often the handler has
+run for that order so far, by its log. Exits 0 if every row is as promised; otherwise 1, with the differences.
 """
 
 import argparse
@@ -25,16 +24,18 @@ from threading import Timer
 from typing import Any
 from uuid import uuid4
 
-from demo import EXAMPLES, Answer, Table, against, valkey, wait_until
+from processes import EXAMPLES, valkey, wait_until
+from table import Answer, Table, against
 
 EVENT = EXAMPLES / "lambda_event.json"
 TIME_OUT = 2.5
+"""Seconds after which an environment is killed; longer than two charges."""
 CHARGE_SECONDS = 1.0
-HANGS = 60.0  # the card network of environment C
+HANGS = 60.0  # seconds that the card network of environment C takes
 
 
 def an_event(key: str, order: str, amount: int = 1250) -> dict[str, Any]:
-    """Return the event of the file, with this key and body."""
+    """Return the event of the file with this key and body."""
     event: dict[str, Any] = json.loads(EVENT.read_text())
     event["headers"]["idempotency-key"] = f'"{key}"'
     event["body"] = json.dumps({"order": order, "amount": amount})
@@ -42,11 +43,11 @@ def an_event(key: str, order: str, amount: int = 1250) -> dict[str, Any]:
     return event
 
 
-# The inside of an environment
+# Inside an environment
 
 
 class Context:
-    """What Lambda tells a handler beside the event."""
+    """The context that Lambda gives to a handler."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -58,7 +59,7 @@ class Context:
 
 
 def serve() -> None:
-    """Serve events, one a line, for as long as the environment lives."""
+    """Serve events, one a line, until the environment ends."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     sys.path.insert(0, str(EXAMPLES))
     from lambda_mangum import handler
@@ -73,7 +74,7 @@ def say(answer: object) -> None:
     print(json.dumps(answer), flush=True)
 
 
-# Environments from outside
+# Environments, seen from outside
 
 
 class Environment:
@@ -98,7 +99,7 @@ class Environment:
         self._process.send_signal(signal.SIGSTOP)
 
     def invoke(self, event: dict[str, Any]) -> Answer | None:
-        """Return its answer, or None when its time was over before."""
+        """Return the answer, or None if the time-out came first."""
         self._process.send_signal(signal.SIGCONT)
         call = {"event": event, "deadline": time.time() + TIME_OUT}
         killer = Timer(TIME_OUT, self._process.kill)
@@ -143,7 +144,7 @@ def log_of(folder: Path) -> str:
 
 
 class Story:
-    """What is told, row by row."""
+    """The story, one chapter a method."""
 
     def __init__(self, table: Table, folder: Path, environments: dict[str, Environment]) -> None:
         self._table = table
@@ -173,7 +174,7 @@ class Story:
             again = self.invoke(sent[0], event)
             kept = again is not None and again.replays(first)
             came_back = against(again, first) if again else "nothing"
-            self.row(sent, came_back, runs=1, promised="the first answer, not run", kept=kept)
+            self.row(sent, came_back, runs=1, promised="the first answer, not run again", kept=kept)
         other = self.invoke("B", an_event(key, self._order, 9900))
         kept = other is not None and other.problem == "key-reused"
         self.row("B  the same key, another amount", str(other), runs=1, promised="422", kept=kept)
@@ -188,7 +189,7 @@ class Story:
             self._meanwhile(event)
             first = running.result()
         kept = first is not None and first.is_first()
-        self.row("A  is done", str(first), runs=1, promised="201", kept=kept)
+        self.row("A  the answer", str(first), runs=1, promised="201", kept=kept)
 
     def time_out(self) -> None:
         self._order = "order-3"
@@ -207,7 +208,7 @@ class Story:
         attempt = json.loads(second.body).get("attempt")
         came_back = f"{second.status} by attempt {attempt}, begun {max(after, 0):.1f} s after the kill"
         kept = second.is_first() and attempt == 2 and after < 2
-        sent = "B  the same again, until it is let in"
+        sent = "B  the same again, until it may run"
         self.row(sent, came_back, runs=2, promised="201 by attempt 2 at once", kept=kept)
         again = self.invoke("A", event)
         kept = again is not None and again.replays(second)
@@ -218,7 +219,7 @@ class Story:
         refused = self.invoke("B", event)
         kept = refused is not None and refused.problem == "in-progress" and refused.retry_after == "1"
         came_back = f"{refused}, Retry-After: {refused.retry_after}" if refused else "nothing"
-        self.row("B  the same meanwhile", came_back, runs=1, promised="409", kept=kept)
+        self.row("B  the same, during the charge", came_back, runs=1, promised="409", kept=kept)
 
     def _taken_over(self, event: dict[str, Any]) -> Answer:
         answers: list[Answer] = []
@@ -251,14 +252,10 @@ def main() -> int:
         chapters: list[Callable[[], None]] = [story.first_and_replay, story.in_progress, story.time_out]
         for chapter in chapters:
             chapter()
-    kept = table.rows - len(table.differing)
-    print(f"\n{kept} of {table.rows} as promised, in {time.monotonic() - began:.0f} s.")
-    for difference in table.differing:
-        print(f"Not as promised: {difference}")
-    return 1 if table.differing else 0
+    return table.end(began)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--environment", action="store_true", help="be one of the environments")
+    parser.add_argument("--environment", action="store_true", help="be one of the environments (used internally)")
     sys.exit(serve() if parser.parse_args().environment else main())

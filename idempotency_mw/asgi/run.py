@@ -34,10 +34,7 @@ several turns of the loop after its false end of a body, which takes far less; a
 hardly notices."""
 
 HOLD_TURNS = 50
-"""Turns of the loop to wait after HOLD_SECONDS:
-
-a loop that was blocked for that long has not made any meanwhile.
-"""
+"""Turns of the loop to wait after HOLD_SECONDS: a loop that was blocked meanwhile has made none."""
 
 # With these extensions the server sends a file itself: the body would never pass through here to be kept.
 _HIDDEN_EXTENSIONS = ("http.response.pathsend", "http.response.zerocopysend")

@@ -1,7 +1,7 @@
 """The rules, as plain values. Nothing in this folder does I/O, knows HTTP, reads a clock or draws a random number.
 
 record      the values that pass between a persistence layer and the machine
-machine     every decision about a key
+machine     what a request gets, and what becomes of its claim
 config      the options of every surface
 digests     storage keys and fingerprints: SHA-256 over parts
 selection   JMESPath expressions, compiled and checked

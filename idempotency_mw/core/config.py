@@ -42,12 +42,10 @@ class IdempotencyConfig:
     wait_seconds: float = 0
     """How long a duplicate waits for the one that runs before it is refused."""
     max_waiters: int = 100
-    """How many duplicates may wait for one key at once, in one process. One more is refused at once."""
+    """How many duplicates may wait for one key at once, in one middleware or decorated function of a process.
+    One more is refused at once."""
     on_error: OnError = "release"
-    """`"release"`:
-
-    an exception or an error status frees the key. `"store"`: it is the answer to every duplicate.
-    """
+    """`"release"`: an exception or an error status frees the key. `"store"`: every duplicate gets it too."""
     after_crash: AfterCrash = "retry"
     """What follows a lapsed lease. `"retry"`: takeover. `"refuse"`: the outcome is unknown, and duplicates are
     refused until the record expires."""

@@ -1,8 +1,9 @@
-"""The state machine: every decision about a key and its claim is a function of this module.
+"""The state machine: its functions decide what a request gets, and what becomes of its claim.
 
 Two rules hold everywhere else. A surface does what a decision says, and takes none itself: it tells how a run
-ended, also if it was stopped, and never skips that. A store compares tokens, leases and fingerprints in its
-four verbs, and returns what it found without judging it.
+ended, also if it was stopped, and never skips that. A store decides only who owns a key, takeovers included,
+because that must be one step with the write (`persistence/verbs.py` has the rule). It returns what it found, and
+does not judge what the request gets.
 
 The machine knows no store, no HTTP and no clock. A value says what was found, or how a run ended; the returned
 value says what to do.

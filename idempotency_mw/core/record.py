@@ -34,7 +34,10 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One attempt's request for a key. The token proves ownership; each acquiring round has a fresh one."""
+    """One attempt's request for a key.
+
+    The token proves ownership. Each claim has a fresh one, and a layer that sends a verb again keeps it.
+    """
 
     operation: Operation
     token: str = field(repr=False)
@@ -63,10 +66,7 @@ class Record:
     attempt: int
     fingerprint: str
     remaining_ms: int
-    """In progress:
-
-    the time until the lease lapses, 0 once it has. Completed: the time until the record expires.
-    """
+    """In progress: until the lease lapses, 0 once it has. Completed: until the record expires."""
     result: bytes | None = field(default=None, repr=False)
 
 

@@ -3,7 +3,7 @@
 Where HTTP has a status, a caller gets a value or an error. Nothing here runs a function or asks a store.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from idempotency_mw import report
 from idempotency_mw.core.config import IdempotencyConfig
@@ -64,6 +64,8 @@ def late_owner_reply(reply: Deliver | Replay | Reject, call: KeyedCall) -> Winne
             except IdempotencyRecordError as error:
                 report.winner_unreadable(call.operation.storage_key, error)
                 return None
+        case _:
+            assert_never(reply)
 
 
 def given(winners: Winners, config: IdempotencyConfig) -> Any:

@@ -53,10 +53,7 @@ class HTTPConfig:
     header: str | None = "Idempotency-Key"
     """The header that holds the key. None: the key is in the body only."""
     key_syntax: KeySyntax = "lenient"
-    """`"lenient"`:
-
-    `"abc"` and `abc` are the same key. `"strict"`: RFC 9651 strings only. `"opaque"`: the value as sent.
-    """
+    """`"lenient"`: `"abc"` and `abc` are one key. `"strict"`: RFC 9651 strings only. `"opaque"`: as sent."""
     min_key_length: int = 1
     """In characters."""
     max_key_length: int = 255

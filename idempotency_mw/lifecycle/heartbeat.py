@@ -16,18 +16,24 @@ from idempotency_mw.core.config import IdempotencyConfig
 from idempotency_mw.core.record import Claim
 from idempotency_mw.persistence.base import PersistenceLayer
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "Pulse"]
 
 
 class Heartbeat:
-    """Keeps one claim's lease for blocking code, from `start` to `stop`."""
+    """Keeps one claim's lease for blocking code, from `start` to `stop`.
 
-    def __init__(self, store: PersistenceLayer, claim: Claim, config: IdempotencyConfig) -> None:
+    `pulse` is the thread that beats. By default it is the process's, looked up at `start`: a fork may come before.
+    """
+
+    def __init__(
+        self, store: PersistenceLayer, claim: Claim, config: IdempotencyConfig, pulse: "Pulse | None" = None
+    ) -> None:
         self._store = store
         self._claim = claim
         self._enabled = config.heartbeat
         self._interval = config.lease_seconds / 3
         self._longest = config.max_execution_seconds
+        self._pulse = pulse
         self._ends = 0.0
         self._stopped = False
 
@@ -35,7 +41,7 @@ class Heartbeat:
         """Begin. The first extension is sent after a third of the lease."""
         self._ends = monotonic() + self._longest
         if self._enabled:
-            _pulse().add(self, self._interval)
+            (self._pulse or _pulse()).add(self, self._interval)
 
     def stop(self) -> None:
         """End. May be called at any time, and more than once."""
@@ -63,8 +69,8 @@ class Heartbeat:
         return None
 
 
-class _Pulse:
-    """The thread that beats for all blocking claims of one process."""
+class Pulse:
+    """One thread that beats for all its claims. It starts with the first one."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -108,17 +114,17 @@ class _Pulse:
             heapq.heappop(self._due)
 
 
-_pulses: dict[int, _Pulse] = {}
+_pulses: dict[int, Pulse] = {}
 
 
-def _pulse() -> _Pulse:
+def _pulse() -> Pulse:
     """Return this process's pulse.
 
     It is made with the first claim and not at import, because gevent may replace the locks in between. A forked
     child makes its own: it inherits neither the thread nor the claims, and perhaps a lock that stays locked.
     """
     process = os.getpid()
-    return _pulses.get(process) or _pulses.setdefault(process, _Pulse())
+    return _pulses.get(process) or _pulses.setdefault(process, Pulse())
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork

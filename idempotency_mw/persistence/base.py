@@ -1,5 +1,6 @@
 """The four verbs of a persistence layer, as Protocols: any object that has them is a layer.
 
+`verbs.py` has the rule of each verb as a pure function, and `redis/scripts/` has the same rule in Lua.
 What a layer must guarantee beyond these signatures is tested by `idempotency_mw.testing.PersistenceConformance`.
 """
 
@@ -8,7 +9,10 @@ from typing import Any, Protocol, TypeGuard
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 
-__all__ = ["AsyncPersistenceLayer", "PersistenceLayer", "is_async", "verbs_of"]
+__all__ = ["VERBS", "AsyncPersistenceLayer", "PersistenceLayer", "is_async", "verbs_of"]
+
+VERBS = ("acquire", "extend", "complete", "release")
+"""What makes an object a layer. `adapted.py` refuses one that lacks a verb, a user's own too."""
 
 
 class PersistenceLayer(Protocol):
@@ -97,7 +101,7 @@ class AsyncPersistenceLayer(Protocol):
 
 def verbs_of(layer: object) -> list[Any]:
     """Return the four verbs of an object, with None for each that it lacks."""
-    return [getattr(layer, name, None) for name in ("acquire", "extend", "complete", "release")]
+    return [getattr(layer, name, None) for name in VERBS]
 
 
 def is_async(layer: PersistenceLayer | AsyncPersistenceLayer) -> TypeGuard[AsyncPersistenceLayer]:

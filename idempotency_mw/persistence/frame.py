@@ -64,7 +64,10 @@ class Frame:
         return cls(status, token, attempt, int(data[40:55]), fingerprint, result)
 
     def record(self, remaining_ms: int) -> Record:
-        """Return it without the token. `remaining_ms` is what is left of its lease or of its life."""
+        """Return the record that others may see: without the token.
+
+        `remaining_ms` is what is left of its lease or of its life.
+        """
         kept = self.result if self.status is Status.COMPLETED else None
         return Record(self.status, self.attempt, self.fingerprint, max(remaining_ms, 0), kept)
 

@@ -1,8 +1,14 @@
-"""The four verbs as pure functions of what stands for a key and a claim. They return the answer and what to write.
+"""The rules of the four verbs, as pure functions of a claim and of what stands for its key.
 
-For layers that read, decide and write in one transaction of their own. `redis/scripts/` holds the same rules in
-Lua, and one test suite holds both to them. A frame that is passed in has not expired; `None` means the key is
-free.
+Memory and SQLite call them, because these layers read, decide and write in one step of their own.
+`redis/scripts/` holds the same rules in Lua. The conformance suite holds all layers to them, and a property test
+compares both forms.
+
+`standing` is `None` if the key is free; the caller leaves out a record that has expired. The functions return:
+
+    acquire, complete   the answer, and what to write; None: write nothing
+    extend              what to write; None: the claim does not stand, write nothing
+    release             whether to delete the record
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +27,7 @@ class StoredFrame:
     expires_ms: int
 
     def record(self, now_ms: int) -> Record:
-        """Return it without the token."""
+        """Return the record that others may see: without the token."""
         is_running = self.frame.status is Status.IN_PROGRESS
         until_ms = self.frame.lease_until_ms if is_running else self.expires_ms
         return self.frame.record(until_ms - now_ms)
@@ -30,7 +36,7 @@ class StoredFrame:
 def acquire(
     standing: StoredFrame | None, claim: Claim, now_ms: int
 ) -> tuple[Acquired | Existing, StoredFrame | None]:
-    """Own the key if it is free, already this claim's, or lapsed and open to a takeover."""
+    """Own the key if it is free, already this claim's, or lapsed and open to a takeover (`_may_take_over`)."""
     if standing is None:
         attempt = 1
     elif _owns(claim, standing):

@@ -1,12 +1,14 @@
-"""All interleavings of a few workers, explored breadth-first, with the library's own machine and verbs.
+"""Explores all interleavings of a few workers, breadth-first, with the library's own machine and verbs.
 
-Messages are lost, replies are lost, messages are held up and arrive after others; workers die; leases lapse and
-records expire. In one mode leases are honoured: a lease lapses only when its owner is dead or has stopped, and
-nothing may break. In the other they are not: a lease lapses under a live owner too, and then two may run at a
-time, but nothing else may break.
+Requests and replies are lost; messages are delayed and arrive after others; workers die; leases lapse; records
+expire. There are two modes:
 
-What may never happen stands in `rules.py`; a counter-example is the shortest there is, shown as a timeline.
-That the exploration finds faults is shown by twelve systems with one fault each: see `mutants.py`.
+leases honoured   a lease lapses only when its owner is dead or has stopped. No invariant may be violated.
+leases broken     a lease can lapse under a live owner. Two executions may run at a time; no other invariant may be
+                  violated.
+
+`rules.py` says what may never happen. A violation is shown as a timeline of the shortest path to it. `mutants.py`
+has twelve systems with one fault each; each must be exposed, which shows that the exploration finds faults.
 """
 
 import gc
@@ -37,23 +39,26 @@ __all__ = [
 ]
 
 LEAST_STATES = {Size.CI: 40_000, Size.LONG: 289_645}
-"""In each mode."""
+"""The fewest states that each mode must reach: an exploration that stops early would find no violation either.
+
+CI: a round number that both modes exceed. LONG: the states of 5 workers, 3 losses and 2 crashes, as first counted.
+"""
 HONOURED = {
     Size.CI: (Setting(3, 3, 2), Setting(2, 2, 1)),
     Size.LONG: (Setting(5, 3, 2), Setting(3, 3, 2)),
 }
-"""In its size, and with every other option in a smaller one."""
+"""The large setting, and a smaller one for each other option."""
 BROKEN = {
     Size.CI: (Setting(3, 2, 1, honoured=False), Setting(2, 1, 1, honoured=False)),
     Size.LONG: (Setting(4, 2, 2, honoured=False), Setting(2, 2, 1, honoured=False)),
 }
 SMALL = Setting(2, 2, 1)
-"""Enough for each mutant."""
+"""Large enough to expose each mutant."""
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Explore both modes under every option, and then what each mutant breaks."""
-    gc.disable()  # millions of tuples and no cycles
+    """Explore both modes under every option; then check that each mutant is exposed."""
+    gc.disable()  # millions of tuples, and no reference cycles
     one_more = _counter(progress, 2 * (1 + len(variants(SMALL))) + len(MUTANTS))
     yield _mode(*HONOURED[size], LEAST_STATES[size], one_more)
     yield _mode(*BROKEN[size], LEAST_STATES[size], one_more)
@@ -61,7 +66,7 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 
 def variants(setting: Setting) -> list[Setting]:
-    """Return the setting with each option in turn that is not as it is by default."""
+    """Return the setting with one option at a time changed from its default."""
     return [
         replace(setting, on_error="store"),
         replace(setting, after_crash="refuse"),
@@ -72,7 +77,7 @@ def variants(setting: Setting) -> list[Setting]:
 
 
 def killed(mutant: System) -> Explored | None:
-    """Return the exploration that found the mutant out, if one does."""
+    """Return the exploration that exposes the mutant, or None if none does."""
     for honoured in (True, False):
         explored = explore(mutant, replace(SMALL, honoured=honoured))
         if explored.path:
@@ -86,7 +91,7 @@ def _counter(progress: Progress, of: int) -> Callable[[], None]:
 
 
 def _mode(setting: Setting, small: Setting, least: int, one_more: Callable[[], None]) -> Figure:
-    """Explore one mode in its size, and every other option in a small one."""
+    """Explore one mode in the large setting, and in the small one under every other option."""
     states, violations = 0, 0
     for each in (setting, *variants(small)):
         explored = explore(PRODUCTION, each)
@@ -104,7 +109,7 @@ def _mode(setting: Setting, small: Setting, least: int, one_more: Callable[[], N
 
 
 def _show(setting: Setting, explored: Explored) -> bool:
-    """Show a counter-example where one can read it; tell whether there is one."""
+    """Print the counter-example, if there is one; tell whether there is."""
     if explored.path:
         print(f"{setting}\n{timeline(explored.path)}\n", file=sys.stderr)
     return bool(explored.path)
@@ -118,7 +123,7 @@ def _mutants(one_more: Callable[[], None]) -> Figure:
     seen = f"{len(MUTANTS) - len(alive)} of {len(MUTANTS)}"
     return Figure(
         shows="I1-I4 I8",
-        what="mutants of the machine and the verbs found out",
+        what="mutants of the machine and the verbs exposed",
         wanted=f"{len(MUTANTS)} of {len(MUTANTS)}",
         seen=", ".join([seen, *alive]),
         holds=not alive,

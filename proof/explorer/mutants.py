@@ -1,4 +1,4 @@
-"""Twelve ways to get it wrong, each one function of the system put in another's place. All must be found out."""
+"""Twelve faulty systems: each replaces one function of the production system. All must be exposed."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["MUTANTS"]
 NEVER_MS = NOW_MS + 1000 * RETENTION_MS
 
 
-# Of the verbs
+# Faults in the verbs
 
 
 def _with_token(standing: StoredFrame, token: str) -> StoredFrame:
@@ -24,7 +24,7 @@ def _with_token(standing: StoredFrame, token: str) -> StoredFrame:
 
 
 def _as_own(standing: StoredFrame | None, claim: Claim) -> StoredFrame | None:
-    """Return the record as if it bore the claim's token: what is left when nobody compares."""
+    """Return the record as if it bore the claim's token: the effect of not comparing tokens."""
     return standing and _with_token(standing, claim.token)
 
 
@@ -61,7 +61,7 @@ def _complete_without_expiry(standing: StoredFrame | None, claim: Claim, result:
     return outcome, write and replace(write, expires_ms=NEVER_MS)
 
 
-# Of the machine
+# Faults in the machine
 
 
 def _silence_is_acquired(**_: Any) -> Execute:

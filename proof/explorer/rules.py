@@ -1,6 +1,6 @@
-"""What may never happen, in words that owe nothing to the verbs or to the machine: they are held against these.
+"""What may never happen. These rules are independent of the verbs and the machine, which are checked against them.
 
-Each function says what is wrong; an empty text says that nothing is. The invariants have the numbers of
+Each function returns the violation as text, or "" if there is none. The invariants' numbers (I1 …) are those of
 `docs/guarantees.md`.
 """
 
@@ -21,11 +21,11 @@ __all__ = [
 ]
 
 
-# Of a verb
+# Rules for a verb
 
 
 def wrong_change(verb: str, claim: Claim, before: Frame | None, after: Frame | None, now_ms: int) -> str:
-    """Judge what a verb made of the record."""
+    """Judge how a verb changed the record."""
     if after == before:
         return ""
     if before is None:
@@ -62,13 +62,13 @@ def _wrong_takeover(claim: Claim, before: Frame, after: Frame | None, now_ms: in
 
 
 def wrong_expiry(write: StoredFrame, latest_ms: int) -> str:
-    """Judge when a record is to expire: always, and not before its lease or its retention is over."""
+    """Judge a record's expiry: there must be one, and not before the end of its lease or its retention."""
     is_due = write.frame.lease_until_ms <= write.expires_ms <= latest_ms
     return "" if is_due else "I4: a record without an expiry"
 
 
 def wrong_answer(answer: object, token: str, after: Frame | None) -> str:
-    """Hold what the asker is told against what stands there then."""
+    """Compare a verb's answer with the record after it."""
     is_own = after is not None and after.token == token
     is_running = after is not None and after.status is Status.IN_PROGRESS
     match answer:
@@ -82,19 +82,19 @@ def wrong_answer(answer: object, token: str, after: Frame | None) -> str:
             return ""
 
 
-# Of a decision
+# Rules for a decision
 
 
 def wrong_start(state: State, *, honoured: bool) -> str:
-    """Judge a start, with what else runs."""
+    """Judge the start of an execution by the others that run."""
     live = sum(worker.phase in LIVE for worker in state.workers)
     return f"I1: {live} runs at a time" if honoured and live > 1 else ""
 
 
 def wrong_decision(decision: object, record: Standing | None, worker: Worker) -> str:
-    """Hold what a request gets against the record that its acquire, or its late complete, found.
+    """Compare a decision with the record that the acquire, or the late complete, found.
 
-    An acquired claim is judged by what stands then: see `wrong_answer`.
+    An acquired claim is judged by the record after it: see `wrong_answer`.
     """
     if isinstance(decision, Execute):
         return ""
@@ -119,7 +119,7 @@ def _wrong_replay(decision: Replay, record: Standing) -> str:
 
 def _wrong_refusal(reason: Reason, record: Standing) -> str:
     fits = {
-        Reason.REUSED: True,  # judged above
+        Reason.REUSED: True,  # judged in wrong_decision
         Reason.IN_PROGRESS: record.status == "P",
         Reason.OUTCOME_UNKNOWN: record.status == "P" and record.has_lapsed,
         Reason.NOT_KEPT: record.status == "N",
@@ -128,7 +128,7 @@ def _wrong_refusal(reason: Reason, record: Standing) -> str:
 
 
 def wrong_ending(ended: object, kept: str, setting: Setting) -> str:
-    """Hold what becomes of a claim against how its run ended."""
+    """Compare the decision about a claim with the way its execution ended."""
     if kept == "piece" and isinstance(ended, Complete):
         return "I8: a run that was stopped is stored"
     if kept == "failure" and isinstance(ended, Release) == (setting.on_error == "store"):
@@ -145,7 +145,7 @@ def wrong_completion(
     *,
     is_sent: bool,
 ) -> str:
-    """Hold what the owner's client gets against how its complete went."""
+    """Compare the answer to the owner's client with the outcome of its complete."""
     if isinstance(outcome, Settled):
         return "" if decision == Deliver() else "a settled answer is not delivered"
     if setting.honoured:

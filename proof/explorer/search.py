@@ -1,4 +1,4 @@
-"""Breadth-first through all states: the first path that is found to something is a shortest one."""
+"""Breadth-first search through all states. The first path found to a violation is therefore a shortest one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ __all__ = ["Explored", "explore", "is_wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Explored:
-    """What was seen."""
+    """The result of a search."""
 
     states: int
     steps: int
     path: tuple[tuple[State, Step], ...] = ()
-    """The steps to what was looked for, each with the state before it; empty if it was not found."""
+    """The steps to the state that was looked for, each with the state before it; empty if it was not found."""
 
 
 def is_wrong(step: Step) -> bool:
-    """Tell whether a step does what may not be done."""
+    """Tell whether a step violates a rule."""
     return bool(step.wrong)
 
 
 def explore(system: System, setting: Setting, until: Callable[[Step], bool] = is_wrong) -> Explored:
-    """Take every step from every state that can be reached, until one is what is looked for."""
+    """Take every step from every reachable state, until one satisfies `until`."""
     world = make_world(system, setting, PHASES)
     start = first(setting)
     came_from: dict[State, State | None] = {start: None}
     states, made = [start], 0
-    for state in states:  # which grows while it is gone through
+    for state in states:  # the list grows during the loop
         for step in steps(world, state):
             made += 1
             if until(step):
@@ -47,7 +47,7 @@ def explore(system: System, setting: Setting, until: Callable[[Step], bool] = is
 def _path(
     world: World, came_from: dict[State, State | None], state: State, step: Step
 ) -> tuple[tuple[State, Step], ...]:
-    """Go back to the beginning, and find the step again that led from each state to the next."""
+    """Go back to the beginning; from each state, find again the step that led to the next."""
     path = [(state, step)]
     while (before := came_from[state]) is not None:
         path.append((before, _step_to(world, before, state)))

@@ -1,8 +1,8 @@
-"""The states that are explored, and the order that makes two of them one.
+"""The explored states, and the normal form that makes equivalent states equal.
 
-Each worker takes one request after another, all for one key. Workers in the same state can be exchanged, so a
-state is kept in an order that forgets their names; a token that no process and no message knows any more is
-nobody's.
+Each worker sends one request after another, all for one key. Workers in the same state are interchangeable, so the
+normal form orders workers by state and forgets their names. A token that no process and no message holds any more
+becomes NOBODY's.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ NOBODY = -1
 
 
 class Phase:
-    """What a worker is about."""
+    """What a worker is doing."""
 
     READY = "ready"
-    """It is about to acquire, with a fresh token."""
+    """About to acquire, with a fresh token."""
     DOUBT = "doubt"
-    """It asked, and has no reply."""
+    """It sent an acquire and got no reply."""
     RUNS = "runs"
     COMPLETES = "completes"
-    """Its run is over, and is to be kept."""
+    """Its execution is over; it completes the claim."""
     RELEASES = "releases"
-    """Its run is over, and the key is to be freed."""
+    """Its execution is over; it releases the claim."""
     LINGERS = "lingers"
-    """It was cancelled, and what it started still goes on somewhere."""
+    """It was cancelled, but something that it started still runs."""
     PASSES = "passes"
     """Its app runs without a claim."""
     GONE = "-"
-    """No process any more, only messages that are under way."""
+    """No process any more; only messages that are still under way."""
 
 
 LIVE = (Phase.RUNS, Phase.LINGERS)
@@ -39,25 +39,25 @@ LIVE = (Phase.RUNS, Phase.LINGERS)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is explored: how much of it, and under which options."""
+    """What is explored: how many of everything, and under which options."""
 
     workers: int
     losses: int
-    """How many messages are lost or held up at most."""
+    """How many messages at most are lost or delayed."""
     crashes: int
     honoured: bool = True
-    """Whether a lease lapses only when its owner is dead or has stopped."""
+    """Whether a lease can lapse only when its owner is dead or has stopped."""
     on_error: Literal["release", "store"] = "release"
     after_crash: Literal["retry", "refuse"] = "retry"
     on_store_failure: Literal["refuse", "pass"] = "refuse"
     strangers: int = 0
-    """How many of the workers have another payload."""
+    """How many of the workers send another payload."""
     has_large: bool = False
-    """Whether an answer may be too large to be kept."""
+    """Whether an answer may be too large to keep."""
 
 
 class Standing(NamedTuple):
-    """The record that stands there."""
+    """The record in the store."""
 
     status: str
     """The frame's letter: P in progress, C completed, N not kept."""
@@ -67,39 +67,39 @@ class Standing(NamedTuple):
     payload: int
     has_lapsed: bool
     kept: str
-    """What a completed one keeps."""
+    """What a completed record holds."""
 
 
 class Worker(NamedTuple):
-    """A worker, and what is under way of the messages that bear its token."""
+    """A worker, and the messages with its token that are still under way."""
 
     phase: str
     payload: int
     kept: str = ""
-    """What its run left, once it is over."""
+    """What its execution left when it ended."""
     has_waited: bool = False
     late: tuple[str, ...] = ()
-    """The verbs of messages that are held up."""
+    """The verbs of its delayed messages."""
 
 
 class State(NamedTuple):
-    """All of it at one moment."""
+    """Everything at one moment."""
 
     record: Standing | None
     workers: tuple[Worker, ...]
     losses: int
-    """How many messages can still be lost or held up."""
+    """How many more messages can be lost or delayed."""
     crashes: int
     strays: tuple[str, ...] = ()
-    """Messages under way whose token nobody will ever bear again. One that arrives has to change nothing, so it
-    is not missed: each stays for good, and is there once."""
+    """Delayed messages whose token nobody will bear again. Their arrival must change nothing, so each kind is kept
+    once, and for ever."""
 
 
 class Step(NamedTuple):
-    """What happened, what is so then, and what is wrong with it, if anything."""
+    """What happened, the state after it, and the violation, if any."""
 
     worker: int
-    """Whom it happened to; NOBODY for what happens in the store alone."""
+    """The worker that it happened to; NOBODY for what happens in the store alone."""
     text: str
     state: State
     wrong: str = ""
@@ -109,13 +109,13 @@ Look = Callable[[Step], bool]
 
 
 def put(state: State, number: int, worker: Worker) -> State:
-    """Return the state with this worker in the place of that number."""
+    """Return the state with this worker at that number."""
     record, workers, losses, crashes, strays = state
     return State(record, (*workers[:number], worker, *workers[number + 1 :]), losses, crashes, strays)
 
 
 def in_order(state: State) -> tuple[State, list[int]]:
-    """Return the one state that stands for all that differ in names only, and who has each place in it."""
+    """Return the normal form of a state, and the worker's number at each place in it."""
     record, workers, losses, crashes, strays = state
     owner = NOBODY if record is None else record.owner
     keys = sorted([(worker, number == owner, number) for number, worker in enumerate(workers)])
@@ -129,6 +129,6 @@ def in_order(state: State) -> tuple[State, list[int]]:
 
 
 def _is_over(key: tuple[Worker, bool, int]) -> bool:
-    """Tell whether this token can never stand again: whatever of it is under way is a stranger's from now on."""
+    """Tell whether this token can never be in a record again. Its messages are strays from now on."""
     worker, is_owner, _ = key
     return worker.phase == Phase.GONE and not is_owner and "acquire" not in worker.late

@@ -1,8 +1,8 @@
-"""The store as the explorer sees it: the system's verbs, on a record with the time abstracted.
+"""The explorer's store: the system's verbs, on a record whose times are abstract.
 
-The store's clock stands still, and a lease either has lapsed or has not. A worker asks with its own token;
-whatever else stands there bears another's. So there are few questions: each is put to the verbs once, and
-remembered.
+The store's clock stands still; a lease has lapsed or it has not. A worker asks with its own token, and any other
+record bears a different one. Therefore only few distinct questions exist: each is put to the verbs once, and its
+answer is cached.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ NOW_MS, LEASE_MS, RETENTION_MS = 1_000_000, 30_000, 86_400_000
 MINE, ANOTHERS = "a" * 32, "b" * 32
 PAYLOADS = ("c" * 64, "d" * 64)
 HIGHEST_ATTEMPT = 2
-"""From here on attempts are not told apart, so that there are finitely many states."""
+"""Attempts from here on are treated as equal, so that the number of states is finite."""
 LETTER_OF = {Status.IN_PROGRESS: "P", Status.COMPLETED: "C", Status.NOT_KEPT: "N"}
 STATUS_OF = {letter: status for status, letter in LETTER_OF.items()}
 
@@ -30,7 +30,7 @@ STRANGER = Worker(Phase.GONE, 0, "whole")
 
 
 class Asked(NamedTuple):
-    """What came of one verb."""
+    """The result of one verb."""
 
     answer: Any
     after: Standing | None
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
 
 Ask = Callable[[str, int, int, str, Standing | None], Asked]
-"""The verb, who asks, with which payload, what a completion keeps, and what stands there."""
+"""Arguments: the verb, the worker, its payload, what a completion keeps, and the record."""
 
 
 @cache
@@ -49,7 +49,7 @@ def claim_of(payload: int, *, may_take_over: bool) -> Claim:
 
 
 def put_to(ask: Ask, state: State, number: int, verb: str) -> tuple[Asked, State]:
-    """Let a worker's message reach the store; return what came of it, and the state then."""
+    """Deliver a worker's message to the store; return the result and the state after it."""
     worker = STRANGER if number == NOBODY else state.workers[number]
     kept = worker.kept if verb == "complete" else ""
     asked = ask(verb, number, worker.payload, kept, state.record)
@@ -59,7 +59,7 @@ def put_to(ask: Ask, state: State, number: int, verb: str) -> tuple[Asked, State
 
 
 def asker(system: System, setting: Setting) -> Ask:
-    """Return what puts a question to the system's verbs, judges what they do, and remembers it."""
+    """Return a function that puts a question to the system's verbs, judges the effect, and caches the result."""
 
     @cache
     def ask(verb: str, number: int, payload: int, kept: str, record: Standing | None) -> Asked:
@@ -81,7 +81,7 @@ def asker(system: System, setting: Setting) -> Ask:
 def _do(
     system: System, verb: str, held: StoredFrame | None, claim: Claim, result: bytes | None
 ) -> tuple[Any, StoredFrame | bool]:
-    """Return the verb's answer, and what it does: a write, True for a deletion, False for nothing."""
+    """Return the verb's answer and its effect: a write, True for a deletion, False for no change."""
     if verb == "acquire":
         found, write = system.acquire(held, claim, NOW_MS)
         return found, write or False

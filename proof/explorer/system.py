@@ -1,7 +1,7 @@
-"""What is explored, as one value: the four verbs and the decisions about them, each of which can be replaced.
+"""What is explored, as one value: the four verbs and the machine's decisions, each replaceable.
 
-`PRODUCTION` holds the functions of the library themselves, not copies of them. A mutant is that value with one of
-them put in another's place, so that no source is touched.
+`PRODUCTION` holds the library's own functions, not copies. A mutant is that value with one function replaced, so
+no source has to be patched.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ __all__ = ["PRODUCTION", "System"]
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The verbs of a store, and what the machine decides."""
+    """The verbs of a store, and the machine's decisions."""
 
     acquire: Callable[..., Any] = verbs.acquire
     extend: Callable[..., Any] = verbs.extend
@@ -28,7 +28,7 @@ class System:
     on_ended: Callable[..., Any] = machine.on_ended
     on_completed: Callable[..., Any] = machine.on_completed
     has_fresh_tokens: bool = True
-    """Whether each acquiring round has a token of its own."""
+    """Whether each attempt to acquire uses a new token."""
 
 
 PRODUCTION = System()

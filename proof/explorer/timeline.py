@@ -1,6 +1,7 @@
-"""A path as a timeline: one column a worker, one for the store, one line a step.
+"""A path as a timeline: one column for each worker and one for the store, one line for each step.
 
-The states have forgotten who is who; here it is followed again from step to step.
+The states are in normal form and don't know which worker is which; this module tracks the workers from step to
+step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ STATUSES = {"P": "in progress", "C": "completed", "N": "completed, not kept"}
 
 
 def takeover() -> str:
-    """Return how a late owner, whose lease lapsed, meets what attempt 2 completed: on the production code."""
+    """Return the timeline, on production code, of a late owner whose complete meets the record of attempt 2."""
     setting = Setting(workers=2, losses=0, crashes=0, honoured=False)
     return timeline(explore(PRODUCTION, setting, until=_is_late_owners_end).path)
 
@@ -26,7 +27,7 @@ def _is_late_owners_end(step: Step) -> bool:
 
 
 def timeline(path: Sequence[tuple[State, Step]]) -> str:
-    """Return a path as text; where its last step does what may not be done, that is its last line."""
+    """Return a path as text. If its last step violates a rule, the last line names the violation."""
     workers = sum(worker.phase != "-" for worker in path[0][0].workers)
     heads = [*(f"worker {name}" for name in ascii_uppercase[:workers]), "store"]
     rows = [heads, *_rows(path, workers)]
@@ -39,12 +40,12 @@ def timeline(path: Sequence[tuple[State, Step]]) -> str:
 
 
 def _rows(path: Sequence[tuple[State, Step]], workers: int) -> Iterator[list[str]]:
-    columns = list(range(workers))  # of whoever has each place in the state
+    columns = list(range(workers))  # column of the worker at each place in the state
     owner = ""
     for state, step in path:
         cells = [""] * (workers + 1)
         if step.worker != NOBODY:
-            columns.append(columns[step.worker])  # a worker that begins anew leaves what is under way behind it
+            columns.append(columns[step.worker])  # its delayed messages stay behind, in a place of their own
             cells[columns[step.worker]] = step.text
         record = step.state.record
         if record is not None and record.owner != NOBODY:
@@ -65,7 +66,7 @@ def _store_cell(before: Standing | None, step: Step, owner: str) -> str:
 
 
 def _same(before: Standing | None, after: Standing | None) -> bool:
-    """Tell whether it is the same record: who its owner is may be forgotten."""
+    """Tell whether it is the same record; its owner's number may have changed or been forgotten."""
     if before is None or after is None:
         return before is after
     return before._replace(owner=NOBODY) == after._replace(owner=NOBODY)

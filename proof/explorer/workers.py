@@ -1,4 +1,4 @@
-"""What a worker can do in each phase: it does what the machine says, and its client gets what that says."""
+"""What a worker can do in each phase. It follows the machine's decisions, and its client gets what they say."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,7 +21,7 @@ from idempotency_mw.core.record import Claim, Lost, Settled
 from proof.explorer.rules import wrong_completion, wrong_decision, wrong_ending, wrong_start
 from proof.explorer.states import Phase, State, Step, Worker, put
 from proof.explorer.store import Asked, claim_of, put_to
-from proof.explorer.world import World, anew, unanswered, with_late
+from proof.explorer.world import World, next_request, unanswered, with_late
 
 __all__ = ["PHASES"]
 
@@ -35,7 +35,7 @@ ENDINGS: tuple[tuple[str, Ending, str], ...] = (
 )
 
 
-# To a claim
+# Up to a claim
 
 
 def _acquires(world: World, state: State, number: int) -> Iterator[Step]:
@@ -55,7 +55,7 @@ def _acquired(world: World, before: State, after: State, number: int, asked: Ask
         return _starts(world, after, number, f"acquires: runs, attempt {decision.attempt}", wrong)
     waits = world.system.may_wait(decision)
     text = f"acquires: {_told(decision)}{', waits' if waits else ''}"
-    return Step(number, text, anew(world, after, number, has_waited=waits), wrong)
+    return Step(number, text, next_request(world, after, number, has_waited=waits), wrong)
 
 
 def _starts(world: World, state: State, number: int, text: str, wrong: str = "") -> Step:
@@ -68,12 +68,12 @@ def _gives_up_acquiring(world: World, state: State, number: int) -> Step:
     decision = world.system.on_store_failure(unreadable=False, policy=policy, waited=worker.has_waited)
     if isinstance(decision, Execute):
         return _starts(world, state, number, "no reply: runs")
-    # Its best-effort release is under way from now on: it arrives at any time, or never.
+    # Its best-effort release is under way from now on: it may arrive at any time, or never.
     state = put(state, number, with_late(worker, "release"))
     if isinstance(decision, Unprotected):
         wrong = "I7: runs without a claim" if worker.has_waited or policy == "refuse" else ""
-        return Step(number, "no reply: runs unprotected", anew(world, state, number, Phase.PASSES), wrong)
-    return Step(number, "no reply: refuses, releases", anew(world, state, number))
+        return Step(number, "no reply: runs unprotected", next_request(world, state, number, Phase.PASSES), wrong)
+    return Step(number, "no reply: refuses, releases", next_request(world, state, number))
 
 
 # With a claim
@@ -83,9 +83,9 @@ def _runs(world: World, state: State, number: int) -> Iterator[Step]:
     asked, after = put_to(world.ask, state, number, "extend")
     if asked.has_changed:
         yield Step(number, "extends", after, asked.wrong)
-    if state.losses:  # one that is lost for good changes nothing
+    if state.losses:  # a lost request would change nothing
         late = with_late(state.workers[number], "extend")
-        yield Step(number, "extends: request held up", put(state._replace(losses=state.losses - 1), number, late))
+        yield Step(number, "extends: request delayed", put(state._replace(losses=state.losses - 1), number, late))
     has_large = world.setting.has_large
     for how in ENDINGS:
         if has_large or how[2] != "nothing":
@@ -102,7 +102,7 @@ def _ends(world: World, state: State, number: int, how: tuple[str, Ending, str])
             kept = "nothing" if what is Kept.NOTHING else kept
             worker = worker._replace(phase=Phase.COMPLETES, kept=kept)
         case Release() if isinstance(ending, Stopped):
-            # What it started goes on, and the release that should not be is under way already.
+            # The release, which should not exist, is already under way while the cancelled work goes on.
             worker = with_late(worker, "release")._replace(phase=Phase.LINGERS)
         case Release():
             worker = worker._replace(phase=Phase.RELEASES)
@@ -120,25 +120,25 @@ def _completes(world: World, state: State, number: int) -> Iterator[Step]:
         wrong = wrong_completion(outcome, decision, state.record, worker, world.setting, is_sent=is_sent)
         went = "settled" if isinstance(outcome, Settled) else "refused"
         text = f"completes{', part of it sent' if is_sent else ''}: {went}, {_told(decision)}"
-        yield Step(number, text, anew(world, after, number), asked.wrong or wrong)
+        yield Step(number, text, next_request(world, after, number), asked.wrong or wrong)
     yield from unanswered(state, number, "complete", asked, Phase.COMPLETES)
-    yield Step(number, "can't complete: delivers its own", anew(world, state, number))
+    yield Step(number, "can't complete: delivers its own", next_request(world, state, number))
 
 
 def _releases(world: World, state: State, number: int) -> Iterator[Step]:
     asked, after = put_to(world.ask, state, number, "release")
     text = f"releases: {'freed' if asked.answer else 'refused'}"
-    yield Step(number, text, anew(world, after, number), asked.wrong)
+    yield Step(number, text, next_request(world, after, number), asked.wrong)
     yield from unanswered(state, number, "release", asked, Phase.RELEASES)
-    yield Step(number, "can't release", anew(world, state, number))
+    yield Step(number, "can't release", next_request(world, state, number))
 
 
 def _lingers(world: World, state: State, number: int) -> Iterator[Step]:
-    yield Step(number, "what it started is over", anew(world, state, number))
+    yield Step(number, "what it started is over", next_request(world, state, number))
 
 
 def _passes(world: World, state: State, number: int) -> Iterator[Step]:
-    yield Step(number, "its unprotected run ends", anew(world, state, number))
+    yield Step(number, "its unprotected run ends", next_request(world, state, number))
 
 
 def _claim(world: World, worker: Worker) -> Claim:

@@ -1,9 +1,9 @@
-"""Every step that can follow a state.
+"""All steps that can follow a state.
 
-A step is one thing that happens: a message that is answered, or is lost, or whose reply is lost, or that is held
-up and arrives at any later time; a run that ends; a worker that dies, and is followed by a new one; a store that
-refuses; a lease that lapses; a record that expires. Messages lost and crashes are counted, nothing else is: a
-state that comes back is one that was seen.
+A step is one event: a message is answered, or lost, or its reply is lost, or it is delayed and arrives at any
+later time; an execution ends; a worker dies and a new one takes its place; the store refuses; a lease lapses; a
+record expires. Only losses and crashes are counted and limited. Everything else may repeat, because a state that
+was seen before is not explored again.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,14 +13,14 @@ from proof.explorer.states import LIVE, NOBODY, Phase, Setting, State, Step, Wor
 from proof.explorer.store import Ask, Asked, asker, put_to
 from proof.explorer.system import System
 
-__all__ = ["World", "anew", "first", "make_world", "steps", "unanswered", "with_late"]
+__all__ = ["World", "first", "make_world", "next_request", "steps", "unanswered", "with_late"]
 
 MORTAL = (Phase.DOUBT, Phase.RUNS, Phase.COMPLETES, Phase.RELEASES)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A system in a setting, and how each phase of a worker goes on."""
+    """A system in a setting, and the steps of each phase of a worker."""
 
     system: System
     setting: Setting
@@ -31,12 +31,12 @@ class World:
 def make_world(
     system: System, setting: Setting, phases: dict[str, Callable[[World, State, int], Iterator[Step]]]
 ) -> World:
-    """Return the world of this system, whose verbs are asked each question once."""
+    """Return the world of this system; each question to its verbs is asked once."""
     return World(system, setting, asker(system, setting), phases)
 
 
 def first(setting: Setting) -> State:
-    """Return the state before anything happened."""
+    """Return the state before anything has happened."""
     workers = tuple(Worker(Phase.READY, int(number < setting.strangers)) for number in range(setting.workers))
     return in_order(State(None, workers, setting.losses, setting.crashes))[0]
 
@@ -48,13 +48,13 @@ def steps(world: World, state: State) -> Iterator[Step]:
     for number, worker in enumerate(state.workers):
         before, twin = twin, (worker, number == owner)
         if twin == before:
-            continue  # it can do what the one before it could
+            continue  # a worker in the same state has the same steps
         if worker.phase != Phase.GONE:
             yield from world.phases[worker.phase](world, state, number)
         if worker.late:
             yield from _arrivals(world, state, number)
         if state.crashes and worker.phase in MORTAL:
-            dead = anew(world, state, number, is_other_process=True)
+            dead = next_request(world, state, number, is_other_process=True)
             yield Step(number, "dies", dead._replace(crashes=state.crashes - 1))
     yield from _strays(world, state)
     yield from _recovery(world, state)
@@ -62,23 +62,23 @@ def steps(world: World, state: State) -> Iterator[Step]:
 
 
 def unanswered(state: State, number: int, verb: str, asked: Asked, phase: str) -> Iterator[Step]:
-    """Yield how a message can go without a reply; `phase` is what its worker is about then."""
+    """Yield the ways in which a message gets no reply; `phase` is the worker's phase after that."""
     if not state.losses:
         return
     worker = state.workers[number]._replace(phase=phase)
     lost = put(state._replace(losses=state.losses - 1), number, worker)
     yield Step(number, f"{verb}s: request lost", lost)
-    yield Step(number, f"{verb}s: request held up", put(lost, number, with_late(worker, verb)))
+    yield Step(number, f"{verb}s: request delayed", put(lost, number, with_late(worker, verb)))
     if asked.has_changed:
         yield Step(number, f"{verb}s: reply lost", lost._replace(record=asked.after), asked.wrong)
 
 
 def with_late(worker: Worker, verb: str) -> Worker:
-    """Return the worker with one more message under way."""
+    """Return the worker with one more delayed message."""
     return worker._replace(late=tuple(sorted((*worker.late, verb))))
 
 
-def anew(
+def next_request(
     world: World,
     state: State,
     number: int,
@@ -87,7 +87,7 @@ def anew(
     has_waited: bool = False,
     is_other_process: bool = False,
 ) -> State:
-    """Let the worker take its next request, with a fresh token. What is under way of the old one remains."""
+    """Let the worker send its next request with a fresh token. Delayed messages keep the old token."""
     old = state.workers[number]
     has_waited = has_waited and world.setting.on_store_failure == "pass"
     fresh = Worker(phase, old.payload, has_waited=has_waited)
@@ -103,7 +103,7 @@ def anew(
 
 
 def _arrivals(world: World, state: State, number: int) -> Iterator[Step]:
-    """Yield the arrival of each message that was held up. Nobody waits for its reply any more."""
+    """Yield the arrival of each delayed message. Nobody waits for its reply."""
     worker = state.workers[number]
     for verb in dict.fromkeys(worker.late):
         asked, after = put_to(world.ask, state, number, verb)
@@ -116,12 +116,12 @@ def _arrivals(world: World, state: State, number: int) -> Iterator[Step]:
             and after.record.owner == number
         ):
             after = after._replace(record=after.record._replace(owner=NOBODY))
-        text = f"(a late {verb} arrives{'' if asked.has_changed else ', in vain'})"
+        text = f"(a late {verb} arrives{'' if asked.has_changed else ', changes nothing'})"
         yield Step(number, text, put(after, number, left), asked.wrong)
 
 
 def _strays(world: World, state: State) -> Iterator[Step]:
-    """Yield the arrival of a stranger's message where it changes something, which it must not."""
+    """Yield a stray message's arrival if it changes something, which is a violation."""
     for verb in state.strays:
         asked, after = put_to(world.ask, state, NOBODY, verb)
         if asked.wrong:
@@ -129,7 +129,7 @@ def _strays(world: World, state: State) -> Iterator[Step]:
 
 
 def _recovery(world: World, state: State) -> Iterator[Step]:
-    """Yield a request that comes once the lease is over, where it is not run, as it must be."""
+    """Yield a violation if a request after the lease's end would not run."""
     record = state.record
     if record is None or record.status != "P" or world.setting.after_crash == "refuse":
         return
@@ -140,7 +140,7 @@ def _recovery(world: World, state: State) -> Iterator[Step]:
 
 
 def _time(world: World, state: State) -> Iterator[Step]:
-    """Yield what time brings. While leases are honoured it brings nothing to a claim whose owner needs it."""
+    """Yield what time alone does. With leases honoured, a claim whose owner needs it does not lapse."""
     record = state.record
     if record is None or (world.setting.honoured and _is_held(state, record.owner)):
         return

@@ -1,8 +1,11 @@
-"""Fuzz: what comes from a client, from a store or from an app, in any form and any order.
+"""Fuzzes everything that comes from a client, from a store or from an app.
 
-Only declared outcomes, and none takes longer than 50 ms of the processor. Readers of bytes get inputs from a seed;
-the two surfaces get programs from a seed; the Lua scripts get a sample of the records, on real servers. In the
-long run coverage guides the inputs too, by atheris.
+Every input must have a declared outcome, and take at most 50 ms of CPU time.
+
+readers    functions that parse bytes get inputs drawn from a seed; in the long run also inputs guided by coverage
+           (atheris)
+surfaces   apps send any events in any order: programs drawn from a seed
+scripts    the Lua scripts get a sample of the records, on real servers
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from proof.fuzz.scripts import disagreements
 __all__ = ["LONGEST_SECONDS", "Tried", "run", "try_all", "try_asgi", "try_reader", "try_wsgi"]
 
 LONGEST_SECONDS = 0.05
+"""CPU time for one input. The slowest of thousands take 2 ms; an algorithm that is quadratic would exceed this."""
 SEED = 1
 
 SHOWS = {"header": "I7", "body": "I7", "request": "I6", "record": "I10", "response": "I10", "result": "I10"}
@@ -29,7 +33,7 @@ SHOWS = {"header": "I7", "body": "I7", "request": "I6", "record": "I10", "respon
 @dataclass(frozen=True, slots=True)
 class _Amounts:
     main: int
-    """Inputs for header, record and body."""
+    """Inputs for each of header, record and body."""
     other: int
     programs: int
     on_servers: int
@@ -44,7 +48,7 @@ AMOUNTS = {
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What became of many inputs."""
+    """The result of many inputs."""
 
     count: int
     slowest_seconds: float
@@ -52,20 +56,20 @@ class Tried:
 
     @property
     def holds(self) -> bool:
-        """Whether there was no surprise, and none was slow."""
+        """Whether there was no surprise and no slow input."""
         return not self.surprises and self.slowest_seconds <= LONGEST_SECONDS
 
     @property
     def seen(self) -> str:
-        """In one line."""
+        """The result in one line."""
         first = f": {self.surprises[0][:300]}" if self.surprises else ""
         slowest = self.slowest_seconds * 1000
         return f"{self.count:,}, {len(self.surprises)} surprises, {slowest:.1f} ms{first}"
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Try them all."""
-    logging.getLogger("idempotency_mw").setLevel(logging.CRITICAL)  # programs whose store fails are reported
+    """Give all readers and both surfaces their inputs; yield the figures."""
+    logging.getLogger("idempotency_mw").setLevel(logging.CRITICAL)  # stores fail on purpose here
     amounts = AMOUNTS[size]
     counts = {name: amounts.main if name in ("header", "record", "body") else amounts.other for name in READERS}
     total = sum(counts.values()) + 2 * amounts.programs
@@ -78,9 +82,9 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
     for name, count in counts.items():
         yield _figure(SHOWS[name], f"fuzz: {name}", count, try_reader(name, count, told))
         done += count
-    yield _figure("I8", "fuzz: event orders of ASGI", amounts.programs, try_asgi(0, amounts.programs, told))
+    yield _figure("I8", "fuzz: orders of ASGI events", amounts.programs, try_asgi(0, amounts.programs, told))
     done += amounts.programs
-    yield _figure("I8", "fuzz: call orders of WSGI", amounts.programs, try_wsgi(0, amounts.programs, told))
+    yield _figure("I8", "fuzz: orders of WSGI calls", amounts.programs, try_wsgi(0, amounts.programs, told))
     progress(total, total)
     yield from _on_servers(amounts.on_servers)
     if size is Size.LONG:
@@ -88,14 +92,14 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 
 def try_reader(name: str, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
-    """Give a reader so many inputs."""
+    """Give that many inputs to a reader."""
     return try_all(READERS[name], inputs(name, SEED, count), told)
 
 
 def try_asgi(first: int, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
-    """Run so many programs behind the ASGI middleware."""
+    """Run that many programs behind the ASGI middleware."""
     loop = asgi.LeapingLoop()
-    # What an app's own task raises is not ours to answer for.
+    # A program's own tasks may raise what they like.
     loop.set_exception_handler(lambda _loop, _context: None)
     try:
         drawn = (asgi.Program.drawn(seed) for seed in range(first, first + count))
@@ -107,7 +111,7 @@ def try_asgi(first: int, count: int, told: Callable[[int], None] = lambda _: Non
 
 
 def try_wsgi(first: int, count: int, told: Callable[[int], None] = lambda _: None) -> Tried:
-    """Run so many programs behind the WSGI middleware."""
+    """Run that many programs behind the WSGI middleware."""
     drawn = (wsgi.Program.drawn(seed) for seed in range(first, first + count))
     return try_all(wsgi.run_program, drawn, told)
 
@@ -115,13 +119,17 @@ def try_wsgi(first: int, count: int, told: Callable[[int], None] = lambda _: Non
 def try_all(
     trial: Callable[[Any], None], things: Iterable[Any], told: Callable[[int], None] = lambda _: None
 ) -> Tried:
-    """Try each, on the processor's clock: a loaded machine does not matter. One that seems slow is tried again."""
+    """Try each thing, and measure CPU time, which a loaded machine does not lengthen.
+
+    A slow one is tried three more times and judged by the fastest try: a garbage collection may have fallen into
+    one.
+    """
     count, slowest, surprises = 0, 0.0, []
     for count, thing in enumerate(things, start=1):
         told(count)
         try:
             took = _seconds(trial, thing)
-            if took > LONGEST_SECONDS / 10:  # or a garbage collection fell into it
+            if took > LONGEST_SECONDS / 10:
                 took = min(took, *(_seconds(trial, thing) for _ in range(3)))
             slowest = max(slowest, took)
             if took > LONGEST_SECONDS:
@@ -148,10 +156,16 @@ def _on_servers(count: int) -> Iterator[Figure]:
     for name, found in disagreements(SEED, count):
         servers += 1
         seen = f"{count:,}, {len(found)} disagreements" + (f": {found[0][:300]}" if found else "")
-        yield Figure("I10", f"fuzz: records, the scripts on {name}", "as frame.py reads them", seen, not found)
+        yield Figure(
+            "I10", f"fuzz: records in the Lua scripts on {name}", "the answers of verbs.py", seen, not found
+        )
     if not servers:
         yield Figure(
-            "I10", "fuzz: records, the scripts", "as frame.py reads them", "no server was found", holds=False
+            "I10",
+            "fuzz: records in the Lua scripts",
+            "the answers of verbs.py",
+            "no server was found",
+            holds=False,
         )
 
 

@@ -1,12 +1,12 @@
-"""Any order of events by an app inside the ASGI middleware: legal and illegal, well formed and not.
+"""Apps that send any ASGI events in any order behind the middleware: legal and illegal, well formed and malformed.
 
-A program is drawn from a seed: what the app does, from one task or several, when the client goes, when the task
-is cancelled, which verbs of the store fail. It runs on a loop whose time is nobody's: it leaps to the next timer,
-and a loop in which nobody will ever wake is found at once.
+A program is drawn from a seed: the app's steps, in one task or several; when the client goes; when the task is
+cancelled; which verbs of the store fail. It runs on a loop with virtual time, which jumps to the next timer, so
+that a program that would wait for ever is found at once.
 
-What must hold: only declared outcomes (see `programs`); only whole answers are stored; nobody sees a whole answer
-before its record is settled; no task of ours is left; a duplicate gets the stored bytes; and the key is free, or
-answered, one lease after the call is over.
+What must hold: every outcome is declared (see `programs`); only whole answers are stored; a client sees a whole
+answer only after its record was settled; the middleware leaves no task behind; a duplicate gets the stored bytes;
+and one lease after the call the key is answered or free.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from idempotency_mw.http.message import Response
 from proof.fuzz.asgi_drawn import Message, Program
 from proof.fuzz.asgi_parties import App, LeapingLoop, Order, Server
 from proof.fuzz.programs import (
-    BODILESS,
     LEASE_SECONDS,
     MAX_BODY,
     SLACK_SECONDS,
@@ -31,6 +30,7 @@ from proof.fuzz.programs import (
     Surprise,
     Watched,
     Whole,
+    check_duplicate,
     check_record,
 )
 
@@ -38,7 +38,7 @@ __all__ = ["LeapingLoop", "Program", "run_program"]
 
 
 def run_program(loop: LeapingLoop, program: Program) -> None:
-    """Run one program; raises `Surprise`, or whatever was not declared."""
+    """Run one program; raise `Surprise` if a rule is broken."""
     loop.run_until_complete(_run(loop, program))
 
 
@@ -59,10 +59,10 @@ async def _run(loop: LeapingLoop, program: Program) -> None:
         left = asyncio.all_tasks() - others - set(app.tasks)
         if left:
             raise Surprise(f"left behind: {left}")
-    # A task that the app left behind may end the answer after the call: it is looked at one lease later.
+    # A task that outlives the call may still end the answer, so the record is checked one lease later.
     await asyncio.sleep(LEASE_SECONDS + SLACK_SECONDS)
     stored = check_record(store, app.whole, stores_errors=program.on_error == "store")
-    await _check_duplicate(loop, program, store, app, middleware, stored, server)
+    await _check_duplicate(middleware, app, server, stored)
 
 
 def _scope(program: Program) -> Message:
@@ -79,7 +79,7 @@ def _scope(program: Program) -> Message:
 
 @asynccontextmanager
 async def _ended(tasks: list[asyncio.Task[None]]) -> AsyncIterator[None]:
-    """Stop the app's own tasks at the end; what they raised must be declared too."""
+    """Cancel the app's own tasks at the end; they may only raise declared errors, too."""
     try:
         yield
     finally:
@@ -109,43 +109,20 @@ def _check_error(error: BaseException | None, *, is_malformed: bool) -> None:
     raise Surprise(f"{type(error).__name__}: {error}") from error
 
 
-async def _check_duplicate(  # noqa: PLR0917
-    loop: LeapingLoop,
-    program: Program,
-    store: Watched,
-    app: App,
-    middleware: IdempotencyMiddleware,
-    stored: Response | None,
-    first: Server,
+async def _check_duplicate(
+    middleware: IdempotencyMiddleware, app: App, first: Server, stored: Response | None
 ) -> None:
-    """Ask again after one lease: the stored bytes, or a second run; never word that somebody still runs."""
+    """Ask again, one lease later."""
+    store, is_head = first.store, first.program.method == "HEAD"
     store.fails = frozenset()
-    frame = store.frame()
-    was_taken_over = frame is not None and frame.token == "f" * 32
-    if frame is not None and frame.status is Status.IN_PROGRESS and frame.lease_until_ms > loop.time() * 1000:
-        raise Surprise("the key is stuck beyond its lease")
-    quiet = Program(-1, steps=[("send", message) for message in _PLAIN], method=program.method)
-    runs, app.program, app.whole = app.runs, quiet, Whole(is_head=program.method == "HEAD")
-    second = Server(quiet, store)
-    await middleware(_scope(program), second.receive, second.send)
-    if not second.is_ended:
-        raise Surprise("the duplicate got no answer")
-    if stored is not None:
-        _check_replay(app.runs - runs, second, stored, first, is_own=not was_taken_over)
-    elif frame is not None and frame.status is Status.NOT_KEPT:
-        if second.status != 409 or app.runs != runs:
-            raise Surprise("a tombstone was no tombstone")
-    elif app.runs != runs + 1:
-        raise Surprise("the free key did not run")
-
-
-def _check_replay(runs: int, second: Server, stored: Response, first: Server, *, is_own: bool) -> None:
-    is_bodiless = second.program.method == "HEAD" or stored.status in BODILESS
-    if runs or second.status != stored.status or second.body != (b"" if is_bodiless else stored.body):
-        raise Surprise("the duplicate did not get what is stored")
-    is_whole = first.is_ended and not first.is_gone and is_own
-    if is_whole and first.status == stored.status and first.body != second.body:
-        raise Surprise(f"the first client got {first.body!r}, the second {second.body!r}")
+    frame, now_ms = store.frame(), asyncio.get_running_loop().time() * 1000
+    if frame is not None and frame.status is Status.IN_PROGRESS and frame.lease_until_ms > now_ms:
+        raise Surprise("the key is in progress for longer than its lease")
+    plain = Program(-1, steps=[("send", message) for message in _PLAIN], method=first.program.method)
+    runs, app.program, app.whole = app.runs, plain, Whole(is_head)
+    second = Server(plain, store)
+    await middleware(_scope(plain), second.receive, second.send)
+    check_duplicate(first, second, stored, frame, runs=app.runs - runs, is_head=is_head)
 
 
 _PLAIN: tuple[Message, ...] = (

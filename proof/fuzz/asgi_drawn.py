@@ -1,4 +1,4 @@
-"""Programs for the ASGI middleware, drawn from a seed."""
+"""Draws programs for the ASGI middleware from a seed."""
 
 import asyncio
 import random
@@ -20,26 +20,26 @@ Message = dict[str, Any]
 
 @dataclass
 class Program:
-    """What happens around one request, drawn from a seed."""
+    """Everything that happens around one request."""
 
     seed: int
     steps: list[Any] = field(default_factory=list)
     method: str = "POST"
     is_tolerant: bool = False
-    """The app catches what `send` raises, and goes on."""
+    """The app catches what `send` raises, and continues."""
     is_malformed: bool = False
-    """Some message lacks something, or holds another type."""
+    """Some message lacks a key, or has a value of the wrong type."""
     gone_after: int | None = None
     on_gone: str = "silent"
     cancel_after: float | None = None
     taken_over_at: int | None = None
-    """Another owner holds the key from this step on."""
+    """Another owner takes the key over before this step."""
     fails: frozenset[str] = frozenset()
     on_error: str = "release"
 
     @classmethod
     def drawn(cls, seed: int) -> "Program":
-        """Draw a program; the same from the same seed."""
+        """Draw a program; the same seed gives the same program."""
         chance = random.Random(seed)
         self = cls(seed)
         count = chance.randint(0, 7)
@@ -87,7 +87,7 @@ def _body(chance: random.Random, *, more: bool) -> Message:
 
 
 def _answer(chance: random.Random) -> list[Any]:
-    """Return a legal answer, with a length that is right, wrong or not there."""
+    """Return a complete answer; its Content-Length may be right, wrong or missing."""
     bodies = [_body(chance, more=True) for _ in range(chance.randint(0, 3))]
     bodies.append(_body(chance, more=False))
     size = sum(len(message.get("body", b"")) for message in bodies)

@@ -1,4 +1,4 @@
-"""Who takes part in an ASGI program: the app, who notes what it sends, the server, and a loop whose time leaps."""
+"""The parties of an ASGI program: app, observer of what the app sends, server, and a loop with virtual time."""
 
 import asyncio
 import selectors
@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from idempotency_mw import current_execution
-from idempotency_mw.core.record import Status
 from proof.fuzz.asgi_drawn import Message, Program
 from proof.fuzz.programs import (
     BODILESS,
@@ -24,36 +23,36 @@ __all__ = ["App", "LeapingLoop", "Order", "Server"]
 
 
 class _Leaping(selectors.SelectSelector):
-    """Waits for nothing: the time to wait for is over at once."""
+    """A selector that does not wait: a time-out passes at once."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        """Let the time pass; without any timer, and nothing ready, nobody will ever wake."""
+        """Move the time forward. Without a timer and without a ready callback the loop would hang for ever."""
         if timeout is None:
-            raise Surprise("everybody waits, and nobody will ever wake them")
+            raise Surprise("all tasks wait, and nothing will wake them")
         self.now += max(timeout, 0)
         return []
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
-    """A loop whose time leaps."""
+    """An event loop with virtual time."""
 
     def __init__(self) -> None:
         self._leaping = _Leaping()
         super().__init__(self._leaping)
 
     def time(self) -> float:
-        """Return the seconds that have passed."""
+        """Return the virtual time in seconds."""
         return self._leaping.now
 
 
 class _Return(BaseException):
-    """Ends the app."""
+    """Ends the app, as a `return` statement would."""
 
 
 class App:
-    """Does what a program says, and notes what it has sent."""
+    """The app of a program. It notes what it has sent."""
 
     def __init__(self, program: Program, store: Watched) -> None:
         self.program = program
@@ -63,7 +62,7 @@ class App:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def __call__(self, _scope: Message, receive: Any, send: Any) -> None:
-        """Do all the steps."""
+        """Carry out all steps."""
         self.runs += 1
         with suppress(_Return):
             await self._do(self.program.steps, receive, send, is_main=True)
@@ -99,7 +98,7 @@ class App:
             case ("task", steps):
                 self.tasks.append(asyncio.get_running_loop().create_task(self._background(steps, receive, send)))
             case ("join",) if self.tasks:
-                await asyncio.wait(self.tasks, timeout=1.0)  # a task may be waiting for itself
+                await asyncio.wait(self.tasks, timeout=1.0)  # with a limit: a task may wait for itself
             case ("return",):
                 raise _Return
 
@@ -109,22 +108,22 @@ class App:
 
 
 class Order:
-    """Between the app and the middleware: takes down, in their order, the messages that were taken."""
+    """Stands between app and middleware, and notes the messages in the order in which they were accepted."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Call the app, and listen."""
+        """Call the app with a `send` that notes each message."""
         whole = self._app.whole
 
         async def noting(message: Message) -> None:
-            # Before it is sent, because it is settled while it is sent.
+            # Noted before it is sent, because the record is settled during `send`.
             _note(whole, message)
             try:
                 await send(message)
             except asyncio.CancelledError:
-                whole.is_unsure = True  # whether it was taken
+                whole.is_unsure = True  # nobody knows whether it was accepted
                 raise
 
         await self._app(scope, receive, noting)
@@ -140,11 +139,11 @@ def _note(whole: Whole, message: Message) -> None:
             whole.add(memoryview(message.get("body", b"")).tobytes())
             whole.is_ended = not message.get("more_body", False)
     except (TypeError, KeyError, ValueError, AttributeError):
-        return  # malformed: nothing of it is taken
+        return  # a malformed message counts as not sent
 
 
 class Server:
-    """One request's server, and its client: takes what is legal, and raises `ServerError` at all else."""
+    """The server of one request, and its client. It raises `ServerError` for every illegal message."""
 
     def __init__(self, program: Program, store: Watched, body: bytes = b"{}") -> None:
         self.program = program
@@ -157,20 +156,20 @@ class Server:
         self.body = b""
         self.is_broken = False
         self.is_over = False
-        """The app has sent what it calls its last message."""
+        """The app has sent a message without more_body."""
         self.is_ended = False
-        """And that was legal."""
+        """That message was accepted."""
         self.is_gone = False
 
     async def receive(self) -> Message:
-        """Give the body, then wait for the end."""
+        """Return the body; after that wait for the end of the answer."""
         if self.incoming:
             return self.incoming.pop()
         await self.over.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take one message."""
+        """Accept one message, or raise."""
         await asyncio.sleep(0)
         if self.program.gone_after is not None and self.messages >= self.program.gone_after:
             self.is_gone = True
@@ -221,14 +220,6 @@ class Server:
             raise ServerError("not the declared length")
         self.body, self.is_ended = body, is_last
         if is_last or (length is not None and not is_bodiless and len(body) == length):
-            self._check_settled()
+            self.store.check_settled()
         if is_last:
             self.over.set()
-
-    def _check_settled(self) -> None:
-        """The client sees a whole answer now: its record is settled, or the store refused to."""
-        frame = self.store.frame()
-        if frame is None or frame.status is not Status.IN_PROGRESS or self.store.fails:
-            return
-        if frame.token in {claim.token for claim in self.store.claims}:
-            raise Surprise("a whole answer is out, and its record is not settled")

@@ -1,9 +1,9 @@
-"""Inputs that coverage guides, by atheris, for the long run.
+"""Fuzzes one reader with inputs guided by coverage (atheris), for the long run.
 
     python -m proof.fuzz.guided NAME SECONDS FOLDER
 
-A process of its own for each reader, because atheris ends its process, and because a crash is what it looks for.
-The folder gets the inputs that reached something new, and what broke a reader.
+Each reader gets a process of its own: atheris ends its process, and a crash is one of its findings. The folder
+receives the inputs that reached new code, and the input that broke the reader.
 """
 
 import subprocess
@@ -17,16 +17,18 @@ from proof.fuzz.inputs import inputs
 __all__ = ["explored", "is_there"]
 
 SEEDS = 200
+"""Inputs that atheris begins with."""
 LONGEST_INPUT = 4096
+"""Bytes; chosen to keep each try fast."""
 
 
 def is_there() -> bool:
-    """Tell whether atheris is installed: it has wheels for some systems only."""
+    """Tell whether atheris is installed. It has wheels for some systems only."""
     return find_spec("atheris") is not None
 
 
 def explored(name: str, seconds: int) -> tuple[int, str | None]:
-    """Fuzz a reader for so long; return how many inputs were tried, and what broke it, if anything did."""
+    """Fuzz a reader for that long; return the number of inputs, and the output of the run if the reader failed."""
     with tempfile.TemporaryDirectory(prefix="idempotency-fuzz-") as folder:
         for number, data in enumerate(inputs(name, 1, SEEDS)):
             (Path(folder) / f"seed-{number}").write_bytes(data)

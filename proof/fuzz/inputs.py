@@ -1,6 +1,6 @@
-"""Inputs without end, from a seed: good ones, changed by chance, and some that are built to be awkward.
+"""Draws inputs from a seed: good ones with random changes, and some that are built to be awkward.
 
-One seed gives the same inputs in every process, so that what was found is found again.
+The same seed gives the same inputs in every process, so that a finding can be repeated.
 """
 
 import random
@@ -60,11 +60,11 @@ AWKWARD = (
 
 
 def inputs(name: str, seed: int, count: int) -> Iterator[bytes]:
-    """Yield so many inputs for the named reader."""
+    """Yield that many inputs for the named reader."""
     chance = random.Random(f"{name} {seed}")
     corpus, building = CORPORA[name]
     for _ in range(count):
-        # One in five is built from scratch; all but a few of those are left as they are.
+        # One in five is built from scratch, and 70 % of those stay as they are. All others are changed.
         is_built = building is not None and chance.random() < 0.2
         data = building(chance) if building is not None and is_built else chance.choice(corpus)
         yield data if is_built and chance.random() < 0.7 else _changed(chance, data)
@@ -97,7 +97,7 @@ def _change(chance: random.Random, data: bytearray) -> None:
 
 
 def _json(chance: random.Random) -> bytes:
-    """Return a document with the members that the reader asks for, in one of many encodings."""
+    """Return a JSON document with the members that the reader selects, in one of several encodings."""
     members = [f'"{name}": {_value(chance, 3)}' for name in ("tenant", "order", "amount", "items", "body", "data")]
     chance.shuffle(members)
     if chance.random() < 0.1:
@@ -136,7 +136,7 @@ def _value(chance: random.Random, depth: int) -> str:
 
 
 def _item(chance: random.Random) -> bytes:
-    """Return an RFC 9651 string with parameters, right or nearly so."""
+    """Return an RFC 9651 string with parameters, valid or nearly so."""
     values = (
         b"",
         b"=1",
@@ -159,7 +159,7 @@ def _item(chance: random.Random) -> bytes:
 
 
 def _frame(chance: random.Random) -> bytes:
-    """Return a record that is well formed but for what chance makes of one field."""
+    """Return a record, well formed except for one field in half of the cases."""
     fields = [
         chance.choice((b"1", b"1", b"1", b"2", b"0")),
         chance.choice((b"P", b"C", b"C", b"N", b"X")),

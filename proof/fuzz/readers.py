@@ -1,7 +1,6 @@
-"""What reads bytes that came from outside: a client, or whoever can write into the store.
+"""Calls the functions that read bytes from outside: from a client, or from anyone who can write into the store.
 
-Each reader takes any bytes, and raises nothing: what it is told by an assertion, or by an exception that nobody
-declared, is a violation.
+Each reader accepts any bytes. A failed assertion or an undeclared exception is a violation.
 """
 
 from collections.abc import Callable
@@ -29,7 +28,7 @@ REFUSED_BODIES = {Problem.BODY_INVALID, Problem.KEY_INVALID}
 
 
 def header(line: bytes) -> None:
-    """A header is a key, or a refusal that says nothing of it."""
+    """A header is a key, or a refusal that does not repeat the header."""
     for http in SYNTAXES:
         key = header_key([line], http)
         if isinstance(key, Refusal):
@@ -47,7 +46,7 @@ def _quoted(key: str) -> bytes:
 
 
 def record(data: bytes) -> None:
-    """A record is what `encode` writes, or unreadable; and so is the response in it."""
+    """A record is exactly what `encode` writes, or it is unreadable; so is the response in it."""
     try:
         frame = Frame.decode(data)
         assert frame.encode() == data
@@ -60,12 +59,12 @@ def record(data: bytes) -> None:
 
 
 def _check_short(error: Exception) -> None:
-    """What is longer than a sentence would be what was read."""
+    """The message of an error must not repeat the data."""
     assert len(str(error)) < 300
 
 
 def response(data: bytes) -> None:
-    """A stored response is what `encode` writes, or unreadable."""
+    """A stored response is exactly what `encode` writes, or it is unreadable."""
     try:
         read = codec.decode(data)
     except IdempotencyRecordError:
@@ -119,7 +118,7 @@ EXCHANGES = tuple(
 
 
 def body(data: bytes) -> None:
-    """A body gives an operation, a refusal, or passes; the same each time."""
+    """A body gives an operation, a refusal, or passes; the same one each time."""
     exchange = EXCHANGES[len(data) % len(EXCHANGES)]
     found = _operation(exchange, JSON_HEAD, data)
     if isinstance(found, Refusal):
@@ -150,7 +149,7 @@ PLAIN = Exchange(IdempotencyConfig(), HTTPConfig(max_wait_seconds=30))
 
 
 def request(data: bytes) -> None:
-    """Query, preference, media type and body of a request that has a key: always an operation."""
+    """A request with a key gives an operation, whatever its query, preference, media type and body are."""
     query, prefer, media, content = [*data.split(b"\n", 3), b"", b"", b""][:4]
     lines = {b"idempotency-key": [b"k"], b"prefer": [prefer], b"content-type": [media], b"cookie": [prefer]}
     head = Request("POST", query.decode("utf-8", "replace"), query, lines)

@@ -1,6 +1,7 @@
-"""Records that were changed by chance, on a real server: the Lua scripts read them as `frame.py` does.
+"""Compares the Lua scripts on real servers with `frame.py` and `verbs.py`, on records that were changed at random.
 
-What is no record is an error, and stays as it was; what is one gets the answer that `verbs.py` gives.
+For an unreadable record the scripts must return an error and change nothing. For a readable one they must give the
+answer that `verbs.py` gives.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from idempotency_mw.core.record import Claim, Existing, Lost, Operation
 from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence import verbs
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.verbs import StoredFrame
@@ -20,11 +22,10 @@ __all__ = ["VERBS", "disagreements"]
 
 KEY = "fuzzed"
 LONG_MS = 600_000
-VERBS = ("acquire", "extend", "complete", "release")
 
 
 def disagreements(seed: int, count: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield each server that was found, with what it made of a record and the model did not."""
+    """Yield each server, with the differences between its answers and the model's."""
     for name, binary in binaries().items():
         with (
             RedisServer(binary) as server,
@@ -57,7 +58,7 @@ def _compared(layer: RedisPersistenceLayer, store: Any, data: bytes, verb: str, 
 
 
 def _claim_for(data: bytes) -> Claim:
-    """Return the claim that a record of these bytes would belong to, so that the scripts go as far as they can."""
+    """Return the claim that would own this record: only then do the scripts get past comparing tokens."""
     token, fingerprint = data[2:34].decode("latin-1"), data[55:119].decode("latin-1")
     is_token, is_fingerprint = (set(text) <= set("0123456789abcdef") for text in (token, fingerprint))
     operation = Operation(KEY, fingerprint if is_fingerprint and len(fingerprint) == 64 else "0" * 64)
@@ -69,7 +70,7 @@ def _arguments(verb: str, claim: Claim) -> tuple[Any, ...]:
 
 
 def _modelled(verb: str, data: bytes, claim: Claim, now_ms: int) -> tuple[Any, bool]:
-    """Return the answer that the model gives, and whether something else stands after it."""
+    """Return the model's answer, and whether the model changes the record."""
     try:
         standing = StoredFrame(Frame.decode(data), now_ms + LONG_MS)
     except IdempotencyRecordError:
@@ -93,7 +94,7 @@ def _answer(call: Any) -> Any:
 
 
 def _timeless(answer: Any) -> Any:
-    """Return the answer without its moments: two clocks stand behind what is compared."""
+    """Return the answer without remaining times: server and model have different clocks."""
     if isinstance(answer, Existing | Lost) and answer.record is not None:
         return type(answer)(replace(answer.record, remaining_ms=0))
     return answer

@@ -1,7 +1,7 @@
-"""Any order of calls by an app inside the WSGI middleware, and by the server around it: legal and illegal.
+"""Apps and servers that call each other in any order around the WSGI middleware: legally and illegally.
 
-A program is drawn from a seed: what the app does while it is called, what its iterable does at each step, how the
-server iterates and closes, which verbs of the store fail. What must hold is what holds for ASGI.
+A program is drawn from a seed: the app's steps while it is called; the steps of its iterable; how the server
+iterates and closes; which verbs of the store fail. The same must hold as for ASGI (see `asgi`).
 """
 
 import io
@@ -9,13 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from idempotency_mw import HTTPConfig, IdempotencyConfig
-from idempotency_mw.core.record import Status
 from idempotency_mw.http.message import Response
 from idempotency_mw.testing import ManualClock
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from proof.fuzz.programs import (
-    BODILESS,
-    FAILED,
     LEASE_SECONDS,
     MAX_BODY,
     SLACK_SECONDS,
@@ -25,6 +22,7 @@ from proof.fuzz.programs import (
     ServerError,
     Surprise,
     Watched,
+    check_duplicate,
     check_record,
 )
 from proof.fuzz.wsgi_drawn import Program
@@ -34,7 +32,7 @@ __all__ = ["Program", "run_program"]
 
 
 def run_program(program: Program) -> None:
-    """Run one program; raises `Surprise`, or whatever was not declared."""
+    """Run one program; raise `Surprise` if a rule is broken."""
     clock = ManualClock()
     store = Watched(clock, program.fails)
     app = App(program)
@@ -42,7 +40,7 @@ def run_program(program: Program) -> None:
     middleware = IdempotencyMiddleware(
         _Taken(app, store),
         persistence_store=store,
-        # Without heartbeat: its thread has a time of its own.
+        # Without a heartbeat: its thread would use real time.
         config=IdempotencyConfig(lease_seconds=LEASE_SECONDS, on_error=program.on_error, heartbeat=False),  # type: ignore[arg-type]
         http=HTTPConfig(methods=("POST", "HEAD"), max_response_body=MAX_BODY),
     )
@@ -51,11 +49,11 @@ def run_program(program: Program) -> None:
         raise Surprise("the app's iterable was closed twice")
     stored = check_record(store, app.whole, stores_errors=program.on_error == "store")
     clock.advance(LEASE_SECONDS + SLACK_SECONDS)
-    _check_duplicate(program, store, app, middleware, stored, server)
+    _check_duplicate(middleware, app, server, stored)
 
 
 class _Taken:
-    """Lets another owner take the key over, while the app is called."""
+    """Lets another owner take the key over when the app is called."""
 
     def __init__(self, app: App, store: Watched) -> None:
         self._app = app
@@ -96,42 +94,13 @@ def _check_outcome(program: Program, call: Callable[[], None]) -> None:
             raise Surprise(f"{type(error).__name__}: {error}") from error
 
 
-def _check_duplicate(  # noqa: PLR0917
-    program: Program,
-    store: Watched,
-    app: App,
-    middleware: IdempotencyMiddleware,
-    stored: Response | None,
-    first: Server,
-) -> None:
-    """Ask again after one lease: the stored bytes, or a second run; never word that somebody still runs."""
+def _check_duplicate(middleware: IdempotencyMiddleware, app: App, first: Server, stored: Response | None) -> None:
+    """Ask again, one lease later."""
+    store, method = first.store, first.program.method
     store.fails = frozenset()
-    frame = store.frame()
-    was_taken_over = frame is not None and frame.token == "f" * 32
-    runs = app.runs
-    quiet = Program(-1, called=[("start", "200 OK", [], "none")], iterated=[("chunk", b"again")])
-    quiet.method = program.method
-    app.use(quiet)
-    second = Server(quiet, store)
-    second.run(middleware, _environ(quiet))
-    if not second.is_ended:
-        raise Surprise("the duplicate got no answer")
-    if stored is not None:
-        is_bodiless = program.method == "HEAD" or stored.status in BODILESS
-        expected = b"" if is_bodiless else stored.body
-        if app.runs != runs or (second.status, second.body) != (stored.status, expected):
-            raise Surprise("the duplicate did not get what is stored")
-        is_own = FAILED not in stored.body
-        if (
-            is_own
-            and first.is_ended
-            and not was_taken_over
-            and first.status == stored.status
-            and first.body != expected
-        ):
-            raise Surprise(f"the first client got {first.body!r}, the second {second.body!r}")
-    elif frame is not None and frame.status is Status.NOT_KEPT:
-        if second.status != 409 or app.runs != runs:
-            raise Surprise("a tombstone was no tombstone")
-    elif app.runs != runs + 1:
-        raise Surprise("the free key did not run")
+    frame, runs = store.frame(), app.runs
+    plain = Program(-1, called=[("start", "200 OK", [], "none")], iterated=[("chunk", b"again")], method=method)
+    app.use(plain)
+    second = Server(plain, store)
+    second.run(middleware, _environ(plain))
+    check_duplicate(first, second, stored, frame, runs=app.runs - runs, is_head=method == "HEAD")

@@ -1,4 +1,4 @@
-"""Programs for the WSGI middleware, drawn from a seed."""
+"""Draws programs for the WSGI middleware from a seed."""
 
 import random
 from collections.abc import Callable
@@ -22,22 +22,22 @@ SERVERS = ("plain", "plain", "plain", "stop", "stop", "unread", "twice", "never"
 
 @dataclass
 class Program:
-    """What happens around one request, drawn from a seed."""
+    """Everything that happens around one request."""
 
     seed: int
     called: list[Step] = field(default_factory=list)
-    """What the app does before it returns."""
+    """The app's steps before it returns."""
     iterated: list[Step] = field(default_factory=list)
-    """What its iterable does. A list has the chunks only."""
+    """The steps of its iterable. Of a list or tuple only the chunks count."""
     returns: str = "list"
     on_close: type[BaseException] | None = None
     is_tolerant: bool = False
-    """The app catches what `start_response` and `write` raise, and goes on."""
+    """The app catches what `start_response` and `write` raise, and continues."""
     is_malformed: bool = False
     server: str = "plain"
     stops_after: int = 0
     breaks_after: int | None = None
-    """The client is gone once so many chunks were written."""
+    """The client has gone after that many chunks."""
     method: str = "POST"
     fails: frozenset[str] = frozenset()
     is_taken_over: bool = False
@@ -45,7 +45,7 @@ class Program:
 
     @classmethod
     def drawn(cls, seed: int) -> "Program":
-        """Draw a program; the same from the same seed."""
+        """Draw a program; the same seed gives the same program."""
         chance = random.Random(seed)
         self = cls(seed)
         chunks = [chance.choice(_CHUNKS) for _ in range(chance.randint(0, 4))]

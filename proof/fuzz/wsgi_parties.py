@@ -1,11 +1,10 @@
-"""Who takes part in a WSGI program: the app with its iterable, and the server."""
+"""The parties of a WSGI program: the app with its iterable, and the server."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from idempotency_mw import current_execution
-from idempotency_mw.core.record import Status
 from proof.fuzz.programs import (
     BODILESS,
     AppError,
@@ -22,7 +21,7 @@ __all__ = ["App", "Server"]
 
 
 class App:
-    """Does what a program says, and notes what it has given."""
+    """The app of a program. It notes what it has given."""
 
     def __init__(self, program: Program) -> None:
         self.use(program)
@@ -30,13 +29,13 @@ class App:
         self.closed = 0
 
     def use(self, program: Program) -> None:
-        """Be another app from here on."""
+        """Behave as another program from now on."""
         self.program = program
         self.whole = Whole(program.method == "HEAD")
         self._write: Any = None
 
     def __call__(self, _environ: dict[str, Any], start_response: Any) -> Any:
-        """Do the steps of the call, and return what the program says."""
+        """Carry out the steps of the call; return the program's kind of iterable."""
         self.runs += 1
         self._start_response = start_response
         for step in self.program.called:
@@ -97,7 +96,7 @@ class App:
         self.whole.start(int(status[:3]), declared(values))
 
     def note(self, chunk: Any) -> None:
-        """Note a chunk, before the middleware has it."""
+        """Note a chunk before the middleware gets it."""
         if isinstance(chunk, bytes) and self.whole.is_started:
             self.whole.add(chunk)
 
@@ -105,7 +104,7 @@ class App:
 def _exc_info(kind: str) -> Any:
     if kind == "error":
         try:
-            raise AppError  # noqa: TRY301 - there has to be one that is being handled
+            raise AppError  # noqa: TRY301 - sys.exc_info needs an exception that is being handled
         except AppError:
             return sys.exc_info()
     return {"none": None, "empty": (), "hollow": (None, None, None)}[kind]
@@ -126,17 +125,17 @@ class _Noted:
 
 
 class _Closing(_Noted):
-    """An iterable with `close`, which may raise."""
+    """An iterable with a `close` that may raise."""
 
     def close(self) -> None:
-        """Count, and raise what the program says."""
+        """Count the call, and raise what the program says."""
         self._app.closed += 1
         if self._app.program.on_close is not None:
             raise self._app.program.on_close
 
 
 class Server:
-    """One request's server, strict about PEP 3333."""
+    """The server of one request; strict about PEP 3333."""
 
     def __init__(self, program: Program, store: Watched) -> None:
         self.program = program
@@ -148,9 +147,10 @@ class Server:
         self.written = 0
         self.is_ended = False
         self.is_broken = False
+        self.is_gone = False
 
     def run(self, app: Callable[..., Iterable[bytes]], environ: dict[str, Any]) -> None:
-        """Make the request, as the program says."""
+        """Make the request as the program says."""
         result = app(environ, self.start_response)
         close: Callable[[], None] = getattr(result, "close", lambda: None)
         how = self.program.server
@@ -173,10 +173,10 @@ class Server:
         if self.line is not None:
             self.write(b"")
             self.is_ended = True
-            self._check_settled()
+            self.store.check_settled()
 
     def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Any:
-        """Take the start."""
+        """Accept the start of an answer, or raise."""
         if exc_info:
             if self.status is not None:
                 raise exc_info[1]
@@ -188,10 +188,11 @@ class Server:
         return self.write
 
     def write(self, chunk: bytes) -> None:
-        """Take some of the body."""
+        """Accept a chunk, or raise."""
         if self.is_broken or self.line is None or type(chunk) is not bytes:
             raise ServerError("not now")
         if self.program.breaks_after is not None and self.written >= self.program.breaks_after:
+            self.is_gone = True
             raise GoneError("the client has gone")
         self.status, self.headers = int(self.line[0][:3]), self.line[1]
         self.written += 1
@@ -202,11 +203,4 @@ class Server:
             self.is_broken = True
             raise ServerError("not the declared length")
         if length is not None and not is_bodiless and len(self.body) == length:
-            self._check_settled()
-
-    def _check_settled(self) -> None:
-        frame = self.store.frame()
-        if frame is None or frame.status is not Status.IN_PROGRESS or self.store.fails:
-            return
-        if frame.token in {claim.token for claim in self.store.claims}:
-            raise Surprise("a whole answer is out, and its record is not settled")
+            self.store.check_settled()

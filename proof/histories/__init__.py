@@ -1,9 +1,9 @@
-"""Histories of several processes on one store, through faults, and whether they are linearizable.
+"""Records histories of several processes on one store, through faults, and checks that they are linearizable.
 
-Four processes drive the four verbs, on a Redis and a Valkey through a proxy that loses, delays, cuts and hangs
-messages, and on a SQLite file. Whatever they saw must be explained, key by key, by some order in which each
-message took effect at one moment: see `checker.py`. That the checker refuses what can't be explained is shown
-on histories that were altered: see `alterations.py`.
+Four processes call the four verbs: on a Redis and a Valkey, through proxies that lose, delay, cut and hang
+messages, and on a SQLite file. For each key there must be an order in which each message took effect at one moment
+and which explains all answers: see `checker.py`. Histories that were made bad must be refused, which shows that
+the checker finds faults: see `alterations.py`.
 """
 
 import sys
@@ -26,36 +26,36 @@ __all__ = ["Altered", "Checked", "altered", "checked", "on_redis", "on_sqlite", 
 
 SECONDS = {Size.CI: 6.0, Size.LONG: 900.0}
 LEAST_OPERATIONS = 1000
-"""On each store; a machine that has time does several times as many."""
+"""The fewest operations on each store; an idle machine does several times as many."""
 ALTERED_OF_A_KIND = 2
-"""Of each key's history."""
+"""For each kind of alteration, how many histories of each key are altered."""
 MOST_OPEN = 8
-"""Each open-ended message doubles what has to be tried before a history is refused: so far each is altered."""
+"""An altered history is cut where more operations are open-ended: each one doubles the search that refuses it."""
 
 Keys = dict[str, list[Operation]]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was seen of the histories of one store."""
+    """What the check of one store's histories showed."""
 
     operations: int
     open_ended: int
     keys: int
     bad: tuple[str, ...]
-    """The keys whose history nothing explains."""
+    """The keys whose history no order explains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Altered:
-    """How many altered histories there were of each kind, and how many of them were refused."""
+    """How many histories of each kind were altered, and how many of these were refused."""
 
     made: Counter[str]
     refused: Counter[str]
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Record and check histories on every store, and then alter them."""
+    """Record and check histories on every store; then alter them, and check that the checker refuses them."""
     found = binaries()
     of = 2 * (len(found) + 1)
     total = Altered(Counter(), Counter())
@@ -71,7 +71,7 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 
 def on_redis(binary: Path, seconds: float) -> Keys:
-    """Record what two blocking and two async processes see of a server, each through a proxy of its own."""
+    """Record what two blocking and two async processes see of a server, each through its own proxy."""
     with RedisServer(binary) as server:
         run_of = token_hex(4)
         kinds: tuple[Kind, ...] = ("blocking", "direct blocking", "async", "direct")
@@ -79,13 +79,13 @@ def on_redis(binary: Path, seconds: float) -> Keys:
 
 
 def on_sqlite(seconds: float) -> Keys:
-    """Record what four processes see of a file."""
+    """Record what four processes see of a SQLite file."""
     with TemporaryDirectory() as folder:
         return record([Plan("sqlite", f"{folder}/records.db", token_hex(4), seconds)] * 4).by_key()
 
 
 def checked(keys: Keys) -> Checked:
-    """Check each key's history, and show the beginning of one that nothing explains, up to where it goes wrong."""
+    """Check each key's history; print a bad one up to the operation that no order explains."""
     bad = [key for key, history in keys.items() if is_bad(history)]
     for key in bad:
         print(key, *(told(each) for each in shortest_bad(keys[key])), sep="\n  ", file=sys.stderr)
@@ -94,7 +94,7 @@ def checked(keys: Keys) -> Checked:
 
 
 def altered(keys: Keys) -> Altered:
-    """Alter each good history, as far as it can be searched, in every way that fits it, and check that."""
+    """Alter each good history in every way that fits it, and check the result."""
     result = Altered(Counter(), Counter())
     for history in keys.values():
         part = with_few_open(history, MOST_OPEN)
@@ -106,7 +106,7 @@ def altered(keys: Keys) -> Altered:
 
 
 def _is_refused(name: str, history: list[Operation]) -> bool:
-    """Tell whether an altered history is refused, and show one that is not."""
+    """Tell whether an altered history is refused; print it if it is not."""
     try:
         why = "is explained" if is_linearizable(history) else ""
     except TooLong:

@@ -1,7 +1,8 @@
-"""Good histories made bad: the checker must refuse each of them.
+"""Makes good histories bad, so that the checker must refuse them.
 
-Each function looks in a good history of one key for an operation whose answer can be changed so that no order at
-all explains it, and yields the altered history. Why that is so is said in words, and does not rest on the checker.
+Each function looks in a good history of one key for an operation whose answer can be changed so that no order
+explains the history any more, and yields the altered histories. Each docstring says what is wrong in words; that
+does not depend on the checker.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ Altered = list[Operation]
 
 
 def _second_acquired(history: Sequence[Operation]) -> Iterator[Altered]:
-    """While one claim stands for certain, another is told that it acquired: anew, or by a takeover."""
+    """While one claim is certainly valid, another one is told that it acquired: attempt 1, or a takeover."""
     for owner in _told("acquired", history):
         lasts = owner.begun + owner.claim.lease_ms - 2 * SLACK_MS
         ends = [each.begun for each in _of_token(owner, history) if each.verb in ("complete", "release")]
@@ -29,14 +30,14 @@ def _second_acquired(history: Sequence[Operation]) -> Iterator[Altered]:
 
 
 def _other_answer(history: Sequence[Operation]) -> Iterator[Altered]:
-    """A duplicate is answered with what nobody completed."""
+    """A duplicate gets an answer that nobody completed."""
     for other in _answered(history):
         what, seen = other.outcome
         yield _with(history, other, (what, seen._replace(result=b"another answer")))
 
 
 def _lost_completion(history: Sequence[Operation]) -> Iterator[Altered]:
-    """After a completion that was acknowledged, the key is acquired."""
+    """The key is acquired after a completion was acknowledged."""
     for settled in _told("settled", history):
         for other in _told("existing", history):
             if other.begun > _end(settled):
@@ -44,9 +45,10 @@ def _lost_completion(history: Sequence[Operation]) -> Iterator[Altered]:
 
 
 def _attempt_that_jumps(history: Sequence[Operation]) -> Iterator[Altered]:
-    """An attempt is higher than there were messages by then that may have raised it, each by one.
+    """An attempt is higher than all earlier acquire messages can explain, each of which raises it by at most one.
 
-    It is not claims that count: one that asks again may take over from the one that took over from it.
+    Messages are counted, not claims: a claim that is sent again may take the key over from a claim that had taken
+    it over from it.
     """
     for owner in _told("acquired", history):
         raising = [
@@ -68,7 +70,7 @@ def _answer_before_its_time(history: Sequence[Operation]) -> Iterator[Altered]:
 
 
 def _freed_twice(history: Sequence[Operation]) -> Iterator[Altered]:
-    """A claim that was released, and not acquired again, is released once more."""
+    """A released claim, which was not acquired again, is released once more."""
     for release in history:
         if release.verb != "release" or release.outcome is not False:
             continue
@@ -79,7 +81,7 @@ def _freed_twice(history: Sequence[Operation]) -> Iterator[Altered]:
 
 
 def _completed_by_nobody(history: Sequence[Operation]) -> Iterator[Altered]:
-    """An answer is replayed whose only completion was refused, because nothing stood there."""
+    """An answer is replayed although its only completion was refused because the record was gone."""
     results = {each.outcome[1].result for each in _answered(history)}
     for settled in _told("settled", history):
         completions = [each for each in _of_token(settled, history) if each.verb == "complete"]
@@ -107,7 +109,7 @@ def _told(what: str, history: Sequence[Operation]) -> list[Operation]:
 
 
 def _answered(history: Sequence[Operation]) -> list[Operation]:
-    """Return the operations that were told of a completed record with its answer."""
+    """Return the operations that were answered with a completed record and its result."""
     told = [each for each in history if isinstance(each.outcome, tuple) and isinstance(each.outcome[-1], Seen)]
     return [each for each in told if each.outcome[-1].result is not None]
 

@@ -1,12 +1,12 @@
-"""Decides whether a history of one key is linearizable, by search, as Wing and Gong described it.
+"""Decides by search whether a history of one key is linearizable (the algorithm of Wing and Gong, 1993).
 
-The history is, if there is an order of its operations in which each takes effect at one moment between its
-begin and its end, and each is answered as the verbs answer one after another. The verbs are the library's own,
-in `persistence/verbs.py`. An open-ended operation has no end and no answer, and may be left out.
+A history is linearizable if its operations can be ordered so that each takes effect at one moment between its
+begin and its end, and each answer is the one that the verbs give in that order. The verbs are the library's own,
+in `persistence/verbs.py`. An open-ended operation has no end and no answer; it may be left out.
 
-Of a moment is known only that it lies between two times, so of a lease as well: it may have lapsed where it
-could have, and may stand where it could. So a good history is never refused for the sake of time; a bad one may
-be accepted where two milliseconds would decide.
+The moment of an operation is known only as an interval, and so is the end of a lease. Within these intervals a
+lease is treated as lapsed or as valid, whichever explains the answers. So a good history is never refused because
+of timing, but a bad one may be accepted if a few milliseconds would decide.
 """
 
 from bisect import bisect_left
@@ -20,21 +20,23 @@ from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.verbs import StoredFrame
 from proof.histories.operations import Operation, Seen
 
-__all__ = ["TooLong", "is_bad", "is_linearizable", "seen", "shortest_bad", "with_few_open"]
+__all__ = ["TooLong", "is_bad", "is_linearizable", "outcome_of", "seen", "shortest_bad", "with_few_open"]
 
 SLACK_MS = 5.0
-"""The store counts whole milliseconds, on a clock that may run a little faster or slower than ours."""
+"""The store counts whole milliseconds, and its clock may run a little faster or slower than ours."""
 MOST_PLACES = 200_000
+"""A search with more steps is given up, which counts as bad: it would take many seconds."""
 NOW_MS = 1_000_000
 LIVE_MS = 1000
+"""What the model's lease has left, if it is treated as valid. The model's clock stands still."""
 
 
-class TooLong(Exception):  # noqa: N818 - nothing is wrong with the history
-    """The search was given up."""
+class TooLong(Exception):  # noqa: N818 - it says nothing about the history
+    """The search was given up after MOST_PLACES steps."""
 
 
 class Model(NamedTuple):
-    """What stands there, and between which times its lease lapses."""
+    """The record, and the earliest and the latest time at which its lease lapses."""
 
     frame: Frame | None = None
     lapses_from: float = 0.0
@@ -42,17 +44,17 @@ class Model(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far a search is: what has taken effect, and what stands there then."""
+    """A point of the search: which operations have taken effect, and the record after them."""
 
     done: int
-    """One bit an operation."""
+    """One bit for each operation."""
     since: float
-    """No later operation takes effect before."""
+    """No later operation takes effect before this time."""
     model: Model
 
 
 def is_linearizable(operations: Sequence[Operation]) -> bool:
-    """Tell whether such an order exists. The operations are all that concern one key."""
+    """Tell whether such an order exists for these operations, which must be all operations on one key."""
     operations = sorted(operations, key=lambda each: each.begun)
     bound = sum(1 << number for number, each in enumerate(operations) if each.ended is not None)
     reached: dict[tuple[int, Frame | None], list[Place]] = {}
@@ -71,7 +73,7 @@ def is_linearizable(operations: Sequence[Operation]) -> bool:
 
 
 def is_bad(operations: Sequence[Operation]) -> bool:
-    """Tell whether no such order was found: there is none, or it would take too long to know."""
+    """Tell whether no order was found: there is none, or the search would take too long."""
     try:
         return not is_linearizable(operations)
     except TooLong:
@@ -79,9 +81,9 @@ def is_bad(operations: Sequence[Operation]) -> bool:
 
 
 def _is_as_good(one: Place, other: Place) -> bool:
-    """Tell whether all that can follow one place can follow another, where the same is answered and stands."""
+    """Tell whether everything that can follow `other` can also follow `one`. Both have the same record."""
     return (
-        one.done & ~other.done == 0  # what is open-ended and was not needed is still there
+        one.done & ~other.done == 0  # an open-ended operation that was not needed is still available
         and one.since <= other.since
         and one.model.lapses_from <= other.model.lapses_from
         and one.model.lapses_by >= other.model.lapses_by
@@ -89,14 +91,14 @@ def _is_as_good(one: Place, other: Place) -> bool:
 
 
 def shortest_bad(operations: Sequence[Operation]) -> list[Operation]:
-    """Return how far one has to read a history that nothing explains. What had not ended by then is open-ended."""
+    """Return the shortest beginning of a bad history that is bad. Operations that had not ended are open-ended."""
     ends = sorted(each.ended for each in operations if each.ended is not None)
     first = bisect_left(ends, True, key=lambda end: is_bad(_until(operations, end)))  # noqa: FBT003
     return _until(operations, ends[first])
 
 
 def with_few_open(operations: Sequence[Operation], most: int) -> list[Operation]:
-    """Return how far one can read a history until more than so many are open-ended."""
+    """Return the longest beginning of a history with at most `most` open-ended operations."""
     ends = sorted((each.ended for each in operations if each.ended is not None), reverse=True)
     parts = (_until(operations, end) for end in ends)
     return next((part for part in parts if sum(each.ended is None for each in part) <= most), [])
@@ -115,11 +117,11 @@ def _until(operations: Sequence[Operation], end: float) -> list[Operation]:
 
 
 def _following(operations: Sequence[Operation], place: Place) -> Iterator[Place]:
-    """Yield each place to which one more operation leads; the likeliest last, where it is taken first."""
+    """Yield each place that one more operation leads to. The likeliest is last, because it is taken first."""
     waiting = _waiting(operations, place.done)
     latest = min(each.ended for _, each in waiting if each.ended is not None)
     for number, operation in waiting:
-        # What changes nothing, and could as well be now, is now: that hinders none of the others.
+        # An operation that changes nothing and may happen now does happen now: it hinders no other.
         if operation.ended is not None and operation.begun <= place.since and _is_idle(place, operation, latest):
             yield place._replace(done=place.done | 1 << number)
             return
@@ -134,7 +136,7 @@ def _following(operations: Sequence[Operation], place: Place) -> Iterator[Place]
 
 
 def _is_idle(place: Place, operation: Operation, latest: float) -> bool:
-    """Tell whether the operation can have its answer here, and leave everything as it is."""
+    """Tell whether the operation can have its answer here without changing the record."""
     return any(
         model == place.model and _fits(outcome, operation.outcome)
         for outcome, model in _effects(place.model, operation, place.since, latest)
@@ -142,13 +144,13 @@ def _is_idle(place: Place, operation: Operation, latest: float) -> bool:
 
 
 def _turn(numbered: tuple[int, Operation]) -> float:
-    """Return what is tried first: what ended first; what never ended, only if nothing else will do."""
+    """Sort key: the operation that ended first is tried first; an open-ended one only if nothing else fits."""
     ended = numbered[1].ended
     return float("inf") if ended is None else ended
 
 
 def _waiting(operations: Sequence[Operation], done: int) -> list[tuple[int, Operation]]:
-    """Return the operations that have not taken effect, up to the first that begins after another one's end."""
+    """Return the operations that may be next: those that began before every pending operation's end."""
     waiting, latest = [], float("inf")
     first = ((done + 1) & ~done).bit_length() - 1
     for number in range(first, len(operations)):
@@ -177,7 +179,7 @@ def _effect(
     model: Model, frame: Frame | None, operation: Operation, since: float, until: float
 ) -> tuple[Any, Model]:
     answer, done = _do(operation, frame)
-    told = _told(answer, frame)
+    told = outcome_of(answer, frame.token if frame else None)
     if done is True:
         return told, Model()
     if not isinstance(done, StoredFrame):
@@ -203,28 +205,29 @@ def _do(operation: Operation, frame: Frame | None) -> tuple[Any, StoredFrame | b
             return released, released
 
 
-def _told(answer: Any, frame: Frame | None) -> Any:
+def outcome_of(answer: Any, token: str | None = None) -> Any:
+    """Return a verb's answer as it stands in an `Operation`; `token` is that of the record, if known."""
     match answer:
         case Acquired(attempt):
             return ("acquired", attempt)
         case Settled():
             return ("settled",)
         case Existing(record):
-            return ("existing", seen(record, frame.token if frame else None))
+            return ("existing", seen(record, token))
         case Lost(record):
-            return ("lost", record and seen(record, frame.token if frame else None))
+            return ("lost", record and seen(record, token))
         case _:
             return answer
 
 
 def seen(record: Record, token: str | None = None) -> Seen:
-    """Return what is compared of a record."""
+    """Return the parts of a record that are compared."""
     has_lapsed = record.status is Status.IN_PROGRESS and record.remaining_ms == 0
     return Seen(record.status.value, record.attempt, record.fingerprint, has_lapsed, record.result, token)
 
 
 def _fits(modelled: Any, told: Any) -> bool:
-    """Tell whether an answer is the modelled one. A token that was not told is not missed."""
+    """Tell whether an answer equals the modelled one. A token that was not told is not compared."""
     if isinstance(told, tuple) and isinstance(told[-1], Seen) and told[-1].token is None:
         if not isinstance(modelled[-1], Seen):
             return False

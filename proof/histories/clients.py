@@ -1,8 +1,8 @@
-"""What each process does: a few clients that claim, keep, end and forget a few keys, all at once, on a store.
+"""What each process does: four clients at a time acquire, extend, complete and release claims of a few keys.
 
-At any time all processes are at the same three keys, and then at the next three. Leases are short, and some
-owners are slower than theirs. Between the clients and a Redis stands a proxy that loses, delays, cuts and hangs
-one message in so many.
+At any time all processes use the same three keys; every half second they go on to the next three. Leases are
+short, so that some owners are late. Between the clients and a Redis stands a proxy that loses, delays, cuts or
+hangs some of the messages.
 """
 
 import asyncio
@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Literal, get_args
 
-from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Settled
+from idempotency_mw.core.record import Acquired, Claim, Operation
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.base import PersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from proof.histories import operations as recorded
-from proof.histories.checker import seen
+from proof.histories.checker import outcome_of
 from proof.histories.operations import History
 from proof.histories.recording import (
     AsyncRecordingClient,
@@ -37,14 +36,19 @@ from tests.proxy import Action, Proxy
 __all__ = ["Kind", "Plan", "record", "turn"]
 
 WINDOW_SECONDS = 0.5
+"""How long the processes use the same keys; then they go on to the next ones."""
 KEYS = 3
 CLIENTS = 4
 FINGERPRINTS = ("a" * 64, "b" * 64)
 LEASES_MS = (30, 80, 400)
+"""The short ones lapse during the pauses of `turn`; the long one rarely does."""
 RETENTION_MS = 600_000
 MESSAGE_SECONDS = 0.15
+"""The time-out of one message. A verb has time for two messages, so that some verbs are retried."""
 VERB_SECONDS = 0.4
+"""The `timeout_seconds` of the layers."""
 FAULTS = 0.08
+"""The part of all messages that the proxy disturbs: some in every history, and most are answered."""
 _begin: Any = None
 
 
@@ -57,14 +61,14 @@ class Plan:
 
     kind: Kind
     where: str
-    """The port of a server, or the path of a file."""
+    """The port of a server, or the path of a SQLite file."""
     run: str
-    """Tells the keys of one run from those of others."""
+    """Distinguishes the keys of this run from those of other runs."""
     seconds: float
 
 
 def record(plans: Sequence[Plan]) -> History:
-    """Let a process carry out each plan, all at once, and return what they noted."""
+    """Carry out each plan in a process of its own, all at the same time; return what they recorded."""
     context = multiprocessing.get_context("forkserver")
     begin = context.Barrier(len(plans))
     history = History()
@@ -75,7 +79,7 @@ def record(plans: Sequence[Plan]) -> History:
 
 
 def _meet_at(begin: Any) -> None:
-    global _begin  # noqa: PLW0603 - what a process is given when it starts
+    global _begin  # noqa: PLW0603 - the barrier that a process gets when it starts
     _begin = begin
 
 
@@ -87,27 +91,20 @@ def _carry_out(plan: Plan) -> list[recorded.Operation]:
             _in_threads(plan, lambda _: _Noting(layer, history))
         return history.operations
     with Proxy(int(plan.where)) as proxy:
-        if plan.kind == "blocking":
-            _in_threads(plan, lambda claims: _blocking(proxy, history, claims), proxy)
-        elif plan.kind == "direct blocking":
-            _in_threads(plan, lambda claims: _direct_blocking(proxy, history, claims), proxy)
+        if plan.kind in _BLOCKING:
+            _in_threads(plan, lambda claims: _blocking_layer(plan.kind, proxy, history, claims), proxy)
         else:
             asyncio.run(_in_tasks(plan, proxy, history))
     return history.operations
 
 
-def _blocking(proxy: Proxy, history: History, claims: dict[str, Claim]) -> RedisPersistenceLayer:
-    client = RecordingClient(proxy.port, MESSAGE_SECONDS, history, claims)
+_BLOCKING: dict[Kind, Any] = {"blocking": RecordingClient, "direct blocking": DirectBlockingRecordingClient}
+_ASYNC: dict[Kind, Any] = {"async": AsyncRecordingClient, "direct": DirectRecordingClient}
+
+
+def _blocking_layer(kind: Kind, proxy: Proxy, history: History, claims: dict[str, Claim]) -> RedisPersistenceLayer:
+    client = _BLOCKING[kind](proxy.port, MESSAGE_SECONDS, history, claims)
     return RedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)
-
-
-def _direct_blocking(proxy: Proxy, history: History, claims: dict[str, Claim]) -> RedisPersistenceLayer:
-    layer = RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=VERB_SECONDS)
-    layer._deadline.start(VERB_SECONDS)  # noqa: SLF001 - what the layer builds is what is recorded
-    client = layer._client()  # noqa: SLF001
-    assert isinstance(client, DirectBlockingRedis)
-    layer._own = DirectBlockingRecordingClient.of(client, history, claims)  # noqa: SLF001
-    return layer
 
 
 def _in_threads(plan: Plan, make: Callable[[dict[str, Claim]], Any], proxy: Proxy | None = None) -> None:
@@ -135,8 +132,7 @@ def _take_turns(plan: Plan, layer: PersistenceLayer, claims: dict[str, Claim], p
 
 async def _in_tasks(plan: Plan, proxy: Proxy, history: History) -> None:
     claims: dict[str, Claim] = {}
-    kind = DirectRecordingClient if plan.kind == "direct" else AsyncRecordingClient
-    client = kind(proxy.port, MESSAGE_SECONDS, history, claims)
+    client = _ASYNC[plan.kind](proxy.port, MESSAGE_SECONDS, history, claims)
     layer = AsyncRedisPersistenceLayer(client, timeout_seconds=VERB_SECONDS)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
@@ -160,7 +156,7 @@ async def _take_turns_async(
 
 
 def _claims(plan: Plan, claims: dict[str, Claim]) -> Iterator[Claim]:
-    """Yield claims for the keys of the hour until the time is over."""
+    """Yield claims until the time is over. All processes use the same three keys in each half second."""
     ends = time.monotonic() + plan.seconds
     while (now := time.monotonic()) < ends:
         window = int(now / WINDOW_SECONDS)
@@ -173,7 +169,7 @@ def _claims(plan: Plan, claims: dict[str, Claim]) -> Iterator[Claim]:
 
 
 def turn(claim: Claim) -> Generator[tuple[float, str, tuple[Any, ...]], Any]:
-    """Yield what one client does with a claim: how long it pauses, and then a verb with its arguments."""
+    """Yield what one client does with a claim: the seconds of a pause, and then a verb with its arguments."""
     found = yield random.uniform(0, 0.03), "acquire", (claim,)
     if not isinstance(found, Acquired):
         return
@@ -198,7 +194,7 @@ def _disturb(proxy: Proxy | None) -> None:
 
 
 class _Noting:
-    """A layer whose verbs are one transaction each, and are noted as they are."""
+    """A layer each of whose verbs is one transaction, and is recorded as one operation."""
 
     def __init__(self, layer: PersistenceLayer, history: History) -> None:
         self._layer = layer
@@ -221,7 +217,7 @@ class _Noting:
         return self._note("release", claim)
 
     def close(self) -> None:
-        """Leave the layer to its owner."""
+        """Do nothing: the layer is shared, and closed elsewhere."""
 
     def _note(self, verb: str, claim: Claim, *result: bytes | None) -> Any:
         end = self._history.begin(verb, claim, *result)
@@ -230,19 +226,5 @@ class _Noting:
         except BaseException:
             end(is_open=True)
             raise
-        end(_told(answer))
+        end(outcome_of(answer))
         return answer
-
-
-def _told(answer: Any) -> Any:
-    match answer:
-        case Acquired(attempt):
-            return ("acquired", attempt)
-        case Settled():
-            return ("settled",)
-        case Existing(record):
-            return ("existing", seen(record))
-        case Lost(record):
-            return ("lost", record and seen(record))
-        case _:
-            return answer

@@ -1,7 +1,7 @@
-"""What is recorded: each message that asked for a verb, from when to when, and what was answered.
+"""The recorded operations: each message that asks for a verb, its begin and end, and its answer.
 
-A message without an answer is open-ended: it may take effect at any later time, or never. The times are those of
-CLOCK_MONOTONIC, which is one clock for all processes of a machine.
+A message without an answer is open-ended: it may take effect at any later time, or never. Times are those of
+CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 import time
@@ -16,16 +16,16 @@ __all__ = ["History", "Operation", "Seen", "told"]
 
 
 class Seen(NamedTuple):
-    """What was told of a record that stands there."""
+    """What an answer told about the record."""
 
     status: str
     attempt: int
     fingerprint: str
     has_lapsed: bool
-    """In progress, and its lease is over."""
+    """In progress, with a lease that is over."""
     result: bytes | None
     token: str | None = None
-    """Whose it is, where that was told."""
+    """The owner's token, if it was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Operation:
     verb: str
     claim: Claim
     result: bytes | None
-    """What a complete is to keep."""
+    """The result of a complete."""
     begun: float
     """Milliseconds."""
     ended: float | None = None
@@ -44,13 +44,13 @@ class Operation:
 
 
 class History:
-    """The operations of one process, as they go on."""
+    """Records the operations of one process."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
 
     def begin(self, verb: str, claim: Claim, result: bytes | None = None) -> Callable[..., None]:
-        """Note that a message is sent; return what notes how it ended: with an outcome, or open-ended."""
+        """Record that a message is sent; return a function that records its end, with an outcome or open-ended."""
         begun = now_ms()
 
         def end(outcome: Any = None, *, is_open: bool = False) -> None:
@@ -68,7 +68,7 @@ class History:
 
 
 def told(operation: Operation) -> str:
-    """Return an operation as a line that one can read."""
+    """Return an operation as a readable line."""
     ended = "open" if operation.ended is None else f"{operation.ended:.2f}"
     claim = operation.claim
     asked = f"{operation.verb} {claim.token[:4]} {claim.fingerprint[:2]} lease {claim.lease_ms}"
@@ -76,5 +76,5 @@ def told(operation: Operation) -> str:
 
 
 def now_ms() -> float:
-    """Return the time on the clock that all processes share."""
+    """Return the time in milliseconds, on a clock that all processes share."""
     return time.monotonic_ns() / 1e6

@@ -1,11 +1,11 @@
-"""Redis clients that note each message of a verb, from when to when, and what was answered.
+"""Redis clients that record each message of a verb: its begin, its end, and its answer.
 
-One verb of a layer can send several messages: it asks again, and it releases what it left in doubt. So it is
-not the verbs that are noted but the messages, each of which the server carries out at one moment, at most once.
+A layer's verb can send several messages: it retries, and it releases a claim that it left in doubt. Therefore
+messages are recorded, not verbs: the server carries out each message at one moment, and at most once.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -14,13 +14,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
-from idempotency_mw.core.record import Acquired, Claim, Existing, Operation, Settled
+from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.frame import Frame
 from idempotency_mw.persistence.redis import commands
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.direct_blocking import DirectBlockingRedis
-from idempotency_mw.persistence.redis.wire import Wire
-from proof.histories.checker import seen
+from idempotency_mw.persistence.redis.direct.async_connection import Connection
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
+from proof.histories.checker import outcome_of
 from proof.histories.operations import History
 
 __all__ = [
@@ -41,7 +42,7 @@ VERB_OF = {name: verb for verb, call in CALLS.items() for name in (call.script.s
 
 
 class RecordingClient(redis.Redis):
-    """A blocking one. It sends nothing twice."""
+    """redis-py's blocking client, without retries."""
 
     def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
         super().__init__(
@@ -50,25 +51,28 @@ class RecordingClient(redis.Redis):
         self._begin = _beginner(history, claims)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Note the message, if it is one of a verb, and send it."""
+        """Record the message, if it is one of a verb, and send it."""
         send = super().execute_command
         return _noted(self._begin, args, lambda: send(*args, **options))
 
 
 class DirectBlockingRecordingClient(DirectBlockingRedis):
-    """The one that the layer builds for a standalone server: a connection for each thread that asks."""
+    """The client that the layer builds for a standalone server: each thread that asks takes a connection."""
 
-    @classmethod
-    def of(cls, client: DirectBlockingRedis, history: History, claims: dict[str, Claim]) -> Self:
-        """Return the client as one that notes; it has no other state than the client."""
-        noting = cls.__new__(cls)
-        noting.__dict__ = {**client.__dict__, "_begin": _beginner(history, claims)}
-        return noting
+    def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
+        options: dict[str, Any] = {
+            "port": port, "socket_timeout": seconds, "socket_connect_timeout": seconds,
+            "retry": Retry(NoBackoff(), 0),
+        }  # fmt: skip
+        self._seconds, self._ends = seconds, Deadline()
+        super().__init__(redis.ConnectionPool(**options), lambda: redis.Connection(**options), self._ends)
+        self._begin = _beginner(history, claims)
 
-    def ask(self, command: bytes, now: float, ends: float) -> Any:
-        """Note the message, if it is one of a verb, and send it."""
-        send = super().ask
-        return _noted(self._begin, _unpacked(command), lambda: send(command, now, ends))
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Record the message, if it is one of a verb, and send it."""
+        send = super().execute_command
+        self._ends.start(self._seconds)
+        return _noted(self._begin, args, lambda: send(*args, **options))
 
 
 def _noted(begin: Callable[..., Any], args: tuple[Any, ...], send: Callable[[], Any]) -> Any:
@@ -76,7 +80,7 @@ def _noted(begin: Callable[..., Any], args: tuple[Any, ...], send: Callable[[], 
     try:
         reply = send()
     except NoScriptError:
-        raise  # nothing was done
+        raise  # the script was not run, so nothing took effect
     except BaseException:
         end(is_open=True)
         raise
@@ -85,17 +89,17 @@ def _noted(begin: Callable[..., Any], args: tuple[Any, ...], send: Callable[[], 
 
 
 class _Recording:
-    """Notes what an async client sends."""
+    """Records what an async client sends."""
 
     _begin: Callable[..., Any]
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Note the message, if it is one of a verb, and send it."""
+        """Record the message, if it is one of a verb, and send it."""
         end, read = self._begin(args)
         try:
             reply = await super().execute_command(*args, **options)  # type: ignore[misc]
         except NoScriptError:
-            raise  # nothing was done
+            raise  # the script was not run, so nothing took effect
         except BaseException:
             end(is_open=True)
             raise
@@ -104,7 +108,7 @@ class _Recording:
 
 
 class AsyncRecordingClient(_Recording, redis.asyncio.Redis):
-    """redis-py's own."""
+    """redis-py's async client, without retries."""
 
     def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
         super().__init__(
@@ -114,32 +118,32 @@ class AsyncRecordingClient(_Recording, redis.asyncio.Redis):
 
 
 class DirectRecordingClient(_Recording, DirectRedis):
-    """The one that the layer builds for a standalone server: all callers share a connection."""
+    """The client that the layer builds for a standalone server: all callers share one connection."""
 
     def __init__(self, port: int, seconds: float, history: History, claims: dict[str, Claim]) -> None:
         usual = redis.asyncio.Redis(port=port, socket_timeout=None, retry=AsyncRetry(NoBackoff(), 0))
         super().__init__(usual.connection_pool, patience=seconds)
         self._begin = _beginner(history, claims)
 
-    def wire_for(self, command: bytes) -> Any:
-        """Return the connection, on which each message is noted."""
-        wire = super().wire_for(command)
-        return None if wire is None else _NotingWire(wire, self._begin)
+    def connection_for(self, command: bytes) -> Any:
+        """Return the shared connection, wrapped so that each message is recorded."""
+        connection = super().connection_for(command)
+        return None if connection is None else _NotingConnection(connection, self._begin)
 
 
-class _NotingWire:
+class _NotingConnection:
     """The shared connection, as the layer uses it."""
 
-    def __init__(self, wire: Wire, begin: Callable[..., Any]) -> None:
-        self._wire = wire
+    def __init__(self, connection: Connection, begin: Callable[..., Any]) -> None:
+        self._connection = connection
         self._begin = begin
-        self.end_if_deserted = wire.end_if_deserted
+        self.end_if_deserted = connection.end_if_deserted
 
     async def ask(self, command: bytes, ends: float) -> Any:
-        """Note the message, and send it."""
+        """Record the message, and send it."""
         end, read = self._begin(_unpacked(command))
         try:
-            reply = await self._wire.ask(command, ends)
+            reply = await self._connection.ask(command, ends)
         except BaseException:
             end(is_open=True)
             raise
@@ -151,7 +155,7 @@ class _NotingWire:
 
 
 def _unpacked(command: bytes) -> tuple[Any, ...]:
-    """Return what a packed command says, as it is given to `execute_command`."""
+    """Return the arguments of a packed command, as they are given to `execute_command`."""
     parts, begin = [], command.index(b"$")
     while begin < len(command):
         head = command.index(b"\r\n", begin)
@@ -175,27 +179,23 @@ def _beginner(
 
 
 def _ignore(*_: Any, **__: Any) -> None:
-    """Note nothing."""
+    """Record nothing."""
 
 
-def _read_acquire(reply: list[Any]) -> Any:
-    match commands.read_acquire(reply):
-        case Acquired(attempt):
-            return ("acquired", attempt)
-        case Existing(record):
-            return ("existing", seen(record, Frame.decode(reply[2]).token))
+def _reading(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that reads a reply as an `Operation`'s outcome, with the token of the record in it."""
 
+    def outcome(reply: Any) -> Any:
+        answer = read(reply)
+        has_record = getattr(answer, "record", None) is not None
+        return outcome_of(answer, Frame.decode(reply[2]).token if has_record else None)
 
-def _read_complete(reply: list[Any]) -> Any:
-    outcome = commands.read_complete(reply)
-    if isinstance(outcome, Settled):
-        return ("settled",)
-    return ("lost", outcome.record and seen(outcome.record, Frame.decode(reply[2]).token))
+    return outcome
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "acquire": _read_acquire,
-    "extend": commands.read_flag,
-    "complete": _read_complete,
-    "release": commands.read_flag,
+    "acquire": _reading(commands.read_acquire),
+    "extend": _reading(commands.read_flag),
+    "complete": _reading(commands.read_complete),
+    "release": _reading(commands.read_flag),
 }

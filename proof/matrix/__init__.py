@@ -1,7 +1,7 @@
-"""Every row of the fault matrix once, on each layer under each surface; and random faults besides.
+"""Every row of the fault matrix, on each layer under each surface; and random faults.
 
-The rows are the tests in `tests/faults`. The random faults meet messages between the layers and a real Redis and a
-real Valkey; `chaos.py` has what is sent and what must hold.
+The rows are the tests in `tests/faults`. The random faults disturb messages between the layers and a real Redis or
+Valkey; `chaos.py` says what is sent and what must hold.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Make the random faults, then the rows."""
-    logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())  # a thousand reports are no news here
+    """Make the random faults, then run the rows; yield the figures."""
+    logging.getLogger("idempotency_mw").addHandler(logging.NullHandler())  # a thousand reports are expected here
     wanted = FAULTS_WANTED[size]
     kinds = [kind for kind in ("redis", "valkey") if is_there(kind)]
     if not kinds:
@@ -50,17 +50,16 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 
 async def try_faults(grounds: Grounds, kind: str, faults: int, seed: int, progress: Any, **options: Any) -> Seen:
-    """Make so many random faults on a server of the kind."""
+    """Make that many random faults on a server of the kind."""
     with tempfile.TemporaryDirectory(prefix="idempotency-") as folder:
         return await Chaos(grounds.open(kind), Path(folder), seed, **options).run(faults, progress)
 
 
 def figures_of(kind: str, wanted: int, seed: int, seen: Seen) -> Iterator[Figure]:
-    """Return what the random faults on one server showed."""
-    of = f"{seen.requests:,} requests"
+    """Yield the figures of the random faults on one server."""
     yield Figure(
         shows="I1 I7",
-        what=f"random faults at {kind}'s messages, seed {seed}",
+        what=f"random faults in messages to {kind}, seed {seed}",
         wanted=f"{wanted:,} faults, 0 second runs",
         seen=f"{seen.faults:,} faults, {len(seen.two_live)} second runs",
         holds=seen.faults >= wanted and not seen.two_live,
@@ -69,7 +68,7 @@ def figures_of(kind: str, wanted: int, seed: int, seen: Seen) -> Iterator[Figure
         shows="I7",
         what=f"  refused requests that ran, of {seen.refused:,} refused",
         wanted="0",
-        seen=f"{len(seen.ran_refused)} of {of}",
+        seen=f"{len(seen.ran_refused)} of {seen.requests:,} requests",
         holds=not seen.ran_refused and seen.refused > 0,
     )
     yield Figure(
@@ -79,16 +78,24 @@ def figures_of(kind: str, wanted: int, seed: int, seen: Seen) -> Iterator[Figure
         seen=f"{len(seen.not_identical)} of {seen.replays:,}",
         holds=not seen.not_identical and seen.replays > 0,
     )
-    yield Figure(
+    yield _deadline_figure(seen)
+    yield _recovery_figure(seen)
+
+
+def _deadline_figure(seen: Seen) -> Figure:
+    return Figure(
         shows="I11",
         what=f"  slowest verb past its deadline of {DEADLINE:g} s",
         wanted=f"{OVER * 1000:.0f} ms, less the machine's lag",
         seen=f"{seen.slowest * 1000:.0f} ms of {seen.verbs:,}; lag {seen.lag * 1000:.0f} ms",
         holds=seen.slowest <= OVER,
     )
-    yield Figure(
+
+
+def _recovery_figure(seen: Seen) -> Figure:
+    return Figure(
         shows="I4",
-        what="  keys without expiry; that got no answer after all",
+        what="  keys without expiry; keys that got no answer",
         wanted="0; 0",
         seen=f"{seen.without_expiry} of {seen.records:,}; {seen.unanswered}",
         holds=seen.without_expiry == 0 and seen.unanswered == 0 and seen.records > 0,
@@ -96,7 +103,7 @@ def figures_of(kind: str, wanted: int, seed: int, seen: Seen) -> Iterator[Figure
 
 
 class _Rows:
-    """A plugin that notes which row was shown where."""
+    """A pytest plugin that notes which rows were shown, and on which surface and layer."""
 
     def __init__(self, progress: Progress) -> None:
         self.shown: set[tuple[int, tuple[str, str]]] = set()
@@ -115,7 +122,7 @@ class _Rows:
             self.failed.append(report.nodeid)
         elif report.when == "call" and report.passed:
             self.passed += 1
-            with contextlib.redirect_stdout(self._stdout):  # what pytest says goes elsewhere
+            with contextlib.redirect_stdout(self._stdout):  # pytest's own output is redirected
                 self._progress(self.passed, self._of)
         self.skipped += report.skipped
         if (report.when == "call" and report.passed) or report.skipped:
@@ -123,7 +130,7 @@ class _Rows:
 
 
 def _rows(progress: Progress) -> Figure:
-    """Run the tests of the matrix, and see where each row was shown."""
+    """Run the tests of the matrix, and find the rows that were not shown everywhere."""
     rows = _Rows(progress)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -1,8 +1,8 @@
-"""Requests through every surface, over a real server, while chosen messages are dropped, cut, hung and delayed.
+"""Requests through every surface, on a real server, while random messages are dropped, cut, hung or delayed.
 
-Each key has duplicates at once, which ask again when they are refused. Leases are long against the whole run, so
-that none lapses in it: of one key there is one run at most until the faults are over. Then time is made to pass,
-and each key is brought to an answer.
+Each key gets three requests at the same time, which ask again when they are refused. Leases last longer than the
+whole run, so no lease lapses in it and each key runs at most once until the faults are over. Then the leases are
+made to lapse, and each key must get its answer.
 """
 
 import asyncio
@@ -10,17 +10,17 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from secrets import token_hex
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.core.record import Settled
 from idempotency_mw.persistence.base import is_async
+from proof.matrix.watching import Lag, Watched, WatchedAsync
 from tests.faults.stores import RedisStore
 from tests.faults.surfaces import SURFACES, Play, surface_over
 
@@ -30,15 +30,19 @@ ACTIONS = [
     f"{action} {message}" for action in ("drop", "cut", "hang", "delay") for message in ("request", "reply")
 ]
 DEADLINE = 0.25
+"""The layers' `timeout_seconds`: short, because half of all faults make a verb use it up."""
 OVER = 0.1
-"""By how much a verb may exceed its deadline."""
-PULSE = 0.005
+"""Seconds by which a verb may exceed its deadline: I11's limit."""
 WORK = 0.01
+"""Seconds that the app takes."""
 LEASE = 60.0
+"""Seconds: longer than the whole run, so that no lease lapses in it."""
 DUPLICATES = 3
 TRIES = 6
+"""How often a client asks with its key."""
 KEYS_AT_ONCE = 12
 PLANS_AT_ONCE = 4
+"""How many faults wait for their message at a time."""
 
 
 @dataclass
@@ -47,7 +51,7 @@ class Key:
 
     runs: int = 0
     own: list[bytes] = field(default_factory=list)
-    """Answers of runs, as their clients got them."""
+    """The answers of its executions, as their clients got them."""
     replays: set[bytes] = field(default_factory=set)
     is_acknowledged: bool = False
     surface: Any = None
@@ -63,7 +67,7 @@ class Seen:
     replays: int = 0
     verbs: int = 0
     slowest: float = 0.0
-    """Seconds over the deadline, less the machine's own lag."""
+    """The most by which a verb exceeded its deadline, in seconds, after the machine's own lag was subtracted."""
     lag: float = 0.0
     two_live: list[str] = field(default_factory=list)
     not_identical: list[str] = field(default_factory=list)
@@ -73,114 +77,14 @@ class Seen:
     records: int = 0
 
 
-class Lag:
-    """How late the machine wakes who sleeps, in a thread and in the event loop: no deadline can be kept better."""
-
-    def __init__(self) -> None:
-        self._late: dict[str, list[tuple[float, float]]] = {"thread": [], "loop": []}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def since(self, moment: float) -> float:
-        """Return how late it was since then, all in all."""
-        return max(sum(by for woke, by in _newest_until(late, moment)) for late in self._late.values())
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            began = time.monotonic()
-            time.sleep(PULSE)
-            self._note("thread", began)
-
-    async def _watch_loop(self) -> None:
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(PULSE)
-            self._note("loop", began)
-
-    def _note(self, where: str, began: float) -> None:
-        woke = time.monotonic()
-        self._late[where].append((woke, woke - began - PULSE))
-
-    async def __aenter__(self) -> Self:
-        self._thread.start()
-        self._task = asyncio.ensure_future(self._watch_loop())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._task.cancel()
-        self._over.set()
-        self._thread.join()
-
-
-def _newest_until(late: list[tuple[float, float]], moment: float) -> Iterator[tuple[float, float]]:
-    for woke, by in reversed(late):
-        if woke < moment:
-            return
-        yield woke, by
-
-
-class _Watched:
-    """A layer whose verbs are timed, and whose acknowledged completions are noted."""
-
-    def __init__(self, layer: Any, chaos: "Chaos") -> None:
-        self.layer = layer
-        self.chaos = chaos
-
-    def acquire(self, claim: Any) -> Any:
-        return self._call(self.layer.acquire, claim)
-
-    def extend(self, claim: Any) -> Any:
-        return self._call(self.layer.extend, claim)
-
-    def release(self, claim: Any) -> Any:
-        return self._call(self.layer.release, claim)
-
-    def complete(self, claim: Any, result: Any) -> Any:
-        outcome = self._call(self.layer.complete, claim, result)
-        self.chaos.note_completed(result, outcome)
-        return outcome
-
-    def _call(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return verb(*arguments)
-        finally:
-            self.chaos.note_verb(began)
-
-
-class _WatchedAsync(_Watched):
-    async def acquire(self, claim: Any) -> Any:
-        return await self._acall(self.layer.acquire, claim)
-
-    async def extend(self, claim: Any) -> Any:
-        return await self._acall(self.layer.extend, claim)
-
-    async def release(self, claim: Any) -> Any:
-        return await self._acall(self.layer.release, claim)
-
-    async def complete(self, claim: Any, result: Any) -> Any:
-        outcome = await self._acall(self.layer.complete, claim, result)
-        self.chaos.note_completed(result, outcome)
-        return outcome
-
-    async def _acall(self, verb: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.monotonic()
-        try:
-            return await verb(*arguments)
-        finally:
-            self.chaos.note_verb(began)
-
-
 async def _work(marker: Path) -> None:
-    """Take as long as an app does; the marker stands meanwhile."""
+    """Take as long as an app does. The marker file exists during that time."""
     await asyncio.sleep(WORK)
     marker.unlink(missing_ok=True)  # noqa: ASYNC240 - takes no time
 
 
 class Chaos:
-    """One server, its surfaces, and what becomes of the keys."""
+    """One server, the surfaces on it, and what is seen of the keys."""
 
     def __init__(
         self,
@@ -206,11 +110,11 @@ class Chaos:
         layer = self.store.layer(is_async=kind in ("asgi", "async function"), timeout_seconds=5.0)
         self._layers.append(layer)
         wrong = around(layer)
-        watched = (_WatchedAsync if is_async(layer) else _Watched)(wrong, self)
+        watched = (WatchedAsync if is_async(layer) else Watched)(wrong, self)
         config = IdempotencyConfig(lease_seconds=LEASE, heartbeat=False)
         return surface_over(kind, watched, self._play, config=config)
 
-    # The app.
+    # The app
 
     def _play(self, body: bytes) -> Play:
         name = body.decode().strip('"')
@@ -223,10 +127,10 @@ class Chaos:
                 self.seen.two_live.append(f"{name}: a second run began before the first was over")
         return Play(chunks=(f"{name} {token_hex(8)}".encode(),), seen=lambda _: _work(marker))
 
-    # What the layers say.
+    # What the layers report
 
     def note_verb(self, began: float) -> None:
-        """Note how much longer than its deadline a verb took, and how much of that was the machine's lag."""
+        """Note by how much a verb exceeded its deadline, and how much of that was the machine's lag."""
         took = time.monotonic() - began
         with self._lock:
             self.seen.verbs += 1
@@ -242,10 +146,10 @@ class Chaos:
             if name is not None:
                 self.keys[name].is_acknowledged = True
 
-    # The run.
+    # The run
 
     async def run(self, faults: int, progress: Callable[[int], None]) -> Seen:
-        """Send requests until so many messages met their fault; then see what stands."""
+        """Send requests until that many messages were disturbed; then compare what was seen."""
         async with Lag() as self._lag:
             await self._warm()
             for layer in self._layers:
@@ -255,7 +159,7 @@ class Chaos:
             self._judge_runs()
             for layer in self._layers:
                 layer.timeout_seconds = 10.0
-            await asyncio.sleep(2 * DEADLINE)  # what was delayed arrives
+            await asyncio.sleep(2 * DEADLINE)  # delayed messages arrive in this time
         self.seen.faults = len(self._proxy.taken)
         await self._bring_to_an_end()
         self.seen.records = len(self.store.records())
@@ -309,7 +213,7 @@ class Chaos:
         return True
 
     def _judge_runs(self) -> None:
-        """No lease has lapsed: one run a key at most, and each has its client: none was a refused one's."""
+        """Check that each key ran at most once, and that its client got the answer: no lease has lapsed so far."""
         for name, key in self.keys.items():
             if key.runs > 1:
                 self.seen.two_live.append(f"{name}: {key.runs} runs, and no lease had lapsed")
@@ -319,7 +223,7 @@ class Chaos:
                 self.seen.not_identical.append(f"{name}: a replay that is nobody's answer")
 
     async def _bring_to_an_end(self) -> None:
-        """Let the leases lapse, and ask once more for each key: acknowledged ones replay, the others run."""
+        """Let the leases lapse, and ask twice for each key: acknowledged ones must replay, the others must run."""
         self.store.pass_time(LEASE + 1)
         for name, key in list(self.keys.items()):
             runs, first, was_acknowledged = key.runs, set(key.own), key.is_acknowledged

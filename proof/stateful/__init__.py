@@ -1,21 +1,24 @@
-"""Every layer against one model, in histories that hypothesis writes: acquire, extend, complete, release, lapse.
+"""Compares every layer with one model, in histories that hypothesis draws.
 
-The model is a plain dict. Each step is made through a store's blocking or its async layer, as the history says, so
-that both work on the same records. Besides histories on each layer alone, there are histories on all layers at
-once: the same history has the same outcome everywhere.
+A history is a sequence of acquire, extend, complete, release and of time that passes. The model is a plain dict.
+Each step goes through the store's blocking or its async layer, as the history says, so both work on the same
+records. There are histories on each layer alone, and histories on all layers at once, which must have the same
+outcome everywhere.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
 
 from proof.figures import Figure, Progress, Size
-from proof.stateful.machine import STEPS, Bench, Tally, try_histories
+from proof.stateful.machine import STEPS, Harness, Tally, try_histories
 from tests.faults.stores import KINDS, Grounds, is_there
 
-__all__ = ["Bench", "Tally", "run", "try_histories"]
+__all__ = ["Harness", "Tally", "run", "try_histories"]
 
 HISTORIES = {Size.CI: 200, Size.LONG: 5_000}
+"""Histories on each layer alone."""
 AT_ONCE = {Size.CI: 40, Size.LONG: 1_000}
+"""Histories on all layers at once; each of their steps is made on every layer."""
 EVERY_REPLY = {
     "acquire: Acquired",
     "acquire: taken over",
@@ -32,11 +35,11 @@ EVERY_REPLY = {
     "release: True",
     "release: False",
 }
-"""What a layer can answer. Histories that never meet one of these show nothing of it."""
+"""All answers that a layer can give. A run whose histories miss one of them proves nothing about it."""
 
 
 def run(size: Size, progress: Progress) -> Iterator[Figure]:
-    """Try every layer alone, then all at once."""
+    """Try every layer alone, then all layers at once; yield the figures."""
     kinds = [kind for kind in KINDS if is_there(kind)]
     rounds = [*([kind] for kind in kinds), kinds]
     looks = 0
@@ -51,11 +54,11 @@ def run(size: Size, progress: Progress) -> Iterator[Figure]:
 
 def _tried(grounds: Grounds, runner: asyncio.Runner, kinds: Sequence[str], size: Size, tally: Tally) -> Figure:
     wanted = (HISTORIES if len(kinds) == 1 else AT_ONCE)[size]
-    benches = [Bench(grounds.open(kind), runner) for kind in kinds]
-    # Hypothesis breaks some histories off: a few more make up for their steps.
-    difference = _difference(benches, wanted + wanted // 10 + 20, tally, same=size is Size.CI)
-    for bench in benches:
-        bench.close()
+    harnesses = [Harness(grounds.open(kind), runner) for kind in kinds]
+    # Hypothesis aborts some histories; a few more make up for their steps.
+    difference = _difference(harnesses, wanted + wanted // 10 + 20, tally, same=size is Size.CI)
+    for harness in harnesses:
+        harness.close()
     is_enough = tally.histories >= wanted and tally.steps >= wanted * STEPS
     has_seen_all = len(kinds) > 1 or tally.replies >= EVERY_REPLY
     return Figure(
@@ -67,9 +70,9 @@ def _tried(grounds: Grounds, runner: asyncio.Runner, kinds: Sequence[str], size:
     )
 
 
-def _difference(benches: Sequence[Bench], histories: int, tally: Tally, *, same: bool) -> str | None:
+def _difference(harnesses: Sequence[Harness], histories: int, tally: Tally, *, same: bool) -> str | None:
     try:
-        try_histories(benches, histories, tally, same=same)
-    except Exception as error:  # an assertion, or whatever a layer should not have raised
+        try_histories(harnesses, histories, tally, same=same)
+    except Exception as error:  # an assertion, or an exception that no layer should raise
         return " ".join([type(error).__name__, *str(error).split()])[:300]
     return None

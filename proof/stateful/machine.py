@@ -1,6 +1,6 @@
-"""The machine: each step on the model and on the stores, through their blocking or async layer as it says.
+"""The state machine for hypothesis: it makes each step on the model and on the stores.
 
-Answers are compared, and so are the record's bytes and its expiry, read past the layer.
+It compares the answers, and the record's bytes and expiry, which it reads past the layer.
 """
 
 import asyncio
@@ -27,48 +27,52 @@ from idempotency_mw.persistence.threaded import as_async
 from proof.stateful.model import Model
 from tests.faults.stores import Store
 
-__all__ = ["STEPS", "Bench", "Tally", "machine_over", "try_histories"]
+__all__ = ["STEPS", "Harness", "Tally", "machine_over", "try_histories"]
 
 STEPS = 30
+"""Of each history."""
 MINUTE = 60_000
-"""All durations are whole minutes: what a step takes in reality decides nothing."""
+"""All durations are whole minutes, so that the real duration of a step changes no answer."""
 Terms = tuple[int, str, int, int, bool]
-"""Key, fingerprint, minutes of lease and of retention, and whether a takeover is allowed."""
+"""Key, fingerprint, minutes of lease, minutes of retention, and whether a takeover is allowed."""
 
 
-# The stores, and what is compared.
+# The stores, and the comparison
 
 
 @dataclass
 class Tally:
-    """What was tried, over all histories of a run."""
+    """What all histories of a run have tried."""
 
     histories: int = 0
     steps: int = 0
     looks: int = 0
-    """How often a record that stands was looked at, and its expiry."""
+    """How often a record was read past the layer, with its expiry."""
     replies: set[str] = field(default_factory=set)
-    """The kinds of answers that were seen: histories that never meet one show nothing of it."""
+    """The kinds of answers that were seen."""
 
 
-class Bench:
-    """One store, its blocking and its async layer, and a loop for the latter."""
+class Harness:
+    """One store with its blocking and its async layer, and a runner for the async one.
+
+    `around` may wrap a layer; tests put faulty layers there.
+    """
 
     def __init__(
-        self, store: Store, runner: asyncio.Runner, *, around: Callable[[Any], Any] = lambda it: it
+        self, store: Store, runner: asyncio.Runner, *, around: Callable[[Any, Store], Any] = lambda layer, _: layer
     ) -> None:
         self.store = store
         self._runner = runner
         self._own = [store.layer(is_async=False), store.layer(is_async=True)]
-        self._layers = [around(self._own[0]), as_async(around(self._own[1]))]
+        self._layers = [around(self._own[0], store), as_async(around(self._own[1], store))]
 
     def ask(self, verb: str, arguments: Sequence[Any], *, in_async: bool) -> Any:
-        """Call the verb of one of the two layers."""
+        """Call a verb of one of the two layers."""
         called = getattr(self._layers[in_async], verb)(*arguments)
         return self._runner.run(called) if in_async else called
 
     def close(self) -> None:
-        """Close the layers."""
+        """Close the layers and the store."""
         self._own[0].close()
         aclose = getattr(self._own[1], "aclose", None)
         if aclose is not None:
@@ -76,12 +80,12 @@ class Bench:
         self.store.close()
 
 
-def assert_same(bench: Bench, seen: Any, wanted: Any) -> None:
-    """Compare two answers: what is left of a duration may be less, by what the steps took."""
-    assert _timeless(seen) == _timeless(wanted), f"{bench.store.kind}: {seen} where the model has {wanted}"
+def assert_same(harness: Harness, seen: Any, wanted: Any) -> None:
+    """Compare two answers. A remaining time may be shorter than the model's, by the time that the steps took."""
+    assert _timeless(seen) == _timeless(wanted), f"{harness.store.kind}: {seen} where the model has {wanted}"
     left, expected = _left(seen), _left(wanted)
-    assert 0 <= expected - left <= bench.store.slack_ms or left == expected, (
-        f"{bench.store.kind}: {seen}, {wanted}"
+    assert 0 <= expected - left <= harness.store.slack_ms or left == expected, (
+        f"{harness.store.kind}: {seen}, {wanted}"
     )
 
 
@@ -95,11 +99,11 @@ def _left(answer: Any) -> int:
     return 0 if record is None else record.remaining_ms
 
 
-def assert_stands(bench: Bench, claim: Claim, model: Model) -> None:
-    """Compare what the store holds, and when it expires, with the model."""
-    data, expires_in = bench.store.peek(claim.storage_key)
+def assert_stands(harness: Harness, claim: Claim, model: Model) -> None:
+    """Compare the store's record and its expiry with the model's."""
+    data, expires_in = harness.store.peek(claim.storage_key)
     stands = model.standing(claim)
-    where = f"{bench.store.kind} holds {data!r} for {expires_in} ms where the model has {stands}"
+    where = f"{harness.store.kind} holds {data!r} for {expires_in} ms where the model has {stands}"
     if stands is None or data is None:
         assert stands is data is None, where
         return
@@ -107,12 +111,13 @@ def assert_stands(bench: Bench, claim: Claim, model: Model) -> None:
     assert frame.record(0) == replace(model.record(stands), remaining_ms=0), where
     assert frame.token == stands.token, where
     assert expires_in is not None, where
-    assert 0 <= stands.expires - model.now - expires_in <= bench.store.slack_ms, where
+    assert 0 <= stands.expires - model.now - expires_in <= harness.store.slack_ms, where
 
 
-# The machine.
+# The machine
 
-# One draw for all terms of a claim, each as often as it stands here: drawing costs more than what is tested.
+# One draw for all terms of a claim, because drawing takes longer than the step itself. Repeated values are drawn
+# more often.
 TERMS = st.sampled_from(
     list(product((0, 0, 1), ("a" * 64, "a" * 64, "b" * 64), (1, 5), (60, 60, 3, 1), (True, True, False)))
 )
@@ -125,9 +130,9 @@ ASYNC = st.booleans()
 
 
 class Layers(RuleBasedStateMachine):
-    """Makes each step on every bench, and on the model."""
+    """Makes each step on every harness and on the model."""
 
-    benches: Sequence[Bench] = ()
+    harnesses: Sequence[Harness] = ()
     tally = Tally()
     claims = Bundle("claims")
 
@@ -179,12 +184,12 @@ class Layers(RuleBasedStateMachine):
     def time_passes(self, *, minutes: int) -> None:
         self.tally.steps += 1
         self.model.now += minutes * MINUTE
-        for bench in self.benches:
-            bench.store.pass_time(minutes * 60)
+        for harness in self.harnesses:
+            harness.store.pass_time(minutes * 60)
 
     def teardown(self) -> None:
-        for bench in self.benches:
-            bench.store.lose()
+        for harness in self.harnesses:
+            harness.store.lose()
 
     def _claim(self, terms: Terms) -> Claim:
         key, fingerprint, lease, retention, may = terms
@@ -194,17 +199,17 @@ class Layers(RuleBasedStateMachine):
     def _step(self, verb: str, claim: Claim, *result: Any, in_async: bool) -> Any:
         self.tally.steps += 1
         wanted = getattr(self.model, verb)(claim, *result)
-        for bench in self.benches:
-            assert_same(bench, bench.ask(verb, (claim, *result), in_async=in_async), wanted)
-            assert_stands(bench, claim, self.model)
+        for harness in self.harnesses:
+            assert_same(harness, harness.ask(verb, (claim, *result), in_async=in_async), wanted)
+            assert_stands(harness, claim, self.model)
         self.tally.looks += self.model.standing(claim) is not None
         self.tally.replies.add(_named(verb, wanted))
         return wanted
 
 
-def machine_over(benches: Sequence[Bench], tally: Tally) -> type[RuleBasedStateMachine]:
+def machine_over(harnesses: Sequence[Harness], tally: Tally) -> type[RuleBasedStateMachine]:
     """Return the machine over these stores."""
-    return type("LayersTogether", (Layers,), {"benches": benches, "tally": tally})
+    return type("LayersTogether", (Layers,), {"harnesses": harnesses, "tally": tally})
 
 
 def _named(verb: str, answer: Any) -> str:
@@ -218,14 +223,14 @@ def _named(verb: str, answer: Any) -> str:
 
 
 def try_histories(
-    benches: Sequence[Bench], histories: int, tally: Tally, *, same: bool = True, shrinks: bool = True
+    harnesses: Sequence[Harness], histories: int, tally: Tally, *, same: bool = True, shrinks: bool = True
 ) -> None:
-    """Let hypothesis write so many histories, `same` as the last time; raise the first difference.
+    """Let hypothesis draw that many histories, `same` as the last time; raise the first difference.
 
     `shrinks`: in the shortest history that shows it.
     """
     run_state_machine_as_test(
-        machine_over(benches, tally),
+        machine_over(harnesses, tally),
         settings=settings(
             max_examples=histories,
             stateful_step_count=STEPS,
@@ -237,5 +242,5 @@ def try_histories(
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
-        _min_steps=STEPS,  # hypothesis would rather try short ones
+        _min_steps=STEPS,  # without this, hypothesis prefers short histories
     )

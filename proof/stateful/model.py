@@ -1,4 +1,4 @@
-"""What is promised of the four verbs, over a plain dict: written from the promise, not from what implements it."""
+"""The promise of the four verbs, over a plain dict. Written from the promise, not from the implementation."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["Model", "Standing"]
 
 @dataclass
 class Standing:
-    """What stands for one key."""
+    """The record of one key."""
 
     status: Status
     token: str
@@ -28,7 +28,7 @@ class Model:
         self.keys: dict[str, Standing] = {}
 
     def acquire(self, claim: Claim) -> Acquired | Existing:
-        """Own the key, if it is free, already this claim's, or lapsed and may be taken over."""
+        """Acquire the key if it is free, or already this claim's, or lapsed and free to be taken over."""
         stands = self.standing(claim)
         if stands is None:
             attempt = 1
@@ -44,7 +44,7 @@ class Model:
         return Acquired(attempt)
 
     def extend(self, claim: Claim) -> bool:
-        """Renew the lease of a claim that stands."""
+        """Renew the lease of a claim in progress."""
         stands = self.standing(claim)
         if stands is None or not self._is_owner(claim, stands):
             return False
@@ -52,7 +52,7 @@ class Model:
         return True
 
     def complete(self, claim: Claim, result: bytes | None) -> Settled | Lost:
-        """Make the result the answer. Completed is final."""
+        """Store the result. A completed record is final."""
         stands = self.standing(claim)
         if stands is None:
             return Lost(None)
@@ -65,7 +65,7 @@ class Model:
         return Settled()
 
     def release(self, claim: Claim) -> bool:
-        """Free the key of a claim that stands."""
+        """Free the key of a claim in progress."""
         stands = self.standing(claim)
         if stands is None or not self._is_owner(claim, stands):
             return False
@@ -73,12 +73,12 @@ class Model:
         return True
 
     def standing(self, claim: Claim) -> Standing | None:
-        """Return what has not expired."""
+        """Return the key's record, unless it has expired."""
         stands = self.keys.get(claim.storage_key)
         return stands if stands is not None and stands.expires > self.now else None
 
     def record(self, stands: Standing) -> Record:
-        """Return what anyone may see of it."""
+        """Return the public view of a record."""
         until = stands.lease_until if stands.status is Status.IN_PROGRESS else stands.expires
         left = max(until - self.now, 0)
         return Record(stands.status, stands.attempt, stands.fingerprint, left, stands.result)

@@ -1,8 +1,9 @@
 """Apps for real servers: the same few endpoints in raw ASGI, Starlette, FastAPI and Litestar.
 
-One process serves them all: `/fastapi-1/whole` is FastAPI's, with one `BaseHTTPMiddleware` inside of ours. What a
-run does is in its query; that it began, and ended, is written down in a folder, and a run waits at its gate until
-a file there says go. So a test counts runs across processes and their deaths, and waits for nothing by the clock.
+One process serves them all: `/fastapi-1/whole` is the FastAPI app, with one `BaseHTTPMiddleware` inside the
+idempotency middleware. The query says what a run does. Each run writes files into a folder when it begins and
+ends, and can wait there for a file, its gate. So a test counts runs across processes, also of killed ones, and
+never waits by the clock.
 """
 
 import asyncio
@@ -13,9 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
@@ -24,59 +23,30 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
+from tests.marking import LONGEST_WAIT, MARKS, MarkedRun
 
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
 
-MARKS = Path(os.environ["TEST_MARKS"])
-LONGEST_WAIT = 15.0
 
-
-class Work:
-    """What one run does, from its query: `run` names it, `hold` says before which step it waits at its gate."""
+class Work(MarkedRun):
+    """One run of an ASGI app."""
 
     def __init__(self, scope: Any) -> None:
-        query = dict(parse_qsl(scope["query_string"].decode("ascii")))
-        self.run = query["run"]
-        self.chunks = int(query.get("chunks", 5))
-        self._size = int(query.get("size", 1000))
-        self._seconds = float(query.get("seconds", 0))
-        self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # no two runs answer alike
-        self.number = self._begin()
-        self.status = int(query.get("first", 201)) if self.number == 1 else 201
-
-    def _begin(self) -> int:
-        execution = current_execution()
-        attempt = 0 if execution is None else execution.attempt
-        assert execution is None or execution.previous_unfinished == (attempt > 1)
-        written = MARKS / f"{self._nonce}.new"
-        written.write_text(f"{attempt} {os.getpid()}")
-        number = 1
-        while True:
-            try:
-                # As O_EXCL, and whole for whoever sees it.
-                (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
-                return number
-            except FileExistsError:
-                number += 1
+        super().__init__(scope["query_string"].decode("ascii"))
 
     @property
     def is_over(self) -> bool:
         return (MARKS / f"{self.run}.ended").exists()
 
-    def note(self, what: str) -> None:
-        """Write down that the run came so far."""
-        (MARKS / f"{self.run}.{what}").touch()
-
     async def gate(self, step: int) -> None:
         """Wait for the gate's file, if this is the step to wait at."""
-        await asyncio.sleep(self._seconds)
+        await asyncio.sleep(self.seconds)
         waited = 0.0
-        while step == self._hold and not (MARKS / f"{self.run}.gate").exists():
+        while self.has_to_wait(step):
             assert waited < LONGEST_WAIT, f"{self.run}: nobody opened the gate"
             await asyncio.sleep(0.01)
             waited += 0.01
@@ -85,24 +55,24 @@ class Work:
         """Return the whole answer, once the gate is open."""
         await self.gate(0)
         self.note("ended")
-        return {"run": self.run, "nonce": self._nonce}
+        return {"run": self.run, "nonce": self.nonce}
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield the answer in chunks."""
         for step in range(self.chunks):
             await self.gate(step)
-            yield f"data: {step} {self._nonce} {'x' * self._size}\n\n".encode()
+            yield self.chunk(step)
         self.note("ended")
 
     async def afterwards(self) -> None:
-        """Do what the client need not wait for."""
+        """The work of the background task."""
         await self.gate(1)
         self.note("afterwards")
 
     def file(self) -> Path:
         """Return a file that only this run has."""
-        path = MARKS / f"{self.run}.{self._nonce}.bin"
-        path.write_bytes(self._nonce.encode() * 20_000)
+        path = MARKS / f"{self.run}.{self.nonce}.bin"
+        path.write_bytes(self.nonce.encode() * 20_000)
         self.note("ended")
         return path
 
@@ -120,7 +90,7 @@ async def _stream(request: Request) -> Response:
 
 
 async def _events(request: Request) -> Response:
-    """Server-sent events, as written by hand: between two of them it asks whether anybody still listens."""
+    """Server-sent events; between two of them it asks whether the client is still connected."""
     work = Work(request.scope)
 
     async def events() -> AsyncIterator[bytes]:
@@ -149,7 +119,7 @@ async def _background_after_stream(request: Request) -> Response:
 
 
 async def _failing(request: Request) -> Response:
-    """Raise in mid-stream, the first time."""
+    """Raise in the middle of the stream, in the first run only."""
     work = Work(request.scope)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -185,7 +155,7 @@ def starlette_app() -> Any:
 
 
 def fastapi_app() -> Any:
-    from fastapi import FastAPI  # imported where it is needed, so that a server starts soon
+    from fastapi import FastAPI  # imported here so that a server that needs no FastAPI starts faster
 
     app = FastAPI()
 
@@ -243,7 +213,7 @@ async def _raw_whole(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _raw_extensions(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with the names of what the server offers."""
+    """Answer with the names of the extensions that the server offers."""
     await _answer(send, 200, sorted(scope.get("extensions") or ()))
 
 

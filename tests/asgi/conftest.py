@@ -10,7 +10,8 @@ import pytest
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from tests.asgi.driver import ASGISurface, ManualClock
+from idempotency_mw.testing import ManualClock
+from tests.asgi.driver import ASGISurface
 from tests.asgi.layers import AroundLayer
 from tests.wsgi.surface import WSGISurface
 
@@ -22,7 +23,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def memory(clock: ManualClock) -> MemoryPersistenceLayer:
-    """A store whose time is the test's."""
+    """A store whose clock the test moves."""
     return MemoryPersistenceLayer(clock=clock)
 
 
@@ -42,11 +43,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest.fixture(params=["asgi", "wsgi"])
 async def surface(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """What the scenarios speak to: each surface in turn."""
+    """The surface that the scenarios use: ASGI and WSGI in turn."""
     return {"asgi": ASGISurface, "wsgi": WSGISurface}[request.param]
 
 
 @pytest.fixture
 def asgi_surface() -> type[ASGISurface]:
-    """The one surface, for scenarios that are about ASGI."""
+    """The ASGI surface alone, for scenarios that are about ASGI."""
     return ASGISurface

@@ -1,14 +1,14 @@
-"""A client and a server for one request, in this process and exact about ASGI.
+"""A client and a server for one request, in this process and strict about ASGI.
 
-`Conversation` is the server's side: what the app receives, and what it sends, in its order and time. It refuses
-what a server refuses. The client goes away, and the task is cancelled, at moments that the test chooses.
+`Conversation` is the server's side: it gives the app its messages and records the messages that the app sends,
+with their times. It refuses what a real server refuses. The test chooses when the client disconnects and when the
+task is cancelled.
 
-`ASGISurface` is what the scenarios speak to: it runs a `Play` behind the middleware. A scenario that uses nothing
-else of a surface than `request` and `runs` is not about ASGI, and holds for any other surface that has these.
+`ASGISurface` runs a `Play` behind the middleware; the scenarios use it. A scenario that uses only `request` and
+`runs` of a surface is not about ASGI and runs over WSGI too.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,38 +16,26 @@ from typing import Any
 from idempotency_mw import IdempotencyConfig
 from idempotency_mw.asgi import IdempotencyMiddleware
 from tests import canaries
+from tests.answers import HTTPAnswer
 
 Headers = Iterable[tuple[str | bytes, str | bytes]]
 Body = bytes | list[dict[str, Any]]
 JSON = ("content-type", "application/json")
 
 
-class ManualClock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class ProtocolError(RuntimeError):
-    """The app broke ASGI; what a server raises then."""
+    """The app broke ASGI; a server raises such an error."""
 
 
 @dataclass
-class Answer:
-    """What the client got, and how the app's call ended."""
+class Answer(HTTPAnswer):
+    """The answer that the client got, and how the app's call ended."""
 
     status: int | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
     ended: bool = False
-    """The last message came."""
+    """Whether the last message of the body came."""
     messages: list[dict[str, Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     raised: BaseException | None = None
@@ -56,32 +44,12 @@ class Answer:
         wanted = name.encode()
         return [value.decode("latin-1") for each, value in self.headers if each.lower() == wanted]
 
-    def one(self, name: str) -> str | None:
-        values = self.all(name)
-        assert len(values) <= 1, values
-        return values[0] if values else None
-
-    @property
-    def replayed(self) -> bool:
-        return self.one("idempotent-replayed") == "true"
-
-    @property
-    def slug(self) -> str:
-        """The last part of a problem's type."""
-        assert self.one("content-type") == "application/problem+json", self
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        return problem["type"].rsplit(":", 1)[1]
-
     @property
     def types(self) -> list[str]:
         return [message["type"] for message in self.messages]
 
-    def brief(self) -> tuple[int | None, bytes]:
-        return self.status, self.body
-
     def ok(self) -> "Answer":
-        """Return the answer of a request that went well as far as the server can see."""
+        """Return this answer; fail if the app's call raised or the body has no end."""
         if self.raised is not None:
             raise AssertionError("the app's call raised") from self.raised
         assert self.ended, self.messages
@@ -104,10 +72,11 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 class Conversation:
-    """One request. `body` is bytes, or the `http.request` messages as the server gives them.
+    """One request. `body` is bytes, or the list of `http.request` messages that the server gives.
 
-    `gone_after`: the client is gone once so many messages were sent. `on_gone`: what the server's `send` then
-    does, `"silent"` or `"raise"`. `before_send` is awaited with each message before it goes out.
+    `gone_after`: the client disconnects after this many messages of the answer. `on_gone`: whether `send` then
+    ignores messages (`"silent"`) or raises `OSError` (`"raise"`). `before_send` is awaited with each message
+    before it is sent.
     """
 
     def __init__(
@@ -147,7 +116,7 @@ class Conversation:
             self.scope["extensions"] = extensions
         self._incoming = [{"type": "http.request", "body": body}] if isinstance(body, bytes) else list(body)
         self._is_gone = False
-        self._over = asyncio.Event()  # gone, or answered
+        self._over = asyncio.Event()  # set when the client is gone or has its answer
         self._gone_after = gone_after
         self._on_gone = on_gone
         self._before_send = before_send
@@ -155,7 +124,7 @@ class Conversation:
         self.received = 0
         self.task: asyncio.Task[Answer] | None = None
 
-    # What a test does.
+    # For the test.
 
     def start(self) -> "Conversation":
         self.task = asyncio.ensure_future(self.run())
@@ -166,7 +135,7 @@ class Conversation:
         self._over.set()
 
     async def run(self) -> Answer:
-        """Run the app's call to its end, also if that is an exception; a cancellation goes on, as in a server."""
+        """Run the app's call to its end. An exception goes into the answer; a cancellation is raised."""
         try:
             await self.app(self.scope, self.receive, self.send)
         except asyncio.CancelledError as error:
@@ -180,7 +149,7 @@ class Conversation:
         assert self.task is not None
         return await asyncio.wait_for(self.task, 10)
 
-    # What a server does.
+    # For the app: the server's callables.
 
     async def receive(self) -> dict[str, Any]:
         self.received += 1
@@ -238,7 +207,7 @@ class Conversation:
 
 
 async def ask(app: Callable[..., Awaitable[None]], **options: Any) -> Answer:
-    """Make one request, and return what came."""
+    """Make one request and return its answer."""
     return await asyncio.wait_for(Conversation(app, **options).run(), 10)
 
 
@@ -249,18 +218,18 @@ class Play:
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"text/plain"),)
     chunks: tuple[bytes, ...] = (b"done",)
-    """One message of the body each; the last one ends it."""
+    """Each is one message of the body; the last one ends the body."""
     raises: BaseException | None = None
     raises_after: int | None = None
-    """After so many chunks; before the start with None."""
+    """`raises` is raised after this many chunks; with `None`, before the start of the response."""
     waits_for: asyncio.Event | None = None
-    """Before the start."""
+    """An event to wait for before the response starts."""
     seen: Callable[[bytes], object] | None = None
-    """Asked with the request's body first of all; may be a coroutine function."""
+    """Called with the request's body first of all; may be a coroutine function."""
 
 
 class ASGISurface:
-    """A play behind the middleware. Counts the starts of the app."""
+    """A play behind the middleware; `runs` counts how often the app started."""
 
     def __init__(
         self,
@@ -298,7 +267,7 @@ class ASGISurface:
 
     @staticmethod
     def broken_off_after_one(play: Play) -> tuple[int | None, bytes]:
-        """Return what the client sees of an answer that fails in the second chunk's place."""
+        """Return the status and body that the client gets if the app fails instead of sending its second chunk."""
         return play.status, play.chunks[0]
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
@@ -317,7 +286,7 @@ class ASGISurface:
 
 
 async def perform(send: Any, play: Play) -> None:
-    """Send what the play says."""
+    """Send the play's response."""
     await send({"type": "http.response.start", "status": play.status, "headers": list(play.headers)})
     for number, chunk in enumerate(play.chunks):
         if play.raises is not None and play.raises_after == number:
@@ -338,13 +307,13 @@ async def whole_body(receive: Any) -> bytes:
 
 
 async def turns(count: int) -> None:
-    """Let the loop turn."""
+    """Let the event loop run this many iterations."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], object], within: float = 5.0) -> None:
-    """Let the loop turn until the condition holds: noticed in its own turn, unless that takes long."""
+    """Wait until the condition holds: checked in each of 100 loop iterations, then once a millisecond."""
     for _ in range(100):
         if condition():
             return

@@ -1,17 +1,16 @@
-"""Layers around a layer, for what the real stores do not do on demand."""
+"""Layers around a layer: slow, blocked, failing, as no real store is on demand."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
+from idempotency_mw.persistence.base import VERBS
 from idempotency_mw.persistence.threaded import as_async
-
-VERBS = ("acquire", "extend", "complete", "release")
 
 
 class AroundLayer:
-    """Passes the verbs on, and counts them. `store` is what stands inside."""
+    """Passes the verbs on to `store` and lists them in `calls`, their claims in `claims`."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -41,7 +40,7 @@ class AroundLayer:
 
 
 class SlowLayer(AroundLayer):
-    """Takes some turns of the loop before and after the named verbs; the write is between them."""
+    """Waits some loop iterations before and after the named verbs; the write happens in between."""
 
     def __init__(self, store: Any, *, before: int = 5, after: int = 5, verbs: tuple[str, ...] = VERBS) -> None:
         super().__init__(store)
@@ -60,7 +59,7 @@ class SlowLayer(AroundLayer):
 
 
 class GatedLayer(AroundLayer):
-    """Holds the named verbs until the gate is open; `reached` is set when one waits there."""
+    """Holds the named verbs until `gate` is set; `reached` is set when a verb waits there."""
 
     def __init__(self, store: Any, *verbs: str) -> None:
         super().__init__(store)
@@ -76,7 +75,7 @@ class GatedLayer(AroundLayer):
 
 
 class FailingLayer(AroundLayer):
-    """Fails the named verbs: instead of the write, or after it (`applied`), always or so many times."""
+    """Fails the named verbs always: without the write, or after it (`applied`)."""
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class FailingLayer(AroundLayer):
 
 
 class HookedLayer(AroundLayer):
-    """Does something just before a verb reaches the store."""
+    """Calls a hook with the claim just before a verb reaches the store."""
 
     def __init__(self, store: Any, **hooks: Callable[[Any], Awaitable[object] | object]) -> None:
         super().__init__(store)

@@ -1,4 +1,4 @@
-"""A way to a server that loses the reply to one message, as networks do."""
+"""A relay to a server that loses the reply to one message, as a network can."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 
 class Relay:
-    """Passes bytes on. The connection that sends what `losing` holds is cut when the reply to it comes."""
+    """Passes bytes on in both directions. A message that contains `losing` loses its reply and its connection."""
 
     def __init__(self, port: int) -> None:
         self.upstream = port
@@ -73,4 +73,4 @@ async def relay_to(port: int) -> AsyncIterator[Relay]:
         for task in relay.serving:
             task.cancel()
         await asyncio.gather(*relay.serving)
-        await asyncio.sleep(0)  # the transports close in the next turn
+        await asyncio.sleep(0)  # the transports close in the next loop iteration

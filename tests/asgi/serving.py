@@ -1,4 +1,4 @@
-"""Real ASGI servers as processes, with their log in a file and the app's runs counted in a folder beside it."""
+"""Real ASGI servers as processes. The log is a file; the app marks its runs in a folder beside it."""
 
 import asyncio
 import contextlib
@@ -31,6 +31,8 @@ __all__ = [
     "is_replay",
     "post",
     "post_until_settled",
+    "read_a_stream",
+    "run_with_duplicates",
     "slug",
 ]
 
@@ -45,36 +47,38 @@ COMMANDS = {
 }
 KINDS = sorted(COMMANDS)
 HOST = "idempotency.test"
-"""One name for all servers: without a caller, another host is another request."""
+"""One host name for all servers: without a caller, another host makes another request."""
 
 _COMPLAINT = re.compile(
     "Traceback|WARNING|ERROR|CRITICAL|Exception in|Error in ASGI|ASGI flow|"
     "was destroyed|never (?:retrieved|awaited)"
 )
-# What hypercorn does to any app: it writes on to a connection that is closed, and asyncio remarks on that; and it
-# forgets an HTTP/2 connection whose client hung up in mid-stream, until it stops and cancels it.
-_HYPERCORNS = re.compile(
+# The servers log these for any app. Hypercorn keeps writing to a closed connection, which asyncio reports; and it
+# keeps an HTTP/2 connection whose client hung up in mid-stream until it stops, and cancels it then. Granian kills
+# a worker that takes longer than --workers-kill-timeout to end, as on a busy machine.
+_OF_SERVERS = re.compile(
     r"[^\n]*socket\.send\(\) raised exception"
-    r"|[^\n]*Exception in callback StreamReaderProtocol\.connection_made.*?CancelledError",
+    r"|[^\n]*Exception in callback StreamReaderProtocol\.connection_made.*?CancelledError"
+    r"|[^\n]*Killing worker-\d+ after it refused to gracefully stop",
     re.DOTALL,
 )
 
 
 def complaints(log: str) -> list[str]:
-    """Return the lines of a server's log that no healthy server writes."""
-    return [line for line in _HYPERCORNS.sub("", log).splitlines() if _COMPLAINT.search(line)]
+    """Return the lines of a server's log that a healthy server does not write."""
+    return [line for line in _OF_SERVERS.sub("", log).splitlines() if _COMPLAINT.search(line)]
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One start of the app, as the app itself wrote it down."""
+    """One start of the app, as the app recorded it."""
 
     attempt: int
     pid: int
 
 
 class Marks:
-    """What the apps wrote down in their folder. Each start is a file that none other can be, so none is missed."""
+    """The marks that the apps left in their folder. Each start creates a file of its own, so none is missed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,11 +93,11 @@ class Marks:
         return (self.folder / f"{run}.{what}").exists()
 
     def open_gate(self, run: str) -> None:
-        """Let a run go on that waits at its gate."""
+        """Let the run that waits at its gate go on."""
         (self.folder / f"{run}.gate").touch()
 
     def wait_for(self, run: str, what: str, within: float = 15.0) -> None:
-        """Return once the app has written this down."""
+        """Return once the app has left this mark."""
         ends = time.monotonic() + within
         while not self.has(run, what):
             assert time.monotonic() < ends, f"{run}: no {what} within {within} s"
@@ -101,7 +105,7 @@ class Marks:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process if the test run is killed, and can't end it itself."""
+    """Let the kernel end this process if the test run is killed and can't end it."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
@@ -128,6 +132,7 @@ class Server:
         self.marks = marks or Marks(folder / "marks")
         self._log = folder / f"{kind}-{self.port}.log"
         self._read = 0
+        self._workers = workers
         self._command = self.commands[kind].format(app=app, port=self.port, workers=workers).split()
         self._environment = {
             **os.environ,
@@ -148,7 +153,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # so that its workers can be ended with it
+                start_new_session=True,  # a process group, so that its workers can be killed with it
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         ends = time.monotonic() + within
@@ -158,23 +163,26 @@ class Server:
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
+        # A worker of granian that is told to end before it has started does not end, and is killed.
+        if self.kind == "granian" and self._log.read_text("utf-8").count("Started worker-") < self._workers:
+            return False
         try:
             return httpx.get(f"{self.url}/ready", timeout=10, trust_env=False, verify=False).status_code == 204
         except httpx.TransportError:
             return False
 
     def terminate(self) -> None:
-        """Ask it to end, as an operator does."""
+        """Send SIGTERM, as an operator does."""
         assert self._process is not None
         self._process.terminate()
 
     def wait(self, within: float) -> None:
-        """Return once it has ended; raises `subprocess.TimeoutExpired`."""
+        """Wait until it has ended; raises `subprocess.TimeoutExpired`."""
         assert self._process is not None
         self._process.wait(within)
 
     def stop(self) -> None:
-        """Ask it to end, and then end by force whatever is left of it."""
+        """Terminate it, and kill it after five seconds."""
         if self._process is None:
             return
         self.terminate()
@@ -183,7 +191,7 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """As kill -9 of the server and of its workers."""
+        """Send SIGKILL to the server and its workers."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -200,7 +208,7 @@ class Server:
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def new_log(self) -> str:
-        """Return what was logged since this was asked last."""
+        """Return the log lines since the last call."""
         with self._log.open("rb") as log:
             log.seek(self._read)
             text = log.read()
@@ -222,7 +230,7 @@ class Server:
 
 
 class Caller:
-    """One request over a socket of its own, which can hang up at any moment. Used as an async context manager."""
+    """One request over its own socket, which can hang up at any moment. Use it as an async context manager."""
 
     def __init__(self, server: Server, target: str, key: str | None, body: bytes = b"{}") -> None:
         self._port = server.port
@@ -249,8 +257,12 @@ class Caller:
         self._writer.write(data)
         await self._writer.drain()
 
+    def end_writing(self) -> None:
+        """Send a FIN; the server's answer can still be read."""
+        self._writer.write_eof()
+
     async def read_until(self, what: bytes, within: float = 10.0) -> None:
-        """Read until this was received, and perhaps more."""
+        """Read until `what` was received; more may follow it."""
         async with asyncio.timeout(within):
             while what not in self.received:
                 data = await self._reader.read(65536)
@@ -258,7 +270,7 @@ class Caller:
                 self.received += data
 
     async def hang_up(self, *, reset: bool = False) -> None:
-        """Close the connection; reset: without so much as a FIN."""
+        """Close the connection; with `reset` by an RST instead of a FIN."""
         if reset:
             linger = struct.pack("ii", 1, 0)
             self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -275,7 +287,7 @@ async def post(client: httpx.AsyncClient, target: str, key: str | None, body: by
 
 
 async def post_until_settled(client: httpx.AsyncClient, target: str, key: str) -> httpx.Response:
-    """Retry as a client does that gets 409 while the first is still running."""
+    """Retry while the answer is 409, as a client does while the first request still runs."""
     async with asyncio.timeout(10):
         while (answer := await post(client, target, key)).status_code == 409:
             await asyncio.sleep(0.01)
@@ -291,3 +303,55 @@ def slug(answer: httpx.Response) -> str:
 
 def is_replay(answer: httpx.Response) -> bool:
     return answer.headers.get("idempotent-replayed") == "true"
+
+
+async def run_with_duplicates(server: Server, client: httpx.AsyncClient, app: str, run: str) -> httpx.Response:
+    """Make a request to the app's `/whole` with duplicates during and after its run; return its answer.
+
+    The duplicates must be refused during the run and replayed after it; another body is refused always, and a
+    request without a key by the variant of the app that requires one.
+    """
+    target = f"/{app}/whole?run={run}&hold=0"
+    first = asyncio.ensure_future(post(client, target, run))
+    await asyncio.to_thread(server.marks.wait_for, run, "begun.1")
+    meanwhile = await post(client, target, run)
+    other_meanwhile = await post(client, target, run, b'{"other": 1}')
+    server.marks.open_gate(run)
+    answer = await first
+    replay = await post(client, target, f'"{run}"')
+    other = await post(client, target, run, b'{"other": 1}')
+    missing = await post(client, f"/{app}-required/whole?run={run}", None)
+
+    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
+    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
+    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
+    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
+    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
+    assert replay.content == answer.content
+    assert (other.status_code, slug(other)) == (422, "key-reused")
+    assert (missing.status_code, slug(missing)) == (400, "key-missing")
+    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
+    return answer
+
+
+async def read_a_stream(server: Server, client: httpx.AsyncClient, target: str, run: str, *, keyed: bool) -> bytes:
+    """Read the first bytes of a stream of four chunks while its app waits; then open the gate and read the rest.
+
+    With a key the whole stream must be replayed.
+    """
+    headers = {"idempotency-key": run} if keyed else {}
+    async with client.stream("POST", target, headers=headers) as first:
+        chunks = first.aiter_raw()
+        body = await anext(chunks)
+        assert not server.marks.has(run, "ended")
+        server.marks.open_gate(run)
+        async for chunk in chunks:
+            body += chunk
+    assert body.count(b"data: ") == 4
+    assert "content-length" not in first.headers
+    if keyed:
+        replay = await client.post(target, headers=headers)
+        assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
+        assert replay.headers["content-length"] == str(len(body))
+        assert len(server.marks.begun(run)) == 1
+    return body

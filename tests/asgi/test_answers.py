@@ -1,4 +1,4 @@
-"""Rows 56 to 72: who gets which answer, and what a replay holds."""
+"""Rows 56 to 72: which caller gets which answer, and what a replay contains."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.http.message import Response
 from tests.asgi.driver import ASGISurface, Play
 from tests.asgi.layers import AroundLayer
-from tests.asgi.test_machine import arecord_of
+from tests.asgi.scenario import arecord_of
 
 # E. Isolation.
 
@@ -17,7 +17,7 @@ BY_TENANT = HTTPConfig(caller=lambda request: request.headers.get("x-tenant"))
 
 
 @pytest.mark.row(56)
-async def test_two_callers_with_one_key_never_meet(surface, store):
+async def test_two_callers_with_the_same_key_have_two_records(surface, store):
     service = surface(store, lambda body: Play(chunks=(b"for " + body,)), http=BY_TENANT)
     first = (await service.request(b"A", headers=[("x-tenant", "A")])).ok()
     second = (await service.request(b"B", headers=[("x-tenant", "B")])).ok()
@@ -28,14 +28,14 @@ async def test_two_callers_with_one_key_never_meet(surface, store):
 
 
 @pytest.mark.row(56)
-async def test_with_callers_credentials_may_rotate(surface, store):
+async def test_a_caller_may_change_its_credentials(surface, store):
     service = surface(store, http=BY_TENANT)
     await service.request(headers=[("x-tenant", "A"), ("authorization", "old")])
     assert (await service.request(headers=[("x-tenant", "A"), ("authorization", "new")])).replayed
 
 
 @pytest.mark.row(56)
-async def test_a_caller_may_be_asked_asynchronously_and_gets_the_frameworks_request(memory):
+async def test_an_async_caller_hook_gets_the_frameworks_request(memory):
     async def caller(request):
         await asyncio.sleep(0)
         return f"{request.headers['x-tenant']} {request.url.path} {request.client.host}"
@@ -47,7 +47,7 @@ async def test_a_caller_may_be_asked_asynchronously_and_gets_the_frameworks_requ
 
 
 @pytest.mark.row(56)
-async def test_a_caller_is_not_asked_for_an_unkeyed_request_nor_before_the_key_is_known_to_be_fit(surface, memory):
+async def test_the_caller_hook_is_called_only_for_a_request_with_a_valid_key(surface, memory):
     asked = []
     service = surface(memory, http=HTTPConfig(caller=asked.append))
     await service.request(key=None)
@@ -66,7 +66,7 @@ CREDENTIALS = [
 @pytest.mark.row(57)
 @pytest.mark.parametrize("credential", CREDENTIALS, ids=lambda pair: pair[0])
 @pytest.mark.parametrize("other", ["another", "", None])
-async def test_without_callers_another_credential_is_another_request(surface, store, credential, other):
+async def test_without_callers_another_credential_makes_another_request(surface, store, credential, other):
     service = surface(store, Play(chunks=(b"the stored answer",)))
     await service.request(headers=[credential])
     answer = (await service.request(headers=[] if other is None else [(credential[0], other)])).ok()
@@ -78,14 +78,14 @@ async def test_without_callers_another_credential_is_another_request(surface, st
 
 @pytest.mark.row(58)
 @pytest.mark.parametrize("caller", [None, ""])
-async def test_a_missing_caller_is_refused_and_never_a_shared_bucket(surface, store, caller):
+async def test_requests_without_a_caller_are_refused_and_share_no_record(surface, store, caller):
     service = surface(store, http=HTTPConfig(caller=lambda request: caller))
     answer = (await service.request()).ok()
     assert (answer.status, answer.slug, service.runs, store.calls) == (400, "caller-missing", 0, [])
 
 
 @pytest.mark.row(58)
-async def test_an_exception_of_the_caller_hook_goes_on(surface, memory):
+async def test_an_exception_of_the_caller_hook_is_raised_to_the_server(surface, memory):
     store = AroundLayer(memory)
     service = surface(store, http=HTTPConfig(caller=lambda request: request.headers["absent"]))
     answer = await service.request()
@@ -94,7 +94,7 @@ async def test_an_exception_of_the_caller_hook_goes_on(surface, memory):
 
 
 @pytest.mark.row(58)
-async def test_a_caller_that_is_no_text_is_a_configuration_error(surface, memory):
+async def test_a_caller_that_is_not_text_is_a_configuration_error(surface, memory):
     service = surface(memory, http=HTTPConfig(caller=lambda request: 7))
     assert isinstance((await service.request()).raised, IdempotencyConfigurationError)
     assert service.runs == 0
@@ -108,7 +108,7 @@ async def test_a_cookie_is_set_once(surface, store):
     assert (retry.all("set-cookie"), retry.all("x-kept")) == ([], ["1"])
 
 
-# F. What a replay holds.
+# F. What a replay contains.
 
 
 @pytest.mark.row(62)
@@ -121,7 +121,7 @@ async def test_repeated_headers_keep_their_number_and_order(surface, store):
 
 
 @pytest.mark.row(63)
-async def test_headers_of_the_connection_are_neither_stored_nor_replayed(surface, store):
+async def test_connection_headers_are_neither_stored_nor_replayed(surface, store):
     headers = (
         (b"connection", b"close, X-Hop"),
         (b"x-hop", b"1"),
@@ -165,7 +165,7 @@ OF_ONE_ANSWER = [
 
 
 @pytest.mark.row(64)
-async def test_headers_of_one_answer_are_not_replayed(surface, store):
+async def test_headers_that_are_true_of_the_first_answer_only_are_not_replayed(surface, store):
     headers = tuple((name.title().encode(), b"v") for name in OF_ONE_ANSWER)
     service = surface(store, Play(200, (*headers, (b"X-Kept", b"1"))))
     first = await service.request()
@@ -194,14 +194,14 @@ async def test_a_bodiless_status_is_replayed_without_a_body(surface, store, stat
 
 
 @pytest.mark.row(66)
-async def test_a_304_keeps_the_length_that_it_tells_of(surface, store):
+async def test_a_304_keeps_its_declared_length(surface, store):
     service = surface(store, Play(304, ((b"content-length", b"1234"),), (b"",)))
     await service.request()
     assert (await service.request()).one("content-length") == "1234"
 
 
 @pytest.mark.row(67)
-async def test_every_byte_and_a_coded_body_are_replayed_as_they_were(surface, store):
+async def test_binary_and_compressed_bodies_are_replayed_byte_for_byte(surface, store):
     import gzip
 
     for number, body in enumerate((bytes(range(256)) * 3, gzip.compress(b"x" * 5000, mtime=0))):
@@ -213,7 +213,7 @@ async def test_every_byte_and_a_coded_body_are_replayed_as_they_were(surface, st
 
 @pytest.mark.row(68, 69)
 @pytest.mark.parametrize("status", [200, 201, 299, 302])
-async def test_header_bytes_locations_and_odd_statuses_are_unchanged(surface, store, status):
+async def test_header_bytes_locations_and_unusual_statuses_are_unchanged(surface, store, status):
     headers = ((b"location", b"../orders/7?a=%20"), (b"x-name", b"caf\xe9 \xff"))
     service = surface(store, Play(status, headers))
     await service.request()
@@ -222,28 +222,28 @@ async def test_header_bytes_locations_and_odd_statuses_are_unchanged(surface, st
 
 
 @pytest.mark.row(69)
-async def test_a_status_of_599_is_stored_where_it_is_storable(surface, store):
+async def test_a_status_of_599_is_stored_if_the_configuration_says_so(surface, store):
     service = surface(store, Play(599), http=HTTPConfig(storable=lambda status: True))
     await service.request()
     assert ((await service.request()).status, service.runs) == (599, 1)
 
 
 @pytest.mark.row(70)
-async def test_a_marker_of_the_app_is_removed_from_a_first_answer(surface, store):
+async def test_a_replay_marker_that_the_app_sets_is_removed(surface, store):
     service = surface(store, Play(200, ((b"Idempotent-Replayed", b"true"), (b"x-kept", b"1"))))
     assert (await service.request()).headers == [(b"x-kept", b"1")]
     assert (await service.request()).one("idempotent-replayed") == "true"
 
 
 @pytest.mark.row(70)
-async def test_the_marker_has_the_name_that_was_configured(surface, store):
+async def test_the_replay_marker_has_the_configured_name(surface, store):
     service = surface(store, Play(200, ((b"x-again", b"1"),)), http=HTTPConfig(replay_header="X-Again"))
     assert (await service.request()).headers == []
     assert (await service.request()).one("x-again") == "true"
 
 
 @pytest.mark.row(71)
-async def test_a_configured_head_is_replayed_with_its_headers_and_no_body(surface, store):
+async def test_a_protected_head_is_replayed_with_its_headers_and_no_body(surface, store):
     http = HTTPConfig(methods=["HEAD"])
     service = surface(store, Play(200, ((b"content-length", b"1234"), (b"etag", b"e")), (b"",)), http=http)
     await service.request(b"", method="HEAD")
@@ -254,7 +254,7 @@ async def test_a_configured_head_is_replayed_with_its_headers_and_no_body(surfac
 
 @pytest.mark.row(72)
 @pytest.mark.parametrize("value", [b"a\rb", b"a\nb", b"a\x00b"])
-async def test_a_stored_header_that_no_server_could_send_is_refused(surface, memory, value):
+async def test_a_record_with_a_header_that_no_server_sends_is_refused(surface, memory, value):
     layer = AroundLayer(memory)
     service = surface(layer, Play(200, ((b"x-a", b"1"),)))
     await service.request()
@@ -269,7 +269,7 @@ async def test_a_stored_header_that_no_server_could_send_is_refused(surface, mem
 
 
 @pytest.mark.row(72)
-async def test_an_answer_with_such_a_header_is_not_stored_but_leaves_a_tombstone(surface, memory, caplog):
+async def test_an_answer_with_a_header_that_no_server_sends_leaves_a_tombstone(surface, memory, caplog):
     layer = AroundLayer(memory)
     service = surface(layer, Play(200, ((b"x-a", b"1\x0b\r2"),)))
     await service.request()

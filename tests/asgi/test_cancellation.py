@@ -1,4 +1,4 @@
-"""Rows 77 and 78: the app's task is cancelled, at every moment."""
+"""Rows 77 and 78: the app's task is cancelled at any moment."""
 
 import asyncio
 import sys
@@ -11,15 +11,14 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.asgi.run import HOLD_SECONDS
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import ASGISurface, Play, turns, until
-from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, SlowLayer
-from tests.asgi.test_machine import BROKEN, NO_HEARTBEAT, arecord_of
-from tests.asgi.test_protocol import last, part, started, surface_of
+from tests.asgi.layers import AroundLayer, FailingLayer, GatedLayer, HookedLayer, SlowLayer
+from tests.asgi.scenario import BROKEN, NO_HEARTBEAT, arecord_of, send_stream, surface_of
 
 DECLARED = Play(200, ((b"content-length", b"4"),))
 
 
 async def cancelled(task: asyncio.Task, times: int = 1) -> None:
-    """Cancel so many times, a turn apart, and see the cancellation go on."""
+    """Cancel the task this many times, one loop iteration apart, and check that it ends as cancelled."""
     for _ in range(times):
         task.cancel()
         await asyncio.sleep(0)
@@ -29,14 +28,14 @@ async def cancelled(task: asyncio.Task, times: int = 1) -> None:
 
 @pytest.fixture(params=["anyio", "no anyio"])
 def shield(request, monkeypatch):
-    """With and without the one thing that anyio is used for."""
+    """With anyio, whose shielded scope is used, and without it."""
     if request.param == "no anyio":
         monkeypatch.setitem(sys.modules, "anyio", None)
 
 
 @pytest.mark.row(77)
 @pytest.mark.fault(12)
-async def test_a_run_that_is_cancelled_is_not_released_and_its_lease_lapses(memory, clock):
+async def test_a_cancelled_run_is_not_released_and_its_lease_lapses(memory, clock):
     layer = AroundLayer(memory)
     gate = asyncio.Event()
     service = ASGISurface(layer, Play(waits_for=gate), config=IdempotencyConfig(lease_seconds=30))
@@ -53,7 +52,7 @@ async def test_a_run_that_is_cancelled_is_not_released_and_its_lease_lapses(memo
 
 @pytest.mark.row(77)
 @pytest.mark.fault(12)
-async def test_a_cancelled_run_beats_no_more(memory):
+async def test_a_cancelled_run_stops_its_heartbeat(memory):
     layer = AroundLayer(memory)
     service = ASGISurface(layer, Play(waits_for=asyncio.Event()), config=IdempotencyConfig(lease_seconds=0.03))
     conversation = service.conversation().start()
@@ -68,12 +67,12 @@ async def test_a_cancelled_run_beats_no_more(memory):
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, GeneratorExit])
-def test_what_is_not_an_exception_leaves_the_claim_as_it_is(memory, error, on_error):
+def test_a_base_exception_leaves_the_claim_in_progress(memory, error, on_error):
     layer = AroundLayer(memory)
 
     async def go():
         service = ASGISurface(layer, Play(raises=error()), config=IdempotencyConfig(on_error=on_error))
-        # In a task of the test's own an interrupt would stop the loop's run: it is caught where it arrives.
+        # Awaited here, not in a task: an interrupt in a task of its own would stop the event loop.
         with pytest.raises(error):
             await service.conversation().run()
 
@@ -83,13 +82,11 @@ def test_what_is_not_an_exception_leaves_the_claim_as_it_is(memory, error, on_er
 
 @pytest.mark.row(77)
 @pytest.mark.fault(12)
-async def test_a_run_cancelled_while_its_end_is_held_is_left_as_it_is(memory):
+async def test_a_run_cancelled_while_its_last_message_is_held_stays_in_progress(memory):
     layer = AroundLayer(memory)
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"part"))
-        await send(last())
+        await send_stream(send, b"part")
         held.set()
         await asyncio.Event().wait()
 
@@ -121,7 +118,7 @@ async def settling(layer: AroundLayer) -> None:
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("times", [1, 2, 40])
 @pytest.mark.parametrize("name", PLAYS)
-async def test_cancelled_while_settling_the_write_lands_and_the_cancellation_goes_on(memory, shield, name, times):
+async def test_a_cancellation_while_settling_is_raised_after_the_write(memory, shield, name, times):
     play, status = PLAYS[name]
     for moment in range(12):
         layer = SlowLayer(memory, verbs=("complete", "release"))
@@ -143,8 +140,8 @@ async def test_cancelled_while_settling_the_write_lands_and_the_cancellation_goe
 @pytest.mark.row(77, 78)
 @pytest.mark.fault(12, 13)
 @pytest.mark.parametrize("times", [1, 3])
-async def test_cancelled_at_each_turn_of_a_whole_request_nothing_is_half_done(memory, shield, times):
-    """Before the settling: in progress, or nothing. From its beginning on: completed."""
+async def test_a_cancellation_at_any_loop_iteration_leaves_no_half_written_record(memory, shield, times):
+    """Before the settling begins the record stays in progress or the key free; from then on it is completed."""
     seen = set()
     for moment in range(80):
         layer = SlowLayer(memory)
@@ -169,7 +166,7 @@ async def test_cancelled_at_each_turn_of_a_whole_request_nothing_is_half_done(me
 @pytest.mark.row(78)
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("name", ["declared", "stream", "tombstone", "error", "exception"])
-async def test_an_anyio_scope_that_cancels_at_each_turn_does_not_stop_the_write(store, name):
+async def test_an_anyio_scope_that_cancels_while_settling_does_not_stop_the_write(store, name):
     play, status = PLAYS[name]
     layer = GatedLayer(store, "complete", "release")
     service = ASGISurface(layer, play, http=HTTPConfig(max_response_body=50))
@@ -189,20 +186,12 @@ async def test_an_anyio_scope_that_cancels_at_each_turn_does_not_stop_the_write(
 @pytest.mark.row(78)
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("times", [1, 2, 10])
-async def test_cancelled_while_a_real_store_writes_the_record_is_there_afterwards(store, times):
-    service = ASGISurface(store, DECLARED)
+async def test_a_cancellation_while_a_real_store_writes_leaves_the_record(store, times):
     reached = asyncio.Event()
-    passing = store._call
-
-    async def telling(verb, *arguments):
-        if verb == "complete":
-            reached.set()
-        return await passing(verb, *arguments)
-
-    store._call = telling
+    service = ASGISurface(HookedLayer(store, complete=lambda _: reached.set()), DECLARED)
     conversation = service.conversation().start()
     await reached.wait()
-    if conversation.task.done():  # memory: written in the same turn
+    if conversation.task.done():  # memory: written in the same loop iteration
         return
     conversation.task.cancel()
     for _ in range(times - 1):
@@ -215,7 +204,7 @@ async def test_cancelled_while_a_real_store_writes_the_record_is_there_afterward
 @pytest.mark.row(78, 104)
 @pytest.mark.fault(13, 15)
 @pytest.mark.parametrize("name", ["declared", "exception"])
-async def test_cancelled_while_settling_with_a_store_that_fails_that_is_reported(memory, caplog, name):
+async def test_a_store_that_fails_during_a_cancelled_settling_is_reported(memory, caplog, name):
     verb = "complete" if name == "declared" else "release"
     gated = GatedLayer(memory, verb)
     layer = FailingLayer(gated, verb, applied=True)
@@ -229,16 +218,14 @@ async def test_cancelled_while_settling_with_a_store_that_fails_that_is_reported
     assert f"{verb} failed" in caplog.text
 
 
-# While the held answer of a background task is settled or sent.
+# While the end of an answer, held during a background task, is settled or sent.
 
 
 def with_background(layer, *, ends=None):
-    """An app whose held end is settled by the timer while its background task goes on."""
+    """An app whose held end is settled by the timer while its background task still runs."""
 
     async def app(scope, receive, send):
-        await send(started())
-        await send(part(b"done"))
-        await send(last())
+        await send_stream(send, b"done")
         await layer.reached.wait()
         if ends is not None:
             await ends()
@@ -256,7 +243,7 @@ async def broken() -> None:
 @pytest.mark.fault(13)
 @pytest.mark.parametrize("times", [1, 2, 10])
 @pytest.mark.parametrize("ends", [None, partial(turns, 1), broken], ids=["running", "returned", "raised"])
-async def test_cancelled_while_the_timer_settles_the_write_lands(memory, shield, ends, times):
+async def test_a_cancellation_while_the_timer_settles_does_not_stop_the_write(memory, shield, ends, times):
     layer = GatedLayer(memory, "complete")
     service = surface_of(with_background(layer, ends=ends), layer)
     conversation = service.conversation().start()
@@ -269,8 +256,8 @@ async def test_cancelled_while_the_timer_settles_the_write_lands(memory, shield,
 
 @pytest.mark.row(78, 82)
 @pytest.mark.parametrize("ends", [None, partial(turns, 1), broken], ids=["running", "returned", "raised"])
-async def test_cancelled_while_the_held_answer_waits_for_a_slow_client_it_is_not_waited_for(memory, ends):
-    """The record is there; a client that does not read must not hold up the end of a server."""
+async def test_a_cancelled_run_does_not_wait_for_a_client_that_does_not_read(memory, ends):
+    """The record is completed; a client that does not read must not delay the server's shutdown."""
     layer = GatedLayer(memory, "complete")
     layer.gate.set()
     stuck = asyncio.Event()
@@ -305,7 +292,7 @@ async def test_an_anyio_scope_around_a_background_task_does_not_stop_the_write(m
 
 @pytest.mark.row(77)
 @pytest.mark.fault(4, 12)
-async def test_cancelled_while_acquiring_no_claim_is_left(store):
+async def test_a_cancellation_while_acquiring_leaves_no_claim(store):
     service = ASGISurface(store, config=NO_HEARTBEAT)
     for moment in range(6):
         conversation = service.conversation(key=f"a-{moment}").start()
@@ -319,7 +306,7 @@ async def test_cancelled_while_acquiring_no_claim_is_left(store):
             await conversation.task
         if not store.claims:
             continue
-        # The release in doubt goes its own way; it is soon there.
+        # The release after the acquire in doubt runs in the background; wait for it.
         async with asyncio.timeout(5):
             while (await service.request(key=f"a-{moment}")).status != 200:
                 await asyncio.sleep(0.01)
@@ -328,7 +315,7 @@ async def test_cancelled_while_acquiring_no_claim_is_left(store):
         service.runs = 0
 
 
-async def test_cancelled_while_a_replay_goes_out_the_record_stays(memory):
+async def test_a_cancellation_while_a_replay_is_sent_keeps_the_record(memory):
     service = ASGISurface(memory)
     await service.request()
     waiting = asyncio.Event()

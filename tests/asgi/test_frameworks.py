@@ -1,7 +1,6 @@
-"""Real frameworks in this process: FastAPI, Starlette, Litestar. Rows 45, 54, 61, 74, 80, 82, 83, 85, 87; I8."""
+"""FastAPI and Litestar in this process. Rows 34, 35, 42, 54, 82 and 87."""
 
 import asyncio
-import json
 from typing import Annotated
 
 import pytest
@@ -10,25 +9,12 @@ from litestar import Litestar, post
 from litestar.middleware import DefineMiddleware
 from litestar.params import Body
 from litestar.response import Stream
-from starlette.applications import Starlette
-from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
-from starlette.background import BackgroundTask
-from starlette.middleware import Middleware
-from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import current_execution
 from idempotency_mw.asgi import IdempotencyMiddleware
-from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, Conversation, ask, until
-from tests.asgi.layers import AroundLayer
-from tests.asgi.test_machine import BROKEN, arecord_of
-
-KEY = ("Idempotency-Key", "k-1")
+from tests.asgi.scenario import BROKEN, KEY
 
 
 async def pay(app, *, body=b'{"amount":1}', headers=(), **options):
@@ -78,7 +64,7 @@ async def test_an_http_exception_of_fastapi_is_an_answer_and_frees_the_key(store
 
 
 @pytest.mark.row(54)
-async def test_the_execution_is_in_the_scope_too(store):
+async def test_the_execution_is_also_in_the_scope(store):
     app = fastapi_app(store)
     assert (await pay(app, path="/discard")).body == b'{"n":1}'
     assert (await pay(app, path="/discard")).body == b'{"n":2}'
@@ -86,7 +72,7 @@ async def test_the_execution_is_in_the_scope_too(store):
 
 @pytest.mark.row(82)
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_background_task_of_fastapi_is_not_waited_for(store, fails):
+async def test_a_client_does_not_wait_for_a_background_task_of_fastapi(store, fails):
     app = FastAPI()
     gate, runs = asyncio.Event(), []
 
@@ -114,10 +100,12 @@ async def test_a_background_task_of_fastapi_is_not_waited_for(store, fails):
 
 @pytest.mark.row(87)
 @pytest.mark.parametrize("scope", ["request", "function"])
-async def test_a_yield_dependency_that_fails_on_exit_after_or_before_the_response(store, scope):
-    """Of the request's scope its exit follows the response: the record stays, although the commit failed.
+async def test_a_yield_dependency_that_fails_before_the_response_frees_the_key_and_one_after_it_does_not(
+    store, scope
+):
+    """With the request's scope it exits after the response: the record stays although the commit failed.
 
-    Of the function's scope its exit comes before the response: the failure frees the key.
+    With the function's scope it exits before the response: the failure frees the key.
     """
     app = FastAPI()
     runs = []
@@ -141,324 +129,6 @@ async def test_a_yield_dependency_that_fails_on_exit_after_or_before_the_respons
     else:
         assert answer.brief() == (500, b"Internal Server Error")
         assert (retry.replayed, len(runs)) == (False, 2)
-
-
-# Starlette.
-
-
-def streaming(chunks=(b"a", b"b", b"c"), *, fails_at=None, background=None, headers=None, ended=None):
-    async def body():
-        try:
-            for number, chunk in enumerate(chunks):
-                if number == fails_at:
-                    raise BROKEN
-                yield chunk
-                await asyncio.sleep(0)
-            if fails_at == len(chunks):
-                raise BROKEN
-        finally:
-            if ended is not None:
-                ended.append(True)
-
-    async def endpoint(request):
-        endpoint.runs += 1
-        return StreamingResponse(body(), headers=headers, background=background)
-
-    endpoint.runs = 0
-    return endpoint
-
-
-class Passing(BaseHTTPMiddleware):
-    async def dispatch(self, request, call_next):
-        return await call_next(request)
-
-
-def starlette_app(store, endpoint, *, inside=(), outside=(), **options):
-    ours = Middleware(IdempotencyMiddleware, persistence_store=store, **options)
-    return Starlette(
-        routes=[Route("/pay", endpoint, methods=["POST"])],
-        middleware=[*outside, ours, *inside],
-    )
-
-
-@pytest.mark.row(74, 76, 79)
-@pytest.mark.parametrize("spec_version", ["2.0", "2.3", "2.4"])
-@pytest.mark.parametrize("inside", [0, 1, 2])
-@pytest.mark.parametrize("on_gone", ["silent", "raise"])
-async def test_a_stream_is_stored_whole_whenever_its_client_goes(memory, spec_version, inside, on_gone):
-    """I8, for a client that goes after each message."""
-    for gone_after in (None, 0, 1, 2, 3, 4):
-        store = AroundLayer(memory)
-        ended = []
-        endpoint = streaming(ended=ended)
-        app = starlette_app(store, endpoint, inside=[Middleware(Passing)] * inside)
-        headers = [("Idempotency-Key", f"{gone_after}")]
-        conversation = Conversation(
-            app, headers=headers, spec_version=spec_version, gone_after=gone_after, on_gone=on_gone
-        )
-        if gone_after == 0:
-            conversation.disconnect()
-        await asyncio.wait_for(conversation.run(), 5)
-        assert conversation.answer.raised is None
-        retry = (await ask(app, headers=headers, spec_version=spec_version)).ok()
-        assert (retry.body, retry.replayed, endpoint.runs) == (b"abc", True, 1)
-        memory.close()
-
-
-DECLARED = {"content-length": "3"}
-
-
-@pytest.mark.row(45)
-@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
-@pytest.mark.parametrize("headers", [None, DECLARED], ids=["undeclared", "declared"])
-@pytest.mark.parametrize("inside", [0, 1, 2, 4])
-@pytest.mark.parametrize("on_error", ["release", "store"])
-async def test_a_stream_that_fails_at_any_chunk_leaves_no_truncated_record(
-    memory, spec_version, headers, inside, on_error
-):
-    """I8, for an app that raises at each chunk, behind middlewares that end the body falsely."""
-    for fails_at in range(4):
-        store = AroundLayer(memory)
-        app = starlette_app(
-            store,
-            streaming(fails_at=fails_at, headers=headers),
-            inside=[Middleware(Passing)] * inside,
-            config=IdempotencyConfig(on_error=on_error),
-        )
-        answer = await ask(app, headers=[KEY], spec_version=spec_version)
-        assert answer.raised is not None
-        record = await arecord_of(store)
-        if fails_at == 3 and headers is not None:
-            assert record.status is Status.COMPLETED  # whole by its length, before the exception
-            assert record.result.endswith(b"abc")
-        elif on_error == "release":
-            assert record is None
-        else:
-            assert b"execution-failed" in record.result
-        memory.close()
-
-
-@pytest.mark.row(45)
-@pytest.mark.parametrize("order", [0, 1])
-async def test_a_compressed_stream_that_fails_leaves_no_truncated_record(memory, order):
-    """The compression ends what it was given properly, whatever became of its source."""
-    inside = [Middleware(GZipMiddleware), Middleware(Passing)]
-    for fails_at in range(4):
-        store = AroundLayer(memory)
-        app = starlette_app(store, streaming(fails_at=fails_at), inside=inside[::-1] if order else inside)
-        await ask(app, headers=[KEY, ("accept-encoding", "gzip")])
-        assert await arecord_of(store) is None
-
-
-async def test_a_middleware_that_declares_the_length_of_a_part_is_believed(memory):
-    """The documented residue: its answer is whole by its length, for the client, and so for us.
-
-    Starlette hands such a middleware a broken stream as if it had ended, and raises when all is sent.
-    """
-
-    class Buffering(BaseHTTPMiddleware):
-        async def dispatch(self, request, call_next):
-            response = await call_next(request)
-            return Response(b"".join([chunk async for chunk in response.body_iterator]))
-
-    app = starlette_app(memory, streaming(fails_at=2), inside=[Middleware(Buffering)])
-    answer = await ask(app, headers=[KEY])
-    assert (answer.raised, answer.body, answer.one("content-length"), answer.ended) == (BROKEN, b"ab", "2", True)
-    retry = await ask(app, headers=[KEY])
-    assert (retry.body, retry.replayed) == (b"ab", True)
-
-
-@pytest.mark.row(45)
-@pytest.mark.parametrize("inside", [1, 3])
-async def test_an_exception_before_a_stream_behind_middlewares_is_released(memory, inside):
-    async def endpoint(request):
-        raise BROKEN
-
-    store = AroundLayer(memory)
-    app = starlette_app(store, endpoint, inside=[Middleware(Passing)] * inside)
-    answer = await ask(app, headers=[KEY])
-    assert (answer.raised, answer.status) == (BROKEN, 500)
-    assert await arecord_of(store) is None
-
-
-@pytest.mark.row(43, 82)
-@pytest.mark.parametrize("inside", [0, 1, 2])
-@pytest.mark.parametrize("declared", [True, False])
-async def test_a_failing_background_task_leaves_the_record_of_a_whole_response(store, inside, declared):
-    async def fail():
-        await asyncio.sleep(0.12)
-        raise BROKEN
-
-    async def plain(request):
-        return PlainTextResponse("abc", background=BackgroundTask(fail))
-
-    endpoint = plain if declared else streaming(background=BackgroundTask(fail))
-    app = starlette_app(store, endpoint, inside=[Middleware(Passing)] * inside)
-    first = Conversation(app, headers=[KEY]).start()
-    await until(lambda: first.answer.ended)
-    assert (await ask(app, headers=[KEY])).body == b"abc"
-    assert (await first.end()).raised is BROKEN
-    assert (await ask(app, headers=[KEY])).replayed
-
-
-@pytest.mark.row(74)
-@pytest.mark.parametrize("key", [True, False])
-@pytest.mark.parametrize("inside", [0, 1])
-async def test_is_disconnected_tells_nothing_before_the_answer(memory, key, inside):
-    told = []
-
-    async def endpoint(request):
-        await request.body()
-        told.append(await request.is_disconnected())
-
-        async def events():
-            for number in range(3):
-                told.append(await request.is_disconnected())
-                yield b"data: %d\n\n" % number
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    app = starlette_app(memory, endpoint, inside=[Middleware(Passing)] * inside)
-    answer = (await ask(app, headers=[KEY] if key else [], spec_version="2.3")).ok()
-    assert answer.body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
-    assert told == 4 * [False]
-    if key:
-        assert (await ask(app, headers=[KEY])).body == answer.body
-
-
-@pytest.mark.row(85)
-@pytest.mark.parametrize("on_error", ["release", "store"])
-async def test_wrapped_around_or_added_an_exception_has_the_same_end(memory, on_error):
-    async def endpoint(request):
-        raise BROKEN
-
-    config = IdempotencyConfig(on_error=on_error)
-    routes = [Route("/pay", endpoint, methods=["POST"])]
-    added = Starlette(routes=routes)
-    added.add_middleware(IdempotencyMiddleware, persistence_store=memory, config=config)
-    store = AroundLayer(memory)
-    wrapped = IdempotencyMiddleware(Starlette(routes=routes), persistence_store=store, config=config)
-    first = await ask(added, headers=[KEY])
-    assert (first.raised, first.status) == (BROKEN, 500)
-    assert (await ask(wrapped, headers=[("Idempotency-Key", "k-2")])).status == 500
-    record = await arecord_of(store)
-    if on_error == "release":
-        # Outside of the app's own error handling there is an answer, a 500, and an exception after it.
-        assert record is None
-    else:
-        assert record.status is Status.COMPLETED
-        assert (await ask(wrapped, headers=[("Idempotency-Key", "k-2")])).status == 500
-        assert (await ask(added, headers=[KEY])).status == 500
-
-
-@pytest.mark.row(83)
-async def test_inside_a_mount_the_prefix_counts_once(memory):
-    async def endpoint(request):
-        return PlainTextResponse(request.url.path)
-
-    routes = [Route("/pay", endpoint, methods=["POST"])]
-    inner = IdempotencyMiddleware(Starlette(routes=routes), persistence_store=memory)
-    mounted = Starlette(routes=[Mount("/a", inner), Mount("/b", inner)])
-    assert (await ask(mounted, path="/a/pay", headers=[KEY])).body == b"/a/pay"
-    assert (await ask(mounted, path="/b/pay", headers=[KEY])).body == b"/b/pay"
-    assert (await ask(mounted, path="/a/pay", headers=[KEY])).replayed
-    outer = IdempotencyMiddleware(mounted, persistence_store=memory)
-    assert (await ask(outer, path="/a/pay", headers=[KEY])).replayed
-
-
-@pytest.mark.row(80)
-@pytest.mark.parametrize("inside", [0, 1])
-async def test_a_file_is_sent_through_us_and_stored(memory, tmp_path, inside):
-    from starlette.responses import FileResponse
-
-    path = tmp_path / "receipt.txt"
-    path.write_bytes(b"receipt")
-
-    async def endpoint(request):
-        return FileResponse(path)
-
-    app = starlette_app(memory, endpoint, inside=[Middleware(Passing)] * inside)
-    offered = {"http.response.pathsend": {}}
-    assert (await ask(app, headers=[KEY], extensions=offered)).ok().body == b"receipt"
-    assert (await ask(app, headers=[KEY], extensions=offered)).body == b"receipt"
-
-
-@pytest.mark.row(77)
-async def test_a_base_http_middleware_outside_that_ends_early_leaves_the_claim(memory):
-    """It answers by itself and cancels what is inside: the claim is not released, its lease lapses."""
-    entered = asyncio.Event()
-
-    class Impatient(BaseHTTPMiddleware):
-        async def dispatch(self, request, call_next):
-            task = asyncio.ensure_future(call_next(request))
-            await entered.wait()
-            task.cancel()
-            return PlainTextResponse("too late", status_code=504)
-
-    async def endpoint(request):
-        entered.set()
-        await asyncio.sleep(0.05)
-        return Response(b"done")
-
-    store = AroundLayer(memory)
-    app = starlette_app(store, endpoint, outside=[Middleware(Impatient)])
-    assert (await ask(app, headers=[KEY])).status == 504
-    # Its own task group sees the app to its end, or cancels it: never half of it.
-    record = await arecord_of(store)
-    assert record.status in (Status.IN_PROGRESS, Status.COMPLETED)
-
-
-# Authentication.
-
-
-class Token(AuthenticationBackend):
-    async def authenticate(self, conn):
-        name = conn.headers.get("authorization", "").removeprefix("Bearer ")
-        return (AuthCredentials(["authenticated"]), SimpleUser(name)) if name in ("ann", "bob") else None
-
-
-def user_of(request):
-    return request.user.display_name if request.user.is_authenticated else ""
-
-
-async def account(request):
-    if not request.user.is_authenticated:
-        return PlainTextResponse("who?", status_code=401)
-    return JSONResponse({"of": request.user.display_name})
-
-
-AUTHENTICATION = Middleware(AuthenticationMiddleware, backend=Token())
-
-
-def bearer(name):
-    return {"headers": [KEY, ("authorization", f"Bearer {name}")]}
-
-
-@pytest.mark.row(61, 56)
-async def test_authentication_outside_tells_the_caller(store):
-    """The order of the README: authentication, then ours."""
-    app = starlette_app(store, account, outside=[AUTHENTICATION], http=HTTPConfig(caller=user_of))
-    assert json.loads((await ask(app, **bearer("ann"))).body) == {"of": "ann"}
-    assert json.loads((await ask(app, **bearer("bob"))).body) == {"of": "bob"}
-    assert (await ask(app, **bearer("ann"))).replayed
-    assert (await ask(app, **bearer("nobody"))).slug == "caller-missing"
-
-
-@pytest.mark.row(61, 57)
-async def test_authentication_inside_leaves_a_replay_to_the_bound_credentials(store):
-    """The wrong order: a replay does not pass the authentication, so only the same credentials may get it."""
-    app = starlette_app(store, account, inside=[AUTHENTICATION])
-    assert json.loads((await ask(app, **bearer("ann"))).body) == {"of": "ann"}
-    assert (await ask(app, **bearer("bob"))).slug == "key-reused"
-    assert (await ask(app, headers=[KEY])).slug == "key-reused"
-    assert (await ask(app, **bearer("ann"))).replayed
-
-
-@pytest.mark.row(61)
-async def test_authentication_inside_cannot_tell_the_caller(store):
-    app = starlette_app(store, account, inside=[AUTHENTICATION], http=HTTPConfig(caller=user_of))
-    answer = await ask(app, **bearer("ann"))
-    assert isinstance(answer.raised, AssertionError)  # Starlette's own: there is no user yet
 
 
 # Litestar.

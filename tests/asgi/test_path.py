@@ -1,6 +1,6 @@
-"""What a request does not cost: a task, or a copy of a body.
+"""No request costs a task or a copy of a body.
 
-What it costs in instructions is measured in `benchmarks/`, and its round trips are counted in
+`benchmarks/` measures the instructions of a request, and its round trips are counted in
 `tests/persistence/test_round_trips.py`.
 """
 
@@ -18,7 +18,7 @@ BODY = b"order " * 4000
 
 
 class App:
-    """An app that keeps what it received, and answers with a length or without one, at the test's wish."""
+    """An app that keeps the bodies it received; the test sets the headers of its answer."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -44,7 +44,7 @@ def app() -> App:
 async def middleware(app, any_server) -> AsyncIterator[IdempotencyMiddleware]:
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as store:
         middleware = IdempotencyMiddleware(app, persistence_store=store)
-        await asked(middleware, "warm").run()  # connected, and the scripts are known from here on
+        await asked(middleware, "warm").run()  # connects, and loads the scripts
         app.received.clear()
         yield middleware
 
@@ -54,8 +54,8 @@ def asked(middleware: IdempotencyMiddleware, key: str | None, body: bytes = BODY
     return Conversation(middleware, headers=headers, body=body)
 
 
-class TasksOf:
-    """Counts the tasks that come into being meanwhile."""
+class CreatedTasks:
+    """Lists the coroutines of the tasks that are created meanwhile."""
 
     def __enter__(self) -> list[str]:
         self._loop = asyncio.get_running_loop()
@@ -71,10 +71,10 @@ class TasksOf:
         return asyncio.Task(coroutine, loop=loop, **options)
 
 
-async def test_no_task_is_begun_for_a_request_whatever_it_gets(app, middleware):
+async def test_no_request_creates_a_task_whatever_its_answer(app, middleware):
     running, other = asked(middleware, "one"), asked(middleware, "one", b"another body")
     app.while_it_runs = [running, other]
-    with TasksOf() as begun:
+    with CreatedTasks() as begun:
         first = await asked(middleware, "one").run()
         replay = await asked(middleware, "one").run()
         reused = await asked(middleware, "one", b"another body").run()
@@ -85,8 +85,8 @@ async def test_no_task_is_begun_for_a_request_whatever_it_gets(app, middleware):
     assert begun == []
 
 
-async def test_the_bodies_of_a_first_request_are_handed_on_and_not_copied(app, middleware):
-    for headers in (app.headers, []):  # an answer of a declared length, and one that is held until the app returns
+async def test_the_bodies_of_a_first_request_are_not_copied(app, middleware):
+    for headers in (app.headers, []):  # with a declared length; without, the end is held until the app returns
         app.headers = headers
         answer = await asked(middleware, f"handed-on-{len(headers)}").run()
         assert app.received.pop() is BODY

@@ -1,4 +1,4 @@
-"""Rows 1 to 33: what is protected, and where the key comes from, end to end."""
+"""Rows 1 to 33: which requests are protected, and where their key comes from, end to end."""
 
 import json
 
@@ -8,14 +8,14 @@ from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from tests import canaries
 from tests.asgi.driver import JSON, ASGISurface, Conversation, Play, perform
 from tests.asgi.layers import AroundLayer
-from tests.asgi.test_protocol import surface_of
+from tests.asgi.scenario import surface_of
 
-# A. What is protected.
+# A. Which requests are protected.
 
 
 @pytest.mark.row(1)
 @pytest.mark.parametrize("kind", ["lifespan", "websocket", "tomorrow"])
-async def test_what_is_not_http_passes_with_the_servers_own_objects(memory, kind):
+async def test_a_scope_that_is_not_http_passes_with_the_servers_own_objects(memory, kind):
     seen = []
 
     async def app(scope, receive, send):
@@ -31,7 +31,7 @@ async def test_what_is_not_http_passes_with_the_servers_own_objects(memory, kind
 
 @pytest.mark.row(2)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "get"])
-async def test_other_methods_pass_although_they_have_a_key(memory, method):
+async def test_unprotected_methods_pass_even_with_a_key(memory, method):
     store = AroundLayer(memory)
     seen = []
 
@@ -55,7 +55,7 @@ async def test_other_methods_pass_although_they_have_a_key(memory, method):
 
 
 @pytest.mark.row(3)
-async def test_a_configured_delete_repeated_replays_the_first_answer(surface, store):
+async def test_a_repeated_delete_is_replayed_if_delete_is_protected(surface, store):
     service = surface(
         store,
         lambda _: Play(204, chunks=(b"",)) if service.runs == 1 else Play(404),
@@ -85,7 +85,7 @@ async def test_without_a_key_the_app_gets_the_servers_own_objects(memory):
 
 
 @pytest.mark.row(4, 32)
-async def test_without_a_key_in_a_body_that_was_read_the_app_gets_the_same_bytes(surface, memory):
+async def test_a_body_that_was_read_for_a_key_and_has_none_reaches_the_app_unchanged(surface, memory):
     seen = []
     service = surface(memory, Play(seen=seen.append), config=IdempotencyConfig(event_key_jmespath="key"))
     answer = (await service.request(b' {"other": 1}\n', key=None, headers=[JSON])).ok()
@@ -94,7 +94,7 @@ async def test_without_a_key_in_a_body_that_was_read_the_app_gets_the_same_bytes
 
 
 @pytest.mark.row(5)
-async def test_without_a_key_that_is_required_nothing_runs(surface, store):
+async def test_a_request_without_the_required_key_is_refused(surface, store):
     service = surface(store, http=HTTPConfig(required=True))
     answer = (await service.request(key=None)).ok()
     assert (answer.status, answer.slug, service.runs, store.calls) == (400, "key-missing", 0, [])
@@ -102,7 +102,7 @@ async def test_without_a_key_that_is_required_nothing_runs(surface, store):
 
 @pytest.mark.row(6)
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_a_route_that_resolves_to_none_passes_whatever_its_key(memory, is_async):
+async def test_a_request_whose_resolver_returns_none_passes_whatever_its_key(memory, is_async):
     def resolve(request):
         return None if request.url.path == "/open" else HTTPConfig(required=True)
 
@@ -119,7 +119,7 @@ async def test_a_route_that_resolves_to_none_passes_whatever_its_key(memory, is_
 
 
 @pytest.mark.row(6)
-async def test_a_resolver_gets_no_body(memory):
+async def test_a_resolver_can_not_read_the_body(memory):
     async def resolve(request):
         await request.body()
 
@@ -129,7 +129,7 @@ async def test_a_resolver_gets_no_body(memory):
 
 @pytest.mark.row(7)
 @pytest.mark.parametrize("name", ["idempotency-key", "Idempotency-Key", "IDEMPOTENCY-KEY"])
-async def test_case_does_not_matter_in_methods_and_names(memory, name):
+async def test_methods_and_header_names_are_case_insensitive(memory, name):
     service = ASGISurface(memory, http=HTTPConfig(methods=["post"], header="IDEMPOTENCY-Key"))
     await service.request(http_version="2")
     conversation = service.conversation(key=None, method="post", http_version="1.1")
@@ -138,7 +138,7 @@ async def test_case_does_not_matter_in_methods_and_names(memory, name):
 
 
 @pytest.mark.row(8)
-async def test_what_the_app_does_to_its_scope_does_not_reach_the_outer_one(memory):
+async def test_changes_of_the_app_to_its_scope_do_not_reach_the_servers_scope(memory):
     async def app(scope, receive, send):
         scope["path"] = "/changed"
         scope["endpoint"] = app
@@ -184,7 +184,7 @@ async def test_bare_and_quoted_are_one_key(surface, store):
 
 @pytest.mark.row(10, 11)
 @pytest.mark.parametrize("sent", ["8e03", "?1", ":aGk=:", "12", '("a")', '"a", "b"'])
-async def test_strict_takes_a_string_only(surface, store, sent):
+async def test_the_strict_syntax_accepts_only_a_string(surface, store, sent):
     service = surface(store, http=HTTPConfig(key_syntax="strict"))
     answer = (await service.request(key=sent)).ok()
     assert (answer.status, answer.slug, service.runs, store.calls) == (400, "key-invalid", 0, [])
@@ -221,7 +221,7 @@ async def test_a_malformed_key_is_refused_before_the_store_is_asked(surface, sto
 
 @pytest.mark.row(16)
 @pytest.mark.parametrize("second", [canaries.KEY, "k-2"])
-async def test_two_header_lines_are_refused_equal_or_not(memory, second):
+async def test_two_key_headers_are_refused_even_if_equal(memory, second):
     store = AroundLayer(memory)
     service = ASGISurface(store)
     answer = (await service.request(headers=[("idempotency-key", second)])).ok()
@@ -229,7 +229,7 @@ async def test_two_header_lines_are_refused_equal_or_not(memory, second):
 
 
 @pytest.mark.row(19)
-async def test_a_header_of_almost_our_name_is_not_ours(memory):
+async def test_a_header_with_a_similar_name_is_not_the_key(memory):
     service = ASGISurface(memory)
     await service.request(headers=[("Idempotency_Key", "x")])
     assert (await service.request(headers=[("Idempotency_Key", "y")])).replayed
@@ -238,7 +238,7 @@ async def test_a_header_of_almost_our_name_is_not_ours(memory):
 
 
 @pytest.mark.row(20, 21)
-async def test_keys_that_differ_in_case_or_look_like_commands_are_records_of_their_own(surface, store):
+async def test_keys_that_differ_in_case_or_look_like_commands_have_records_of_their_own(surface, store):
     service = surface(store)
     keys = ["abc", "ABC", "a:b", "a*", "{a}", "*", "../../a", "FLUSHALL", '"DEL idempotency:*"', "%00"]
     for key in keys:
@@ -250,7 +250,7 @@ async def test_keys_that_differ_in_case_or_look_like_commands_are_records_of_the
 
 
 @pytest.mark.row(22)
-async def test_an_opaque_key_is_taken_as_it_came_but_for_a_comma(memory):
+async def test_an_opaque_key_is_used_as_it_came_unless_it_has_a_comma(memory):
     seen = []
     http = HTTPConfig(header="PayPal-Request-Id", key_syntax="opaque")
     service = ASGISurface(memory, Play(seen=lambda _: seen.append(current_execution().key)), http=http)
@@ -261,7 +261,7 @@ async def test_an_opaque_key_is_taken_as_it_came_but_for_a_comma(memory):
 
 
 @pytest.mark.row(23)
-async def test_a_key_under_the_minimum_is_told_the_rule(surface, memory):
+async def test_the_refusal_of_a_short_key_says_the_allowed_lengths(surface, memory):
     service = surface(memory, http=HTTPConfig(min_key_length=16))
     answer = (await service.request(key="x" * 15)).ok()
     assert (answer.status, answer.slug, service.runs) == (400, "key-invalid", 0)
@@ -319,7 +319,7 @@ async def test_a_missing_body_key_is_no_key(surface, store, document):
 
 
 @pytest.mark.row(27)
-async def test_an_integer_is_its_decimal_text_and_other_types_are_refused(surface, store):
+async def test_an_integer_key_is_its_decimal_text_and_other_types_are_refused(surface, store):
     service = keyed(surface, store)
     assert (await post(service, {"key": 42})).ok().status == 200
     assert (await post(service, {"key": 42}, key="42")).replayed
@@ -331,9 +331,7 @@ async def test_an_integer_is_its_decimal_text_and_other_types_are_refused(surfac
 
 @pytest.mark.row(28)
 @pytest.mark.parametrize("media", ["application/json", "APPLICATION/JSON; charset=utf-8", "application/a+json"])
-async def test_json_that_does_not_parse_is_the_apps_to_refuse_or_ours_where_a_key_is_required(
-    surface, store, media
-):
+async def test_invalid_json_is_left_to_the_app_unless_a_key_is_required(surface, store, media):
     optional = keyed(surface, store, play=Play(422))
     assert (await post(optional, b"{broken", media=media)).ok().status == 422
     required = keyed(surface, store, required=True)
@@ -342,7 +340,7 @@ async def test_json_that_does_not_parse_is_the_apps_to_refuse_or_ours_where_a_ke
 
 
 @pytest.mark.row(28)
-async def test_a_body_that_is_not_json_is_not_even_read(memory):
+async def test_a_body_that_is_not_json_is_not_read_for_a_key(memory):
     async def app(scope, receive, send):
         assert conversation.received == 0
         await perform(send, Play())
@@ -357,7 +355,7 @@ async def test_a_body_that_is_not_json_is_not_even_read(memory):
 
 
 @pytest.mark.row(28)
-async def test_with_a_validation_expression_a_body_that_does_not_parse_counts_by_its_bytes(surface, store):
+async def test_with_a_validation_expression_an_unparsable_body_is_compared_by_its_bytes(surface, store):
     service = surface(store, config=IdempotencyConfig(payload_validation_jmespath="amount"))
     assert (await post(service, {"amount": 1, "at": 1}, key="a")).ok().status == 200
     assert (await post(service, {"amount": 1, "at": 2}, key="a")).replayed
@@ -381,7 +379,7 @@ async def test_header_and_body_key_must_agree(surface, store):
 @pytest.mark.row(30)
 @pytest.mark.parametrize("body", [b'{"key":"a","key":"b"}', b'{"key":"a","x":[{"y":1,"y":1}]}'])
 @pytest.mark.parametrize("options", [{"event_key_jmespath": "key"}, {"payload_validation_jmespath": "key"}])
-async def test_a_member_that_stands_twice_is_refused(surface, store, body, options):
+async def test_json_with_a_duplicate_member_is_refused(surface, store, body, options):
     service = surface(store, config=IdempotencyConfig(**options))
     answer = (await post(service, body, key="a")).ok()
     assert (answer.status, answer.slug, service.runs, store.calls) == (400, "body-invalid", 0, [])
@@ -399,7 +397,7 @@ HOSTILE = {
 @pytest.mark.row(31)
 @pytest.mark.parametrize("required", [True, False])
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
-async def test_hostile_json_is_refused_or_passed_and_never_our_failure(surface, store, body, required):
+async def test_hostile_json_is_refused_or_passed_on_and_never_an_error_of_ours(surface, store, body, required):
     service = keyed(surface, store, required=required)
     answer = (await post(service, body)).ok()
     if answer.status == 200:
@@ -411,7 +409,7 @@ async def test_hostile_json_is_refused_or_passed_and_never_our_failure(surface, 
 
 
 @pytest.mark.row(32)
-async def test_after_the_extraction_the_app_reads_the_identical_bytes(surface, store):
+async def test_after_the_key_was_read_the_app_receives_the_identical_bytes(surface, store):
     seen = []
     service = keyed(surface, store, play=Play(seen=seen.append))
     body = b'\n{ "key" : "a",\t"b":1.50 }  '

@@ -1,4 +1,4 @@
-"""Row 59, I12: no key, credential, caller or body appears where it has no business."""
+"""Row 59, I12: no key, credential, caller or body appears in an answer, a log, a `repr` or a store."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ async def request(service, *, key=KEY, body=BODY, headers=HEADERS):
 
 
 async def flows(surface, layer, **http):
-    """Make requests of every kind, and yield each answer of ours."""
+    """Make requests of every kind, and yield each answer that the middleware made."""
     config = IdempotencyConfig(event_key_jmespath="key")
     http = HTTPConfig(max_response_body=20, max_request_body=100, max_key_length=60, **http)
     gate = asyncio.Event()
@@ -106,7 +106,7 @@ async def test_no_canary_is_in_an_answer_a_log_or_a_repr(surface, memory, caplog
 
 
 async def late_flows(surface, memory, clock):
-    """Make requests whose records are lost, unreadable, not storable or lapsed, and yield each answer of ours."""
+    """Make requests whose records are lost, unreadable, not storable or lapsed; yield the middleware's answers."""
     layer = AroundLayer(memory)
 
     async def steal(claim):
@@ -132,7 +132,9 @@ async def late_flows(surface, memory, clock):
 
 
 @pytest.mark.row(59)
-async def test_no_canary_is_in_what_becomes_of_a_record(surface, memory, clock, caplog):
+async def test_no_canary_is_in_the_answers_and_logs_about_lost_and_unreadable_records(
+    surface, memory, clock, caplog
+):
     caplog.set_level(logging.DEBUG)
     answers = [answer async for answer in late_flows(surface, memory, clock)]
     assert [answer.status for answer in answers] == [409, 503, 409, 500, 409]
@@ -152,7 +154,7 @@ async def test_no_canary_is_in_what_becomes_of_a_record(surface, memory, clock, 
 
 
 @pytest.mark.row(59)
-async def test_no_canary_is_in_what_redis_holds(any_server):
+async def test_no_canary_is_in_redis(any_server):
     prefix = f"{uuid4().hex}:"
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
         async for _ in flows(ASGISurface, AroundLayer(layer)):
@@ -179,8 +181,8 @@ async def test_no_canary_is_in_a_sqlite_file(tmp_path):
 
 
 @pytest.mark.row(59)
-async def test_no_canary_is_in_the_trace_of_an_error_on_our_side(memory, caplog):
-    """What a server logs of an exception that is ours: its text, its causes, the reprs of our objects."""
+async def test_no_canary_is_in_the_traceback_of_an_error_of_ours(memory, caplog):
+    """A server logs such an exception with its text and its causes."""
     import traceback
 
     layer = FailingLayer(memory, "acquire", error=lambda: KeyError("a bug"))
@@ -205,7 +207,7 @@ def test_no_canary_is_in_the_repr_of_a_value():
         clean(str(value))
 
 
-async def test_the_middleware_is_shared_and_keeps_nothing_of_a_request(memory):
+async def test_the_middleware_keeps_no_state_of_a_request(memory):
     service = ASGISurface(memory)
     before = dict(vars(service.app))
     await request(service)

@@ -9,12 +9,23 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.asgi.serving import KINDS, Caller, Server, complaints, is_replay, post, post_until_settled, slug
+from tests.asgi.serving import (
+    KINDS,
+    Caller,
+    Server,
+    complaints,
+    is_replay,
+    post,
+    post_until_settled,
+    read_a_stream,
+    run_with_duplicates,
+    slug,
+)
 
 FRAMEWORKS = ("raw", "starlette", "fastapi", "litestar")
 VARIANTS = [f"{framework}-{middlewares}" for framework in FRAMEWORKS for middlewares in (0, 1, 2)]
 TO_NOTICE = 0.1
-"""Seconds in which a server surely notices that a client on loopback has hung up."""
+"""Seconds within which a server notices that a client on the loopback interface has hung up."""
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 some_variants = pytest.mark.parametrize("variant", ["raw-0", "starlette-1", "fastapi-2", "litestar-1"])
@@ -34,7 +45,7 @@ def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def server(process: Server) -> Iterator[Server]:
-    """The running server, whose log has nothing to say of this test."""
+    """The running server; fails if it logs a complaint during the test."""
     yield process
     assert complaints(process.new_log()) == []
 
@@ -47,7 +58,7 @@ async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def run() -> str:
-    """A name for one run, and its key too."""
+    """The name of one run, also used as its key."""
     return token_hex(6)
 
 
@@ -56,7 +67,7 @@ async def wait_for(server: Server, run: str, what: str) -> None:
 
 
 @pytest.mark.row(1)
-async def test_the_lifespan_of_the_app_reaches_it(server: Server, client: httpx.AsyncClient, run: str):
+async def test_lifespan_messages_reach_the_app(server: Server, client: httpx.AsyncClient, run: str):
     await post(client, f"/starlette-1/whole?run={run}", None)
     (mark,) = server.marks.begun(run)
     assert server.marks.has(f"lifespan-{mark.pid}", "begun")
@@ -67,26 +78,7 @@ async def test_the_lifespan_of_the_app_reaches_it(server: Server, client: httpx.
 async def test_one_key_has_one_run_and_one_answer(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
-    target = f"/{variant}/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, target, run))
-    await wait_for(server, run, "begun.1")
-    meanwhile = await post(client, target, run)
-    other_meanwhile = await post(client, target, run, b'{"other": 1}')
-    server.marks.open_gate(run)
-    answer = await first
-    replay = await post(client, target, f'"{run}"')
-    other = await post(client, target, run, b'{"other": 1}')
-    missing = await post(client, f"/{variant}-required/whole?run={run}", None)
-
-    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
-    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
-    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
-    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
-    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
-    assert replay.content == answer.content
-    assert (other.status_code, slug(other)) == (422, "key-reused")
-    assert (missing.status_code, slug(missing)) == (400, "key-missing")
-    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
+    await run_with_duplicates(server, client, variant, run)
 
 
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if not each.startswith("litestar")])
@@ -104,33 +96,19 @@ async def test_an_error_status_frees_the_key(server: Server, client: httpx.Async
 async def test_the_first_bytes_of_a_stream_come_before_its_end(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
-    # Starlette's is_disconnected() cancels its receive() each time, which granian takes amiss: without a key, and
-    # without this package, such streams break there. A keyed request's receive() is ours.
+    # Starlette's is_disconnected() cancels its receive() each time, and granian then breaks the stream: without a
+    # key, and without this package too. The receive() of a keyed request is the middleware's.
     breaks = server.kind == "granian" and not variant.startswith(("raw", "litestar"))
     for endpoint, keyed in (("stream", True), ("events", True), ("stream", False), ("events", False)):
         if endpoint == "events" and not keyed and breaks:
             continue
         name = f"{run}-{endpoint}-{keyed}"
         target = f"/{variant}/{endpoint}?run={name}&hold=2&chunks=4"
-        headers = {"idempotency-key": name} if keyed else {}
-        async with client.stream("POST", target, headers=headers) as first:
-            chunks = first.aiter_raw()
-            body = await anext(chunks)
-            assert not server.marks.has(name, "ended")
-            server.marks.open_gate(name)
-            async for chunk in chunks:
-                body += chunk
-        assert body.count(b"data: ") == 4
-        assert "content-length" not in first.headers
-        if keyed:
-            replay = await client.post(target, headers=headers)
-            assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
-            assert replay.headers["content-length"] == str(len(body))
-            assert len(server.marks.begun(name)) == 1
+        await read_a_stream(server, client, target, name, keyed=keyed)
 
 
 async def hang_up_in_a_stream(server: Server, target: str, run: str, hold: int, reset: bool) -> bytes:
-    """Have a client read up to the step before which the app waits, and then hang up; return what it read."""
+    """Let a client read until the app waits at its gate, and then hang up; return what it read."""
     async with Caller(server, target, run) as caller:
         await caller.send()
         await wait_for(server, run, "begun.1")
@@ -143,7 +121,7 @@ async def hang_up_in_a_stream(server: Server, target: str, run: str, hold: int, 
 @every_variant
 @pytest.mark.row(74, 76, 79, 86)
 @pytest.mark.fault(11)
-async def test_a_client_that_hangs_up_finds_the_whole_answer_on_retry(
+async def test_the_retry_of_a_client_that_hung_up_gets_the_whole_stream(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
     async def go(endpoint: str, hold: int, reset: bool) -> None:
@@ -165,14 +143,14 @@ async def test_a_client_that_hangs_up_finds_the_whole_answer_on_retry(
         assert [mark.attempt for mark in server.marks.begun(name)] == [1]
 
     async with asyncio.TaskGroup() as group:
-        # Before the first byte, after the first chunk, in the middle; with a FIN, and without.
+        # Before the first byte, after the first chunk, in the middle; with a FIN and with an RST.
         for endpoint, hold, reset in itertools.product(("stream", "events"), (0, 1, 3), (False, True)):
             group.create_task(go(endpoint, hold, reset))
 
 
 @some_variants
 @pytest.mark.row(76, 86)
-async def test_a_client_that_hangs_up_before_a_whole_answer_finds_it_on_retry(
+async def test_the_retry_of_a_client_that_hung_up_before_the_answer_gets_it(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
     target = f"/{variant}/whole?run={run}&hold=0"
@@ -191,7 +169,7 @@ async def test_a_client_that_hangs_up_before_a_whole_answer_finds_it_on_retry(
 async def test_a_client_that_stops_reading_and_hangs_up_does_not_stop_the_app(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
-    chunks, size = 16, 1_000_000  # more than the sockets' buffers hold
+    chunks, size = 16, 1_000_000  # more than the socket buffers hold
     target = f"/{variant}/stream?run={run}&chunks={chunks}&size={size}"
     async with Caller(server, target, run) as caller:
         await caller.send()
@@ -224,7 +202,7 @@ async def test_without_a_key_the_app_learns_that_its_client_hung_up(server: Serv
 
 @some_variants
 @pytest.mark.row(75)
-async def test_a_client_that_hangs_up_while_uploading_leaves_nothing(
+async def test_a_client_that_hangs_up_while_uploading_leaves_no_claim(
     server: Server, client: httpx.AsyncClient, variant: str, run: str
 ):
     framings = {
@@ -246,7 +224,7 @@ async def test_a_client_that_hangs_up_while_uploading_leaves_nothing(
 @pytest.mark.row(33)
 async def test_a_body_declared_too_large_is_refused(server: Server, client: httpx.AsyncClient, run: str):
     for _ in range(20):
-        with suppress(httpx.RemoteProtocolError):  # of hypercorn, which closes what it is still being sent
+        with suppress(httpx.RemoteProtocolError):  # hypercorn closes while it is still being sent the body
             answer = await post(client, f"/starlette-1-small/whole?run={run}", run, b"x" * 1001)
             break
     assert (answer.status_code, slug(answer)) == (413, "body-too-large")
@@ -269,7 +247,7 @@ async def test_a_streamed_body_is_refused_as_soon_as_it_grows_too_large(server: 
 @pytest.mark.parametrize("variant", ["starlette-0", "starlette-1", "fastapi-2"])
 @pytest.mark.parametrize("endpoint", ["background", "background-after-stream"])
 @pytest.mark.row(82)
-async def test_nobody_waits_for_a_slow_background_task(
+async def test_neither_a_client_nor_its_retry_waits_for_a_background_task(
     server: Server, client: httpx.AsyncClient, variant: str, endpoint: str, run: str
 ):
     target = f"/{variant}/{endpoint}?run={run}&hold=1"
@@ -285,7 +263,9 @@ async def test_nobody_waits_for_a_slow_background_task(
 
 @pytest.mark.parametrize("variant", ["starlette-0", "starlette-1", "fastapi-0", "litestar-0", "litestar-1"])
 @pytest.mark.row(67, 80)
-async def test_a_file_is_captured(server: Server, client: httpx.AsyncClient, variant: str, run: str):
+async def test_a_file_response_is_stored_and_replayed(
+    server: Server, client: httpx.AsyncClient, variant: str, run: str
+):
     target = f"/{variant}/file?run={run}"
     answers = [await post(client, target, run) for _ in range(2)]
     assert [is_replay(answer) for answer in answers] == [False, True]
@@ -295,7 +275,7 @@ async def test_a_file_is_captured(server: Server, client: httpx.AsyncClient, var
 
 
 @pytest.mark.row(4, 80)
-async def test_ways_past_the_capture_are_offered_only_without_a_key(
+async def test_extensions_that_bypass_the_capture_are_offered_only_without_a_key(
     server: Server, client: httpx.AsyncClient, run: str
 ):
     unkeyed = (await post(client, "/raw-0/extensions", None)).json()
@@ -321,7 +301,7 @@ async def test_waiting_duplicates_get_the_first_answer(server: Server, client: h
 
 
 @pytest.mark.row(117)
-async def test_of_those_who_wait_for_one_that_is_released_exactly_one_runs(
+async def test_after_a_release_exactly_one_waiting_duplicate_runs(
     server: Server, client: httpx.AsyncClient, run: str
 ):
     target = f"/fastapi-1-waiting/whole?run={run}&hold=0&first=500"
@@ -339,7 +319,7 @@ async def test_of_those_who_wait_for_one_that_is_released_exactly_one_runs(
 
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.row(118)
-async def test_one_that_waits_and_hangs_up_leaves_no_claim(
+async def test_a_waiting_duplicate_that_hangs_up_leaves_no_claim(
     server: Server, client: httpx.AsyncClient, reset: bool, run: str
 ):
     target = f"/raw-0-waiting/whole?run={run}&hold=0&first=500"
@@ -352,7 +332,7 @@ async def test_one_that_waits_and_hangs_up_leaves_no_claim(
     await asyncio.sleep(TO_NOTICE)
     server.marks.open_gate(run)
     assert (await first).status_code == 500
-    await asyncio.sleep(0.5)  # the next two tries of one who still waited
+    await asyncio.sleep(0.5)  # two more tries, if the duplicate still waited
     assert len(server.marks.begun(run)) == 1
     answer = await post(client, target, run)
     assert (answer.status_code, is_replay(answer)) == (201, False)
@@ -379,7 +359,9 @@ async def test_a_stream_that_breaks_is_never_replayed(process: Server, variant: 
 
 @pytest.mark.parametrize("variant", ["starlette-0-waiting", "starlette-1-waiting"])
 @pytest.mark.row(74, 117)
-async def test_one_that_waited_for_a_broken_stream_runs_and_gets_it_whole(process: Server, variant: str, run: str):
+async def test_a_duplicate_that_waited_for_a_broken_stream_runs_and_gets_it_whole(
+    process: Server, variant: str, run: str
+):
     target = f"/{variant}/failing?run={run}&hold=0&chunks=4"
     async with httpx.AsyncClient(base_url=process.url, timeout=20, trust_env=False, verify=False) as client:
         first = asyncio.ensure_future(post(client, target, run))
@@ -396,7 +378,7 @@ async def test_one_that_waited_for_a_broken_stream_runs_and_gets_it_whole(proces
 
 
 @pytest.mark.row(7, 35, 76, 79)
-async def test_over_http_2_where_the_server_speaks_it_it_is_the_same(process: Server, run: str):
+async def test_http_2_requests_run_once_and_are_replayed_too(process: Server, run: str):
     speaks_it = process.kind != "uvicorn"
     whole, stream = f"/starlette-1/whole?run={run}-1", f"/starlette-1/stream?run={run}-2&hold=2"
     options = {

@@ -1,4 +1,4 @@
-"""Rows 102 to 108: a store that is down, hangs, is full, loses replies, records and scripts. Real ones."""
+"""Rows 102 to 108, on real stores: one that is down, hangs, is full, loses replies, records or scripts."""
 
 import asyncio
 import time
@@ -7,22 +7,31 @@ from uuid import uuid4
 import pytest
 
 from idempotency_mw import IdempotencyConfig, current_execution
-from idempotency_mw.core.record import Status
-from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
-from idempotency_mw.persistence.redis.commands import _ACQUIRE, _COMPLETE
+from idempotency_mw.core.record import Claim, Operation, Status
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer, commands
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
-from tests.asgi.driver import Play, until
+from tests.asgi.driver import ASGISurface, Play, until
 from tests.asgi.layers import AroundLayer, FailingLayer
 from tests.asgi.relay import relay_to
-from tests.asgi.test_machine import arecord_of
+from tests.asgi.scenario import NO_HEARTBEAT, arecord_of
 from tests.servers import RedisServer, binaries
 
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a frozen server would never
+answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
+
 PASS = IdempotencyConfig(on_store_failure="pass")
+CLAIM = Claim(Operation("a" * 64, "b" * 64), "c" * 32, 1000, 1000)
+DIGESTS = {
+    "acquire": commands.acquire("key", CLAIM).script.sha.encode(),
+    "complete": commands.complete("key", CLAIM, b"").script.sha.encode(),
+}
+"""The digest of each verb's script, which is part of its command."""
 
 
 @pytest.fixture
 def own_server():
-    """A server that the test may mistreat."""
+    """A server that the test may stop or break."""
     if not binaries():
         pytest.skip("no Redis or Valkey server was found")
     with RedisServer(next(iter(binaries().values()))) as started:
@@ -31,7 +40,7 @@ def own_server():
 
 @pytest.fixture(params=["async", "threads"])
 async def redis_layer(request, own_server):
-    """Both kinds of Redis layers over that server."""
+    """An async and a blocking Redis layer over that server."""
     kind = AsyncRedisPersistenceLayer if request.param == "async" else RedisPersistenceLayer
     layer = kind.from_url(own_server.url, timeout_seconds=0.4)
     yield layer
@@ -45,7 +54,9 @@ async def redis_layer(request, own_server):
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 @pytest.mark.parametrize("warm", [True, False])
-async def test_a_store_that_is_down_or_hangs_refuses_in_time(surface, own_server, redis_layer, how, warm, caplog):
+async def test_requests_are_refused_in_time_if_the_store_is_down_or_hangs(
+    surface, own_server, redis_layer, how, warm, caplog
+):
     service = surface(redis_layer)
     if warm:
         assert (await service.request(key="before")).ok().status == 200
@@ -55,15 +66,14 @@ async def test_a_store_that_is_down_or_hangs_refuses_in_time(surface, own_server
     took = time.monotonic() - began
     assert (answer.status, answer.slug, answer.one("retry-after")) == (503, "store-unavailable", "1")
     assert service.runs == warm
-    # A tenth of a second by the contract; the rest is for a machine that is shared.
-    assert took < redis_layer.timeout_seconds + 0.1 + 0.4
+    assert took < redis_layer.timeout_seconds + SLACK
     assert "refused: the store failed" in caplog.text
     if how == "frozen":
         own_server.thaw()
         async with asyncio.timeout(5):
             while (await service.request(key="after")).status != 200:
                 await asyncio.sleep(0.02)
-        # The acquire that was refused is heard by the server after all, and released again.
+        # The server handles the refused acquire late, and the layer's release frees the key again.
         async with asyncio.timeout(5):
             while (await service.request()).status != 200:
                 await asyncio.sleep(0.02)
@@ -71,7 +81,7 @@ async def test_a_store_that_is_down_or_hangs_refuses_in_time(surface, own_server
 
 @pytest.mark.row(103)
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-async def test_a_store_that_is_down_is_passed_by_where_that_was_chosen(
+async def test_with_on_store_failure_pass_the_app_runs_unprotected_if_the_store_is_down(
     surface, own_server, redis_layer, how, caplog
 ):
     seen = []
@@ -91,7 +101,7 @@ async def test_a_store_that_is_down_is_passed_by_where_that_was_chosen(
 @pytest.mark.parametrize(
     "play", [Play(), Play(chunks=(b"do", b"ne")), Play(500)], ids=["whole", "stream", "error"]
 )
-async def test_a_store_that_is_down_at_the_end_costs_the_client_nothing(
+async def test_a_client_gets_its_answer_if_the_store_is_down_at_the_end(
     surface, own_server, redis_layer, how, play, caplog
 ):
     def fail(_):
@@ -113,7 +123,7 @@ async def test_a_store_that_is_down_at_the_end_costs_the_client_nothing(
 
 @pytest.mark.row(104)
 @pytest.mark.fault(15)
-async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(surface, memory, clock):
+async def test_a_record_that_could_not_be_completed_stays_in_progress_until_its_lease_ends(surface, memory, clock):
     layer = FailingLayer(memory, "complete")
     service = surface(layer, config=IdempotencyConfig(lease_seconds=30))
     assert (await service.request()).ok().status == 200
@@ -127,7 +137,7 @@ async def test_a_record_that_could_not_be_completed_stays_until_its_lease_ends(s
 @pytest.mark.row(104)
 @pytest.mark.fault(14, 18)
 async def test_a_completion_is_retried_within_the_deadline(surface, any_server):
-    """The way to the server is cut during the run, and is there again soon after."""
+    """The connection breaks during the run, and the server can be reached again 0.2 s later."""
     async with relay_to(any_server.port) as relay:
         url = f"redis://127.0.0.1:{relay.port}/0"
         async with AsyncRedisPersistenceLayer.from_url(url, key_prefix=f"{uuid4().hex}:") as layer:
@@ -135,7 +145,7 @@ async def test_a_completion_is_retried_within_the_deadline(surface, any_server):
 
             async def cut(_):
                 relay.upstream = 1
-                relay.losing = _COMPLETE.sha.encode()
+                relay.losing = DIGESTS["complete"]
                 asyncio.get_running_loop().call_later(0.2, setattr, relay, "upstream", real)
 
             service = surface(layer, Play(seen=cut))
@@ -147,14 +157,16 @@ async def test_a_completion_is_retried_within_the_deadline(surface, any_server):
 @pytest.mark.row(105)
 @pytest.mark.fault(2, 14)
 @pytest.mark.parametrize("kind", [AsyncRedisPersistenceLayer, RedisPersistenceLayer])
-@pytest.mark.parametrize("script", [_ACQUIRE, _COMPLETE], ids=["acquire", "complete"])
-async def test_a_lost_reply_is_asked_for_again_and_the_client_sees_nothing(surface, any_server, kind, script):
+@pytest.mark.parametrize("script", ["acquire", "complete"])
+async def test_a_command_whose_reply_was_lost_is_repeated_and_the_client_does_not_notice(
+    surface, any_server, kind, script
+):
     async with relay_to(any_server.port) as relay:
         layer = kind.from_url(f"redis://127.0.0.1:{relay.port}/0", key_prefix=f"{uuid4().hex}:")
         seen = []
         service = surface(layer, Play(seen=lambda _: seen.append(current_execution().attempt)))
         await service.request(key="warm")
-        relay.losing = script.sha.encode()
+        relay.losing = DIGESTS[script]
         assert (await service.request()).ok().brief() == (200, b"done")
         assert relay.lost == 1
         assert (await service.request()).replayed
@@ -168,7 +180,7 @@ async def test_a_lost_reply_is_asked_for_again_and_the_client_sees_nothing(surfa
 @pytest.mark.row(106)
 @pytest.mark.fault(20)
 @pytest.mark.parametrize("loss", ["flushall", "delete"])
-async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(surface, any_server, loss, caplog):
+async def test_a_record_lost_in_mid_run_is_not_created_again_by_its_completion(surface, any_server, loss, caplog):
     prefix = f"{uuid4().hex}:"
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, key_prefix=prefix) as layer:
         with any_server.client() as client:
@@ -188,7 +200,7 @@ async def test_a_record_lost_in_mid_run_is_not_created_by_its_completion(surface
 
 @pytest.mark.row(107)
 @pytest.mark.fault(5, 16)
-async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(surface, own_server):
+async def test_a_full_store_refuses_new_requests_and_completes_those_that_run(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         around = AroundLayer(layer)
         gate = asyncio.Event()
@@ -230,7 +242,7 @@ async def test_a_full_store_refuses_new_work_and_keeps_what_was_begun(surface, o
 
 @pytest.mark.row(108)
 @pytest.mark.fault(6)
-async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(surface, own_server):
+async def test_every_verb_loads_lost_scripts_again(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         with own_server.client() as client:
             service = surface(
@@ -248,7 +260,7 @@ async def test_scripts_that_were_lost_are_loaded_again_at_every_verb(surface, ow
 
 @pytest.mark.row(108)
 @pytest.mark.fault(20)
-async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(surface, own_server):
+async def test_a_client_does_not_notice_that_the_store_restarted_between_requests(surface, own_server):
     async with AsyncRedisPersistenceLayer.from_url(own_server.url) as layer:
         service = surface(layer)
         assert (await service.request()).ok().status == 200
@@ -259,7 +271,7 @@ async def test_a_server_that_restarts_between_requests_is_nothing_to_a_client(su
 
 @pytest.mark.row(102)
 @pytest.mark.fault(25)
-async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(surface, tmp_path):
+async def test_requests_are_refused_in_time_while_the_sqlite_file_is_locked(surface, tmp_path):
     import sqlite3
 
     with SQLitePersistenceLayer(tmp_path / "records.db", timeout_seconds=0.2) as layer:
@@ -270,7 +282,7 @@ async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(surface, tmp_pa
         began = time.monotonic()
         answer = (await service.request()).ok()
         assert (answer.slug, service.runs) == ("store-unavailable", 1)
-        assert time.monotonic() - began < 0.2 + 0.1 + 0.4
+        assert time.monotonic() - began < layer.timeout_seconds + SLACK
         other.execute("ROLLBACK")
         other.close()
         assert (await service.request()).ok().status == 200
@@ -278,7 +290,7 @@ async def test_a_locked_file_refuses_in_time_and_a_free_one_runs(surface, tmp_pa
 
 @pytest.mark.row(102)
 @pytest.mark.fault(4)
-async def test_an_acquire_whose_reply_is_lost_for_good_leaves_the_lease_to_end_it(surface, memory, clock):
+async def test_after_an_acquire_without_any_reply_the_key_is_free_when_the_lease_ends(surface, memory, clock):
     layer = FailingLayer(memory, "acquire", applied=True)
     service = surface(layer, config=IdempotencyConfig(lease_seconds=30))
     assert (await service.request()).slug == "store-unavailable"
@@ -287,3 +299,11 @@ async def test_an_acquire_whose_reply_is_lost_for_good_leaves_the_lease_to_end_i
     clock.advance(30)
     assert (await service.request()).ok().status == 200
     assert service.runs == 1
+
+
+@pytest.mark.row(104)
+async def test_an_unexpected_exception_of_a_layer_while_completing_loses_no_answer(memory):
+    layer = FailingLayer(memory, "complete", error=lambda: KeyError("a bug"))
+    service = ASGISurface(layer, config=NO_HEARTBEAT)
+    assert (await service.request()).ok().body == b"done"
+    assert (await service.request()).slug == "in-progress"

@@ -10,7 +10,7 @@ from idempotency_mw.asgi.incoming import Incoming
 from idempotency_mw.core.record import Status
 from tests.asgi.driver import JSON, ASGISurface, Play, turns, until
 from tests.asgi.layers import AroundLayer, FailingLayer
-from tests.asgi.test_machine import BROKEN, arecord_of
+from tests.asgi.scenario import BROKEN, arecord_of, last, started, surface_of
 
 WAITS = IdempotencyConfig(wait_seconds=5)
 
@@ -23,7 +23,7 @@ async def running(service) -> asyncio.Task:
 
 @pytest.mark.row(114)
 @pytest.mark.fault(24)
-async def test_a_duplicate_that_waits_gets_the_first_ones_answer(surface, store):
+async def test_a_waiting_duplicate_gets_the_first_answer(surface, store):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), config=WAITS)
     first = await running(service)
@@ -39,7 +39,9 @@ async def test_a_duplicate_that_waits_gets_the_first_ones_answer(surface, store)
 
 @pytest.mark.row(114)
 @pytest.mark.parametrize(("prefer", "applied"), [("wait=5", 5), ("respond-async, Wait = 3", 3), ("wait=99", 10)])
-async def test_a_preference_to_wait_stands_for_the_configured_time_and_is_named(surface, store, prefer, applied):
+async def test_a_preferred_wait_replaces_the_configured_one_and_is_named_in_the_answer(
+    surface, store, prefer, applied
+):
     gate = asyncio.Event()
     service = surface(store, Play(waits_for=gate), http=HTTPConfig(max_wait_seconds=10))
     first = await running(service)
@@ -53,7 +55,7 @@ async def test_a_preference_to_wait_stands_for_the_configured_time_and_is_named(
 
 @pytest.mark.row(115)
 @pytest.mark.parametrize("preferred", [True, False])
-async def test_waiting_in_vain_ends_with_the_refusal(surface, store, preferred):
+async def test_a_duplicate_that_waited_to_no_avail_is_refused(surface, store, preferred):
     gate = asyncio.Event()
     service = surface(
         store,
@@ -72,7 +74,7 @@ async def test_waiting_in_vain_ends_with_the_refusal(surface, store, preferred):
 
 @pytest.mark.row(116)
 @pytest.mark.parametrize("prefer", ["wait=-1", "wait=x", "wait", "wait=1.5", "respond-async", "waits=5", ""])
-async def test_a_preference_that_makes_no_sense_is_ignored(surface, memory, prefer):
+async def test_an_invalid_preference_is_ignored(surface, memory, prefer):
     gate = asyncio.Event()
     service = surface(memory, Play(waits_for=gate), http=HTTPConfig(max_wait_seconds=10))
     first = await running(service)
@@ -83,7 +85,7 @@ async def test_a_preference_that_makes_no_sense_is_ignored(surface, memory, pref
 
 
 @pytest.mark.row(116)
-async def test_a_preference_is_ignored_where_none_is_honoured(surface, memory):
+async def test_a_preference_is_ignored_unless_the_configuration_allows_one(surface, memory):
     gate = asyncio.Event()
     service = surface(memory, Play(waits_for=gate))
     first = await running(service)
@@ -95,7 +97,7 @@ async def test_a_preference_is_ignored_where_none_is_honoured(surface, memory):
 
 @pytest.mark.row(117)
 @pytest.mark.parametrize("failure", [Play(500), Play(raises=BROKEN)], ids=["status", "exception"])
-async def test_after_a_release_exactly_one_waiter_runs(surface, store, failure):
+async def test_after_a_release_exactly_one_of_the_waiting_duplicates_runs(surface, store, failure):
     gate, second = asyncio.Event(), asyncio.Event()
 
     def play(_):
@@ -119,7 +121,7 @@ async def test_after_a_release_exactly_one_waiter_runs(surface, store, failure):
 
 @pytest.mark.row(114, 48)
 @pytest.mark.fault(7)
-async def test_a_waiter_takes_over_when_the_lease_lapses(surface, memory, clock):
+async def test_a_waiting_duplicate_takes_over_when_the_lease_lapses(surface, memory, clock):
     dead = asyncio.Event()
     service = surface(
         memory,
@@ -150,7 +152,7 @@ async def test_another_payload_does_not_wait(surface, memory):
 
 
 @pytest.mark.row(118)
-async def test_a_waiter_whose_client_goes_stops_and_leaves_nothing(store):
+async def test_a_waiting_duplicate_whose_client_disconnects_stops_and_leaves_no_claim(store):
     gate = asyncio.Event()
     service = ASGISurface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=60))
     first = await running(service)
@@ -168,27 +170,29 @@ async def test_a_waiter_whose_client_goes_stops_and_leaves_nothing(store):
     assert service.runs == 1
 
 
-@pytest.mark.row(118)
-async def test_a_waiter_that_runs_at_last_is_not_told_of_its_client_by_what_watched_it(memory):
-    """The watching ends with the waiting; what the server says later reaches the app's own call."""
-    gate = asyncio.Event()
-    told = []
+def failing_first(store, gate: asyncio.Event, told: list[str]) -> ASGISurface:
+    """Return a surface whose first run fails after the gate; later runs tell what they receive at the end."""
 
     async def app(scope, receive, send):
         if service.runs == 1:
             await gate.wait()
             raise BROKEN
         await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
+        await send(started())
+        await send(last(b"done"))
         told.append((await receive())["type"])
 
-    async def counted(scope, receive, send):
-        service.runs += 1
-        await app(scope, receive, send)
+    service = surface_of(app, store, config=WAITS)
+    return service
 
-    service = ASGISurface(memory, config=WAITS)
-    service.app.app = counted
+
+@pytest.mark.row(118)
+async def test_a_disconnect_after_the_waiting_is_received_by_the_apps_own_call(memory):
+    """Watching for a disconnect ends with the waiting; a later one is received by the app's own call."""
+    gate = asyncio.Event()
+    told = []
+
+    service = failing_first(memory, gate, told)
     first = await running(service)
     waiter = service.conversation().start()
     await asyncio.sleep(0.02)
@@ -199,23 +203,12 @@ async def test_a_waiter_that_runs_at_last_is_not_told_of_its_client_by_what_watc
 
 
 @pytest.mark.row(118)
-async def test_what_watched_for_the_client_is_what_the_app_then_receives(memory):
-    """A server may lose the message of a `receive` that is cancelled, or not bear two at once."""
+async def test_the_app_continues_the_receive_call_that_watched_for_the_client(memory):
+    """A server may lose the message of a cancelled `receive`, or fail if two are called at once."""
     gate = asyncio.Event()
     receiving, cancelled, told = [], [], []
 
-    async def app(scope, receive, send):
-        service.runs += 1
-        if service.runs == 1:
-            await gate.wait()
-            raise BROKEN
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
-        told.append((await receive())["type"])
-
-    service = ASGISurface(memory, config=WAITS)
-    service.app.app = app
+    service = failing_first(memory, gate, told)
     first = await running(service)
     conversation = service.conversation()
     real = conversation.receive
@@ -241,8 +234,8 @@ async def test_what_watched_for_the_client_is_what_the_app_then_receives(memory)
 
 
 @pytest.mark.row(114)
-async def test_a_waiter_that_gets_a_replay_leaves_no_task_behind(memory):
-    """Not for a single turn of the loop: on Lambda it stands still once the call is over."""
+async def test_a_waiting_duplicate_that_is_replayed_leaves_no_task(memory):
+    """Not even for one loop iteration: on Lambda the loop does not run between two calls."""
     gate, test = asyncio.Event(), asyncio.current_task()
     service = ASGISurface(memory, Play(waits_for=gate), config=WAITS)
 
@@ -260,7 +253,7 @@ async def test_a_waiter_that_gets_a_replay_leaves_no_task_behind(memory):
 
 
 @pytest.mark.row(118)
-async def test_a_server_that_says_something_else_meanwhile_does_not_make_us_ask_without_a_pause(memory):
+async def test_other_messages_of_the_server_do_not_shorten_the_pauses_between_acquires(memory):
     gate = asyncio.Event()
     store = AroundLayer(memory)
     service = ASGISurface(store, Play(waits_for=gate), config=IdempotencyConfig(wait_seconds=0.3))
@@ -278,7 +271,7 @@ async def test_a_server_that_says_something_else_meanwhile_does_not_make_us_ask_
     await first.end()
 
 
-async def test_a_server_that_fails_while_a_duplicate_waits_ends_it(memory):
+async def test_an_error_of_the_server_while_a_duplicate_waits_is_raised(memory):
     gate = asyncio.Event()
     service = ASGISurface(memory, Play(waits_for=gate), config=WAITS)
     first = await running(service)
@@ -298,7 +291,7 @@ async def test_a_server_that_fails_while_a_duplicate_waits_ends_it(memory):
 
 
 @pytest.mark.row(118, 77)
-async def test_a_waiter_that_is_cancelled_leaves_nothing(memory):
+async def test_a_cancelled_waiting_duplicate_leaves_no_claim(memory):
     gate = asyncio.Event()
     store = AroundLayer(memory)
     service = ASGISurface(store, Play(waits_for=gate), config=WAITS)
@@ -314,11 +307,11 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing(memory):
     assert service.runs == 1
 
 
-# How refusals look.
+# The form of refusals.
 
 
 async def refusals(surface, memory, method: str) -> dict:
-    """Return one answer of every kind that is refused."""
+    """Return one refusal of every kind, by its slug."""
     gate = asyncio.Event()
     http = HTTPConfig(
         methods=[method],
@@ -337,14 +330,7 @@ async def refusals(surface, memory, method: str) -> dict:
     async def ask(body=b"{}", service=service, **options):
         return (await service.request(body, method=method, **options)).ok()
 
-    found = {
-        "key-missing": await ask(key=None, headers=[JSON]),
-        "key-invalid": await ask(key='"'),
-        "key-conflict": await ask(b'{"key":"other"}', headers=[JSON]),
-        "caller-missing": await ask(headers=[("x-caller", "")]),
-        "body-invalid": await ask(b'{"a":1,"a":2}', headers=[JSON]),
-        "body-too-large": await ask(b"x" * 101),
-    }
+    found = await refused_requests(ask)
     first = service.conversation(b"{}", method=method).start()
     await until(lambda: service.runs)
     found["in-progress"] = await ask()
@@ -357,6 +343,18 @@ async def refusals(surface, memory, method: str) -> dict:
     down = surface(FailingLayer(memory, "acquire"), http=http)
     found["store-unavailable"] = await ask(service=down)
     return found
+
+
+async def refused_requests(ask) -> dict:
+    """Return the refusals that depend on the request alone."""
+    return {
+        "key-missing": await ask(key=None, headers=[JSON]),
+        "key-invalid": await ask(key='"'),
+        "key-conflict": await ask(b'{"key":"other"}', headers=[JSON]),
+        "caller-missing": await ask(headers=[("x-caller", "")]),
+        "body-invalid": await ask(b'{"a":1,"a":2}', headers=[JSON]),
+        "body-too-large": await ask(b"x" * 101),
+    }
 
 
 @pytest.mark.row(119)
@@ -379,14 +377,14 @@ async def test_every_refusal_is_a_problem(surface, memory):
 
 
 @pytest.mark.row(119, 71)
-async def test_a_refused_head_has_no_body(surface, memory):
+async def test_a_refusal_of_a_head_request_has_no_body(surface, memory):
     for slug, answer in (await refusals(surface, memory, "HEAD")).items():
         assert answer.body == b"", slug
         assert int(answer.one("content-length")) > 0
         assert answer.one("content-type") == "application/problem+json"
 
 
-async def test_closing_what_listens_to_nobody_does_nothing():
+async def test_closing_incoming_that_does_not_listen_does_nothing():
     async def receive():
         raise AssertionError("nobody has asked")
 

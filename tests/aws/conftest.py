@@ -1,4 +1,4 @@
-"""Loops and stores as a Lambda environment has them: made once, used by call after call."""
+"""Loops and stores as in a Lambda environment: created once, used by one call after the other."""
 
 import asyncio
 import gc
@@ -13,8 +13,8 @@ from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 
 @pytest.fixture(autouse=True)
 def loop():
-    """The current loop, as Mangum finds one. A test may close it, or set another."""
-    gc.freeze()  # `silence` need not look for garbage in what was there before
+    """The current event loop, which Mangum uses. A test may close it or set another."""
+    gc.freeze()  # so that the collection in `silence` is fast
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield loop
@@ -23,10 +23,10 @@ def loop():
 
 
 class Valkey(AsyncRedisPersistenceLayer):
-    """A layer whose connections can be told from those of other tests on the same server."""
+    """A layer whose connections the server lists under a name of its own."""
 
     def connections(self, server) -> list[int]:
-        """Return the server's numbers of our connections."""
+        """Return the server's ids of this layer's connections."""
         with server.client() as client:
             name = self._client_options["client_name"]
             return [int(each["id"]) for each in client.client_list() if each["name"] == name]
@@ -52,7 +52,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def silence(caplog):
-    """Nothing is warned about, nor logged by asyncio; what is collected as garbage included."""
+    """Fail if asyncio logs anything, or if anything warns while garbage is collected."""
     yield
-    gc.collect()  # a warning in there fails the test too
+    gc.collect()  # a warning during it fails the test
     assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -1,4 +1,4 @@
-"""A function that begins its work, says how much time it has left, and never ends. Run as a process; killed."""
+"""A Lambda function that starts, prints its remaining time, and never ends; run as a process, to be killed."""
 
 import asyncio
 import json

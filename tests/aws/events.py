@@ -1,7 +1,7 @@
-"""Event documents as AWS sends them, one function a kind; field by field from its developer guides.
+"""Events as AWS sends them, one function for each kind, with the fields of AWS's developer guides.
 
-Each is the same request: POST /orders?b=2&a=1 with a JSON body. `lines` are the header lines beside the usual
-ones, in order: a name may come twice. What then arrives is what each service makes of two lines.
+Each is the same request: POST /orders?b=2&a=1 with a JSON body. `lines` are further headers, in order; a name may
+come twice, and the event then has what that service makes of two headers.
 """
 
 import base64
@@ -98,7 +98,7 @@ def http_api(lines: Lines, body: bytes = BODY, *, is_base64: bool = False) -> di
 
 
 def alb(lines: Lines, body: bytes = BODY, *, is_base64: bool = False) -> dict:
-    """Application Load Balancer; of two lines it sends the last."""
+    """Application Load Balancer; of two headers with one name it sends the last."""
     return {
         "requestContext": {
             "elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/orders/49"}
@@ -160,4 +160,4 @@ def edge(lines: Lines, body: bytes = BODY, *, is_base64: bool = True) -> dict:
 KINDS = {each.__name__: each for each in (rest, http_api_1, http_api, alb, alb_multi, edge)}
 
 MERGING = {name: kind for name, kind in KINDS.items() if kind is not alb}
-"""Those whose events still show that a header came twice."""
+"""The kinds whose events still show that a header came twice."""

@@ -1,4 +1,4 @@
-"""Mangum called as Lambda calls it: `handler(event, context)`, in this process or in one that can be killed."""
+"""Mangum, called as Lambda calls it: `handler(event, context)`."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ __all__ = ["Answer", "Context", "Orders", "invoke", "keyed", "mangum"]
 
 
 class Context:
-    """Lambda's context object, as far as it matters: the time that is left, fixed or running out."""
+    """Lambda's context object with its remaining time, fixed or running out."""
 
     def __init__(self, left_ms: int = 30_000, *, runs_out: bool = False) -> None:
         self._left_ms = left_ms
@@ -30,7 +30,7 @@ class Context:
 
 
 class Answer:
-    """What Lambda gets back, of whatever kind of event."""
+    """The answer that Lambda gets back, for every kind of event."""
 
     def __init__(self, out: dict) -> None:
         self.status = int(out.get("statusCode", out.get("status", 0)))
@@ -58,12 +58,12 @@ def _first(value: object) -> str:
 
 
 class Orders:
-    """An ASGI app that counts its runs, and says what it knows of each. `during` is awaited in each run."""
+    """An ASGI app that records its runs. `during` is awaited in each run."""
 
     def __init__(self, during=None, on_lifespan=None) -> None:
         self.runs: list[dict] = []
         self.lifespans: list[str] = []
-        self._during = during
+        self.during = during
         self._on_lifespan = on_lifespan
 
     async def __call__(self, scope, receive, send) -> None:
@@ -73,8 +73,8 @@ class Orders:
         execution = current_execution()
         body = (await receive())["body"]
         self.runs.append({"attempt": execution.attempt, "storage_key": execution.storage_key, "body": body})
-        if self._during is not None:
-            await self._during()
+        if self.during is not None:
+            await self.during()
         answer = json.dumps({"run": len(self.runs), "attempt": execution.attempt}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
@@ -94,7 +94,7 @@ def mangum(app, store, *, lifespan: str = "off", config=None, http=None) -> Mang
 
 
 def invoke(handler: Mangum, event: dict, context: object = None) -> Answer:
-    """Call once, and see that the call leaves no task and no timer on its loop."""
+    """Call once, and check that the call leaves no task and no timer on its loop."""
     loop = asyncio.get_event_loop()
     out = handler(event, Context() if context is None else context)
     assert asyncio.all_tasks(loop) == set()
@@ -103,5 +103,5 @@ def invoke(handler: Mangum, event: dict, context: object = None) -> Answer:
 
 
 def keyed(key: str, kind=http_api, **more) -> dict:
-    """Return an event that bears this key."""
+    """Return an event with this key."""
     return kind([("Idempotency-Key", f'"{key}"')], **more)

@@ -1,4 +1,4 @@
-"""The same request through every front door of Lambda is the same operation."""
+"""The same request is the same operation, whichever service sends it to Lambda."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_another_body_under_the_key_is_refused(handler, app, kind):
 
 @pytest.mark.row(113)
 @every_kind
-def test_what_one_kind_of_event_ran_every_other_replays(handler, app, kind):
+def test_a_request_of_one_kind_of_event_is_replayed_to_every_other_kind(handler, app, kind):
     first = invoke(handler, keyed("a", kind))
     for other in KINDS.values():
         again = invoke(handler, keyed("a", other))
@@ -54,14 +54,14 @@ def test_what_one_kind_of_event_ran_every_other_replays(handler, app, kind):
 @pytest.mark.row(16, 113)
 @every_merging_kind
 @pytest.mark.parametrize("values", [("a", "b"), ("a", "a"), ('"a"', '"b"')], ids=str)
-def test_two_key_lines_are_refused_whatever_the_service_makes_of_them(handler, app, kind, values):
+def test_two_key_headers_are_refused_whatever_the_service_makes_of_them(handler, app, kind, values):
     refused = invoke(handler, kind([("Idempotency-Key", value) for value in values]))
     assert (refused.status, refused.problem) == (400, "key-invalid")
     assert app.runs == []
 
 
 @pytest.mark.row(113)
-def test_a_load_balancer_that_hides_the_first_line_leaves_the_last_one_to_be_the_key(handler, app):
+def test_a_load_balancer_that_sends_only_the_last_of_two_headers_makes_it_the_key(handler, app):
     invoke(handler, alb([("Idempotency-Key", "a"), ("Idempotency-Key", "b")]))
     assert invoke(handler, keyed("b", alb)).is_replay
 
@@ -82,7 +82,7 @@ def test_other_credentials_under_the_key_are_refused(handler, app, kind, name):
 
 @pytest.mark.row(57, 113)
 @every_merging_kind
-def test_a_credential_in_a_second_line_counts(handler, kind):
+def test_a_credential_in_a_second_header_counts(handler, kind):
     def event(session):
         return kind([("Idempotency-Key", "a"), ("Cookie", "theme=dark"), ("Cookie", f"session={session}")])
 
@@ -93,7 +93,7 @@ def test_a_credential_in_a_second_line_counts(handler, kind):
 @pytest.mark.row(113)
 @pytest.mark.row(67)
 @every_kind
-def test_a_binary_body_and_a_binary_answer_are_the_same_bytes(kind):
+def test_binary_bodies_and_answers_are_replayed_byte_for_byte(kind):
     every_byte = bytes(range(256))
 
     async def echo(scope, receive, send):
@@ -122,7 +122,7 @@ def test_an_event_without_a_key_runs_each_time(kind):
 
 
 @pytest.mark.row(113)
-def test_only_lambda_at_edge_tells_more_header_lines_than_the_scope():
+def test_only_an_edge_event_has_more_headers_than_the_scope():
     two = [("X-A", "1"), ("X-A", "2")]
     assert [line for line in viewer_headers(edge(two)) if line[0] == b"x-a"] == [(b"x-a", b"1"), (b"x-a", b"2")]
     assert viewer_headers(http_api(two)) is None
@@ -132,7 +132,7 @@ def test_only_lambda_at_edge_tells_more_header_lines_than_the_scope():
 
 
 @pytest.mark.row(113)
-def test_a_failing_app_is_answered_by_mangum_and_its_key_is_free(handler):
+def test_mangum_answers_for_a_failing_app_and_its_key_is_free(handler):
     async def fail(scope, receive, send):
         raise RuntimeError("out of paper")
 

@@ -1,4 +1,4 @@
-"""The lease of an invocation is the time that it has left; waiting and releases in doubt keep within that."""
+"""The lease of an invocation is its remaining time; waiting and releases in doubt stay within it."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 async def lease_left(store, storage_key) -> int:
-    """Return the milliseconds that the record's lease stands yet, as the store tells anyone who asks."""
+    """Return the milliseconds until the end of the record's lease, as another claim sees them."""
     rival = Claim(Operation(storage_key, "0" * 64), token="f" * 32, lease_ms=1000, retention_ms=1000)
     found = await as_async(store).acquire(rival)
     assert isinstance(found, Existing)
@@ -33,20 +33,20 @@ async def lease_left(store, storage_key) -> int:
 
 
 def leases_of(store, app) -> list[int]:
-    """Have the app note, in each run, how long its lease stands."""
+    """Let the app note the rest of its lease in each run; return the list of notes."""
     leases = []
 
     async def during():
         leases.append(await lease_left(store, app.runs[-1]["storage_key"]))
 
-    app._during = during
+    app.during = during
     return leases
 
 
 @pytest.mark.row(111)
 @pytest.mark.parametrize("lease_seconds", [0.5, 30, 600])
 @pytest.mark.parametrize(("left_ms", "lease_ms"), [(2_999, 2_999), (1_001, 1_001), (999, 1_000), (0, 1_000)])
-def test_the_lease_is_the_time_that_is_left_and_a_second_at_least(lease_seconds, left_ms, lease_ms):
+def test_the_lease_is_the_remaining_time_and_at_least_one_second(lease_seconds, left_ms, lease_ms):
     store, app = MemoryPersistenceLayer(clock=ManualClock()), Orders()
     leases = leases_of(store, app)
     handler = mangum(app, store, config=IdempotencyConfig(lease_seconds=lease_seconds))
@@ -55,7 +55,7 @@ def test_the_lease_is_the_time_that_is_left_and_a_second_at_least(lease_seconds,
 
 
 @pytest.mark.row(111)
-def test_in_every_store_the_lease_ends_with_the_invocation(store):
+def test_the_lease_ends_with_the_invocation_in_every_store(store):
     app = Orders()
     leases = leases_of(store, app)
     invoke(mangum(app, store), keyed("a"), Context(2_999))
@@ -63,7 +63,7 @@ def test_in_every_store_the_lease_ends_with_the_invocation(store):
 
 
 @pytest.mark.row(111)
-def test_each_call_has_a_lease_of_its_own():
+def test_each_call_has_its_own_lease():
     store, app = MemoryPersistenceLayer(clock=ManualClock()), Orders()
     leases = leases_of(store, app)
     handler = mangum(app, store)
@@ -72,8 +72,8 @@ def test_each_call_has_a_lease_of_its_own():
     assert leases == [5_000, 2_000, 9_000]
 
 
-class Extended(MemoryPersistenceLayer):
-    """Counts what a heartbeat does."""
+class CountsExtensions(MemoryPersistenceLayer):
+    """Counts extensions."""
 
     extensions = 0
 
@@ -87,8 +87,8 @@ def slow(seconds: float) -> Orders:
 
 
 @pytest.mark.row(111)
-def test_nobody_extends_the_lease_of_an_invocation():
-    store = Extended()
+def test_the_lease_of_an_invocation_is_not_extended():
+    store = CountsExtensions()
     handler = mangum(slow(0.2), store, config=IdempotencyConfig(lease_seconds=0.15))
     assert invoke(handler, keyed("a")).status == 201
     assert store.extensions == 0
@@ -96,8 +96,8 @@ def test_nobody_extends_the_lease_of_an_invocation():
 
 @pytest.mark.row(111)
 @pytest.mark.parametrize("context", [{}, object()], ids=["dict", "object"])
-def test_a_context_that_can_not_tell_its_time_changes_nothing(context):
-    store, app = Extended(), slow(0.2)
+def test_with_a_context_without_remaining_time_the_lease_is_extended(context):
+    store, app = CountsExtensions(), slow(0.2)
     handler = mangum(app, store, config=IdempotencyConfig(lease_seconds=0.15))
     assert invoke(handler, keyed("a"), context).status == 201
     assert store.extensions > 0
@@ -105,30 +105,33 @@ def test_a_context_that_can_not_tell_its_time_changes_nothing(context):
 
 @pytest.mark.row(111)
 @pytest.mark.parametrize("context", [{}, object()], ids=["dict", "object"])
-def test_a_call_whose_context_can_not_tell_its_time_leaves_no_timer_either(context):
+def test_a_call_with_a_context_without_remaining_time_leaves_no_timer(context):
     assert invoke(mangum(Orders(), MemoryPersistenceLayer()), keyed("a"), context).status == 201
 
 
-def test_a_time_that_is_over_counts_as_none():
+def test_a_remaining_time_below_zero_counts_as_zero():
     assert lifetime(Context(-5))() == 0
     assert lifetime(Context(2_999))() == 2.999
     assert lifetime(None) is None
 
 
-def test_the_blocking_lifecycle_keeps_within_a_lifetime_too():
-    clock = ManualClock()
-    lifecycle = ClaimLifecycle(MemoryPersistenceLayer(clock=clock), IdempotencyConfig(wait_seconds=60))
+def test_the_blocking_handler_stays_within_the_remaining_time_too():
+    store = CountsExtensions(clock=ManualClock())
+    lifecycle = ClaimLifecycle(store, IdempotencyConfig(wait_seconds=60, lease_seconds=0.15))
     within = lifecycle.within(lambda: 0.2)
     operation = Operation("a" * 64, "b" * 64)
     claim = within.begin(operation).claim
     assert claim.lease_ms == 1_000
     heartbeat = within.heartbeat(claim)
-    assert not heartbeat._enabled
+    heartbeat.start()
+    time.sleep(0.1)
+    heartbeat.stop()
+    assert store.extensions == 0
     began = time.monotonic()
     within.begin(operation)
     assert time.monotonic() - began < 2
     assert lifecycle.waitable(60) == 60
-    assert lifecycle.begin(Operation("c" * 64, "b" * 64)).claim.lease_ms == 30_000
+    assert lifecycle.begin(Operation("c" * 64, "b" * 64)).claim.lease_ms == 150
 
 
 def held(store, loop, storage_key, fingerprint, lease_ms):
@@ -136,8 +139,8 @@ def held(store, loop, storage_key, fingerprint, lease_ms):
     loop.run_until_complete(as_async(store).acquire(claim))
 
 
-class Operations(MemoryPersistenceLayer):
-    """Remembers what was asked for, so that a test can hold the same key."""
+class RecordsClaims(MemoryPersistenceLayer):
+    """Records the claims, so that a test can acquire the same key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,15 +153,15 @@ class Operations(MemoryPersistenceLayer):
 
 @pytest.fixture
 def operation(loop):
-    """What the event of key "a" asks for."""
-    store = Operations()
+    """The operation of the event with key "a"."""
+    store = RecordsClaims()
     invoke(mangum(Orders(), store), keyed("a"))
     return store.claims[0].operation
 
 
 @pytest.mark.row(111)
-def test_who_takes_over_after_waiting_has_a_lease_of_what_is_left_by_then(loop, operation):
-    store, app, context = Operations(), Orders(), Context(3_000, runs_out=True)
+def test_a_takeover_after_waiting_has_a_lease_of_the_time_remaining_then(loop, operation):
+    store, app, context = RecordsClaims(), Orders(), Context(3_000, runs_out=True)
     held(store, loop, operation.storage_key, operation.fingerprint, lease_ms=300)
     handler = mangum(app, store, config=IdempotencyConfig(wait_seconds=5))
     assert invoke(handler, keyed("a"), context).status == 201
@@ -167,7 +170,7 @@ def test_who_takes_over_after_waiting_has_a_lease_of_what_is_left_by_then(loop, 
 
 
 @pytest.mark.row(111)
-def test_a_duplicate_never_waits_longer_than_its_own_time(loop, operation):
+def test_a_duplicate_does_not_wait_beyond_its_own_remaining_time(loop, operation):
     store, app, context = MemoryPersistenceLayer(), Orders(), Context(2_000, runs_out=True)
     held(store, loop, operation.storage_key, operation.fingerprint, lease_ms=60_000)
     answer = invoke(mangum(app, store, config=IdempotencyConfig(wait_seconds=30)), keyed("a"), context)
@@ -177,7 +180,7 @@ def test_a_duplicate_never_waits_longer_than_its_own_time(loop, operation):
 
 
 @pytest.mark.row(111)
-def test_a_preferred_wait_is_cut_and_the_answer_says_so(loop, operation):
+def test_a_preferred_wait_is_cut_to_the_remaining_time_and_the_answer_says_so(loop, operation):
     store, context = MemoryPersistenceLayer(), Context(1_400, runs_out=True)
     held(store, loop, operation.storage_key, operation.fingerprint, lease_ms=60_000)
     handler = mangum(Orders(), store, http=HTTPConfig(max_wait_seconds=20))
@@ -207,10 +210,10 @@ def test_a_claim_in_doubt_is_released_before_the_call_ends(proxied, any_server, 
     app = Orders()
     handler = mangum(app, layer, config=IdempotencyConfig(use_local_cache=use_local_cache))
     assert invoke(handler, keyed("first")).status == 201
-    proxy.when(b"EVALSHA", "drop reply", times=2)  # the layer asks once more within its time
+    proxy.when(b"EVALSHA", "drop reply", times=2)  # the layer tries once more before its deadline
     assert invoke(handler, keyed("a")).status == 503
     with any_server.client() as client:
-        assert len(client.keys(layer.key_prefix + "*")) == 1  # the first one's
+        assert len(client.keys(layer.key_prefix + "*")) == 1  # of the request "first"
     assert invoke(handler, keyed("a")).status == 201
     assert len(app.runs) == 2
 
@@ -223,14 +226,14 @@ def test_a_release_in_doubt_does_not_outlast_the_invocation(proxied):
     proxy.when(b"", "hang request", times=None)
     began = time.monotonic()
     assert invoke(handler, keyed("a"), Context(100)).status == 503
-    assert time.monotonic() - began < 1.8  # the acquire's second, and not another one for the release
+    assert time.monotonic() - began < 1.8  # one second for the acquire, and none for the release
 
 
 @pytest.mark.row(112)
 @pytest.mark.fault(7)
-def test_after_a_kill_at_the_time_out_duplicates_are_refused_until_the_lease_ends_and_then_one_takes_over(valkey):
+def test_after_a_kill_at_the_time_out_a_duplicate_takes_over_when_the_lease_ends(valkey, any_server):
     handler = mangum(Orders(), valkey)
-    with Environment(valkey) as environment:
+    with Environment(any_server.url, valkey.key_prefix) as environment:
         left_ms = environment.start(keyed("a"), left_ms=2_000)
         ends = time.monotonic() + left_ms / 1000
         refused = invoke(handler, keyed("a"))
@@ -248,10 +251,9 @@ def test_after_a_kill_at_the_time_out_duplicates_are_refused_until_the_lease_end
 
 
 class Environment:
-    """An execution environment of its own, which can be killed as Lambda does at a time-out."""
+    """An execution environment as a process, which can be killed as Lambda kills one at its time-out."""
 
-    def __init__(self, layer) -> None:
-        arguments = [layer._source.url, layer.key_prefix]
+    def __init__(self, *arguments: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.aws.environment", *arguments],
             cwd=ROOT,
@@ -260,7 +262,7 @@ class Environment:
         )
 
     def start(self, event: dict, left_ms: int) -> int:
-        """Invoke it, and return the milliseconds that it has left once its app runs. It never answers."""
+        """Invoke it, and return its remaining milliseconds once its app runs. It never answers."""
         self._process.stdin.write(json.dumps({"event": event, "left_ms": left_ms}).encode() + b"\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())

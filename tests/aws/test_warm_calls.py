@@ -1,4 +1,4 @@
-"""One environment, call after call: its loop, its connection, and what happens when the loop goes."""
+"""Warm calls of one environment: its event loop, its connection, and a loop that was closed or replaced."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ def test_three_warm_calls_use_one_connection_made_by_the_first(valkey, any_serve
 
 
 @pytest.mark.row(109)
-def test_a_lifespan_that_closes_the_store_costs_a_connection_a_call_and_nothing_else(valkey, any_server, silence):
+def test_a_lifespan_that_closes_the_store_costs_one_connection_for_each_call(valkey, any_server, silence):
     async def close_at_shutdown(stage):
         if stage == "shutdown":
             await valkey.aclose()
@@ -54,7 +54,7 @@ def test_a_lifespan_that_closes_the_store_costs_a_connection_a_call_and_nothing_
 
 
 @pytest.mark.row(109)
-def test_a_connection_that_was_cut_while_the_environment_was_frozen_is_made_anew(valkey, any_server, silence):
+def test_a_connection_cut_while_the_environment_was_frozen_is_replaced(valkey, any_server, silence):
     handler = mangum(Orders(), valkey)
     invoke(handler, keyed("a"))
     [cut] = valkey.connections(any_server)
@@ -81,7 +81,7 @@ def replaced(loop):
 
 @pytest.mark.row(110)
 @pytest.mark.parametrize("change", [closed, closed_by_asyncio_run, replaced])
-def test_whatever_becomes_of_the_loop_each_store_goes_on_replaying(store, change, silence):
+def test_every_store_still_replays_after_the_loop_was_closed_or_replaced(store, change, silence):
     app = Orders()
     handler = mangum(app, store)
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_whatever_becomes_of_the_loop_each_store_goes_on_replaying(store, change
 
 @pytest.mark.row(110)
 @pytest.mark.parametrize("change", [closed, closed_by_asyncio_run, replaced])
-def test_after_its_loop_is_gone_a_call_gets_a_new_connection_and_the_old_one_goes_in_silence(
+def test_after_its_loop_is_gone_a_call_gets_a_new_connection_and_the_old_one_causes_no_warning(
     valkey, any_server, change, silence
 ):
     app = Orders()
@@ -115,9 +115,9 @@ def test_after_its_loop_is_gone_a_call_gets_a_new_connection_and_the_old_one_goe
 
 
 @pytest.mark.row(110)
-def test_a_handler_that_says_asyncio_run_for_each_call_leaves_one_connection_at_most(valkey, any_server, silence):
+def test_a_handler_with_one_asyncio_run_per_call_leaves_at_most_one_connection(valkey, any_server, silence):
     for _ in range(3):
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # asyncio.run, in slow motion
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # what asyncio.run does, in steps
             runner.run(valkey.acquire(a_claim()))
         assert len(valkey.connections(any_server)) == 1
 
@@ -133,7 +133,7 @@ def test_a_loop_that_runs_again_after_another_one_gets_a_new_connection(valkey, 
 
 
 @pytest.mark.row(110)
-def test_closing_the_layer_closes_what_closed_loops_left(valkey, any_server, silence):
+def test_closing_the_layer_closes_the_connections_of_closed_loops(valkey, any_server, silence):
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(valkey.acquire(a_claim()))
     assert len(valkey.connections(any_server)) == 1
@@ -142,7 +142,7 @@ def test_closing_the_layer_closes_what_closed_loops_left(valkey, any_server, sil
 
 
 @pytest.mark.row(109, 110)
-def test_the_loop_of_another_thread_keeps_its_connection_while_it_rests(valkey, any_server, loop):
+def test_the_idle_loop_of_another_thread_keeps_its_connection(valkey, any_server, loop):
     with ThreadPoolExecutor(1) as thread:
         other = asyncio.new_event_loop()
         thread.submit(other.run_until_complete, valkey.acquire(a_claim())).result()
@@ -153,17 +153,17 @@ def test_the_loop_of_another_thread_keeps_its_connection_while_it_rests(valkey, 
         other.close()
 
 
-def test_who_waits_on_a_dropped_connection_is_woken_when_its_loop_runs_again(valkey, any_server, silence):
+def test_a_verb_on_a_dropped_connection_is_retried_when_its_loop_runs_again(valkey, any_server, silence):
     waiting, other = asyncio.new_event_loop(), asyncio.new_event_loop()
     waiting.run_until_complete(valkey.acquire(a_claim()))
     [stuck] = valkey.connections(any_server)
     with any_server.client() as client:
         client.client_pause(300, all=True)
     task = waiting.create_task(valkey.acquire(a_claim()))
-    waiting.run_until_complete(asyncio.sleep(0.05))  # the command is out, its reply is not
+    waiting.run_until_complete(asyncio.sleep(0.05))  # the command is sent, its reply is missing
     other.run_until_complete(valkey.acquire(a_claim()))
     assert stuck not in valkey.connections(any_server)
-    waiting.run_until_complete(task)  # asked again, on a connection of its own
+    waiting.run_until_complete(task)  # it is sent again on a new connection
     other.close()
     waiting.run_until_complete(valkey.aclose())
     waiting.close()

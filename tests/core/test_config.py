@@ -94,7 +94,7 @@ def cases(table: dict[str, list[Any]]) -> list[Any]:
     ]
 
 
-def test_the_tables_name_every_option() -> None:
+def test_the_tables_have_every_option() -> None:
     options = {field.name for field in fields(IdempotencyConfig)}
     assert set(DEFAULTS) == set(ACCEPTED) == set(REFUSED) == options
 
@@ -105,29 +105,29 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), cases(ACCEPTED))
-def test_an_option_accepts_its_edges(name: str, value: Any) -> None:
+def test_an_option_accepts_the_edges_of_its_range(name: str, value: Any) -> None:
     assert getattr(IdempotencyConfig(**{name: value}), name) is value
 
 
 @pytest.mark.parametrize(("name", "value"), cases(REFUSED))
-def test_an_option_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_the_option(name: str, value: Any) -> None:
     with pytest.raises(IdempotencyConfigurationError, match=rf"^{name} "):
         IdempotencyConfig(**{name: value})
 
 
-def test_options_go_by_name_only() -> None:
+def test_options_are_keyword_only() -> None:
     with pytest.raises(TypeError):
         IdempotencyConfig(86400)  # type: ignore[misc]
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     config = IdempotencyConfig()
     for name in DEFAULTS:
         with pytest.raises(FrozenInstanceError):
             setattr(config, name, getattr(config, name))
 
 
-def test_equal_configurations_are_one_key_of_a_dict() -> None:
+def test_equal_configurations_have_equal_hashes() -> None:
     assert len({IdempotencyConfig(lease_seconds=5), IdempotencyConfig(lease_seconds=5)}) == 1
     assert len({IdempotencyConfig(lease_seconds=5), IdempotencyConfig(lease_seconds=6)}) == 2
 
@@ -136,6 +136,6 @@ def test_equal_configurations_are_one_key_of_a_dict() -> None:
     ("seconds", "milliseconds"),
     [(0.001, 1), (0.0011, 2), (1, 1000), (2.5, 2500), (MAX_SECONDS, MAX_SECONDS * 1000)],
 )
-def test_milliseconds_are_never_fewer_than_the_seconds(seconds: float, milliseconds: int) -> None:
+def test_milliseconds_are_rounded_up(seconds: float, milliseconds: int) -> None:
     config = IdempotencyConfig(lease_seconds=seconds, expires_after_seconds=seconds)
     assert (config.lease_ms, config.retention_ms) == (milliseconds, milliseconds)

@@ -1,7 +1,7 @@
-"""The state machine as tables: every state against every answer, to be checked by eye against section D.
+"""The state machine as tables, to be compared with section D of the conformance table.
 
-The cells are written in words; `DECISION` says what each word is. Each table is complete: a test builds the whole
-product of what can be given, and a combination without a line fails.
+The cells are words; `DECISION` maps them to values. Each table is complete: its test tries every combination of
+inputs, and a combination without a line fails.
 """
 
 import re
@@ -58,13 +58,13 @@ def record(status: str, fingerprint: str, left: str) -> Record:
 
 
 def table(text: str) -> dict[tuple[str, ...], str]:
-    """Read lines of `given | given | … | expected`; a `*` stands for any."""
+    """Read lines of `input | input | … | expected`; a `*` matches any input."""
     rows = [tuple(cell.strip() for cell in line.split("|")) for line in text.strip().splitlines()]
     return {row[:-1]: row[-1] for row in rows}
 
 
 def expected(rows: dict[tuple[str, ...], str], given: tuple[str, ...]) -> str:
-    """Return the one line's answer that fits; no line, or two, is a gap or a contradiction in the table."""
+    """Return the answer of the one line that matches; no line is a gap, and two a contradiction in the table."""
     found = [
         answer
         for row, answer in rows.items()
@@ -96,7 +96,7 @@ DECISION = {
 }
 
 
-# What an acquire found.
+# After an acquire that found a record.
 #   record       fingerprint  left     after_crash   what the request gets
 EXISTING = table("""
     completed   | same       | *      | *           | replay
@@ -115,9 +115,7 @@ EXISTING = table("""
 @pytest.mark.parametrize(
     ("status", "fingerprint", "left", "after_crash"), complete(STATUSES, FINGERPRINTS, LEASES, AFTER_CRASH)
 )
-def test_what_a_request_gets_for_what_stands_under_its_key(
-    status: str, fingerprint: str, left: str, after_crash: str
-) -> None:
+def test_the_decision_for_an_existing_record(status: str, fingerprint: str, left: str, after_crash: str) -> None:
     found = record(status, fingerprint, left)
     wanted = expected(EXISTING, (status, fingerprint, left, after_crash))
     decision = on_acquired(claim(may_take_over=AFTER_CRASH[after_crash]), Existing(found))
@@ -133,7 +131,7 @@ def test_an_acquired_claim_executes_with_its_attempt(attempt: int, after_crash: 
 
 @pytest.mark.row(37)
 @pytest.mark.parametrize("remaining_ms", [-5, 0, 1, 2, 3, 999, 1000, 30_000, 10**12])
-def test_the_retry_time_is_never_after_the_end_of_the_lease(remaining_ms: int) -> None:
+def test_the_retry_time_is_within_the_lease(remaining_ms: int) -> None:
     found = Existing(Record(Status.IN_PROGRESS, 1, OURS, remaining_ms))
     decision = on_acquired(claim(), found)
     assert isinstance(decision, Reject)
@@ -141,7 +139,7 @@ def test_the_retry_time_is_never_after_the_end_of_the_lease(remaining_ms: int) -
     assert 0 <= decision.retry_after_ms <= max(remaining_ms, 0)
 
 
-# What a failed acquire leads to.
+# After an acquire that failed.
 #   record      on_store_failure   what the request gets
 STORE_FAILED = table("""
     readable   | refuse           | 503 unavailable, retry now
@@ -153,18 +151,18 @@ STORE_FAILED = table("""
 
 @pytest.mark.row(52, 102, 103)
 @pytest.mark.parametrize(("what", "policy"), complete(["readable", "unreadable"], ["refuse", "pass"]))
-def test_what_a_request_gets_whose_acquire_failed(what: str, policy: Any) -> None:
+def test_the_decision_after_a_failed_acquire(what: str, policy: Any) -> None:
     decision = on_store_failure(unreadable=what == "unreadable", policy=policy)
     assert decision == DECISION[expected(STORE_FAILED, (what, policy))]
 
 
 @pytest.mark.row(103, 114)
-def test_a_request_that_waited_for_one_that_runs_is_never_passed_by() -> None:
+def test_a_request_that_waited_does_not_run_unprotected_when_the_store_fails() -> None:
     decision = on_store_failure(unreadable=False, policy="pass", waited=True)
     assert decision == Reject(Reason.STORE_UNAVAILABLE, retry_after_ms=0)
 
 
-# What can change by itself, and so is worth waiting for.
+# Waiting makes sense only for a state that changes by itself.
 WAITS = {
     Reason.IN_PROGRESS: True,
     Reason.REUSED: False,
@@ -177,16 +175,16 @@ WAITS = {
 
 @pytest.mark.row(114)
 @pytest.mark.parametrize("reason", Reason)
-def test_only_a_key_in_progress_is_waited_for(reason: Reason) -> None:
+def test_a_request_waits_only_for_a_key_in_progress(reason: Reason) -> None:
     assert may_wait(Reject(reason)) is WAITS[reason]
 
 
-def test_what_is_decided_is_not_waited_for() -> None:
+def test_a_request_does_not_wait_if_it_runs_or_is_replayed() -> None:
     settled = [Execute(claim(), 1), Replay(record("completed", "same", "live")), Unprotected()]
     assert [may_wait(decision) for decision in settled] == [False, False, False]
 
 
-# How a run ended.
+# After a run.
 #   ending                             on_error   what becomes of the claim
 ENDED = table("""
     answered, storable, captured      | release | complete: answer
@@ -217,7 +215,7 @@ ENDINGS: dict[str, Ending] = {
 @pytest.mark.row(40, 41, 42, 44, 53, 54, 77)
 @pytest.mark.fault(9, 10, 12, 17)
 @pytest.mark.parametrize(("ending", "on_error"), complete(ENDINGS, ["release", "store"]))
-def test_what_becomes_of_the_claim_when_its_run_ended(ending: str, on_error: Any) -> None:
+def test_the_decision_after_a_run(ending: str, on_error: Any) -> None:
     assert on_ended(ENDINGS[ending], on_error) == DECISION[expected(ENDED, (ending, on_error))]
 
 
@@ -225,7 +223,7 @@ def test_the_table_of_endings_has_every_kind_of_ending() -> None:
     assert {type(ending) for ending in ENDINGS.values()} == set(get_args(Ending))
 
 
-# How the owner's complete went.
+# After the owner's complete found its claim lost.
 #   record       fingerprint  left     after_crash   sent     what the owner's client gets
 LOST = table("""
     *           | *          | *      | *           | sent   | own answer
@@ -244,7 +242,7 @@ LOST = table("""
     ("status", "fingerprint", "left", "after_crash", "sent"),
     complete(STATUSES, FINGERPRINTS, LEASES, AFTER_CRASH, ["sent", "unsent"]),
 )
-def test_what_a_late_owner_gives_its_client(
+def test_the_decision_for_a_late_owner(
     status: str, fingerprint: str, left: str, after_crash: str, sent: str
 ) -> None:
     found = record(status, fingerprint, left)
@@ -259,13 +257,13 @@ def test_what_a_late_owner_gives_its_client(
 @pytest.mark.parametrize(
     ("outcome", "after_crash", "sent"), complete([Settled(), Lost(None)], AFTER_CRASH, [True, False])
 )
-def test_an_owner_that_settled_or_whose_record_is_gone_delivers(
+def test_an_owner_that_settled_or_whose_record_is_gone_delivers_its_answer(
     outcome: Settled | Lost, after_crash: str, sent: bool
 ) -> None:
     assert on_completed(claim(may_take_over=AFTER_CRASH[after_crash]), outcome, sent=sent) == Deliver()
 
 
-def test_no_line_of_a_table_is_without_use() -> None:
+def test_every_line_of_a_table_matches_an_input() -> None:
     uses = {
         "EXISTING": (EXISTING, complete(STATUSES, FINGERPRINTS, LEASES, AFTER_CRASH)),
         "STORE_FAILED": (STORE_FAILED, complete(["readable", "unreadable"], ["refuse", "pass"])),
@@ -282,7 +280,7 @@ def test_no_line_of_a_table_is_without_use() -> None:
         assert fitting == set(rows), name
 
 
-def test_the_tables_reach_every_reason_and_every_kind_of_result() -> None:
+def test_the_tables_have_every_reason_and_every_kind_of_result() -> None:
     answers = {answer for rows in (EXISTING, STORE_FAILED, ENDED, LOST) for answer in rows.values()} - {"replay"}
     assert answers == set(DECISION)
     assert {each.reason for each in DECISION.values() if isinstance(each, Reject)} == set(Reason)
@@ -290,7 +288,7 @@ def test_the_tables_reach_every_reason_and_every_kind_of_result() -> None:
     assert set(STATUSES.values()) == set(Status)
 
 
-def test_a_claim_bears_the_names_of_its_operation() -> None:
+def test_a_claim_has_the_storage_key_and_fingerprint_of_its_operation() -> None:
     assert (claim().storage_key, claim().fingerprint) == ("a" * 64, OURS)
 
 

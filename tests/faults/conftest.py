@@ -1,5 +1,6 @@
 """Places: each layer under each surface."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ DONE = Play()
 
 
 class Place:
-    """One store, and one kind of surface over it. What is built here is closed with it."""
+    """One store and one kind of surface over it. `close` closes the layers that it created."""
 
     def __init__(self, store: Any, surface: str) -> None:
         self.store = store
@@ -56,14 +57,21 @@ class Place:
                 layer.close()
         self.store.close()
 
+    async def until_released(self, surface: Any) -> None:
+        """Wait until the surface's layer has ended its releases in doubt. The surface is not used any more."""
+        if self.is_async:
+            await surface.layer.until_released(PATIENCE)
+        else:
+            await asyncio.to_thread(surface.layer.close)
+
     def status(self) -> str | None:
-        """Return what the one record says, None where there is none."""
+        """Return the status of the only record, or `None` if there is none."""
         frames = self.store.frames()
         assert len(frames) <= 1, frames
         return frames[0].status.value if frames else None
 
     async def assert_kept(self, surface: Any, answer: bytes, **request: Any) -> None:
-        """A duplicate, also one over a new layer, gets these bytes, and nothing runs."""
+        """Assert that a duplicate, also one over a new layer, is replayed these bytes and nothing runs."""
         runs = surface.runs
         other = self.surface(surface.play)
         for each in (surface, other):

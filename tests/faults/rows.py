@@ -1,12 +1,12 @@
 """The fault matrix: its rows, and on which layers and surfaces each one applies.
 
-A test of this folder shows a row at a place, a layer under a surface:
+A test of this folder shows a row at a place, which is a layer under a surface. The test
 
     @shows(2)
     async def test_a_reply_to_acquire_that_was_lost_changes_nothing(place): ...
 
-runs once at each place where the row applies. The run ends with the table if it was asked for with `--faults`, and
-fails where a place has no test that passed.
+runs once at each place where the row applies. With `--faults` the run ends with the table, and fails if a
+place has no test that passed.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Fault:
     layers: tuple[str, ...] = KINDS
     surfaces: tuple[str, ...] = SURFACES
     why: str = ""
-    """Why not on the others."""
+    """Why it does not apply to the others."""
 
 
 NO_SERVER = "memory and SQLite have no server, and no message that could be lost"
@@ -71,7 +71,7 @@ FAULTS = {
 
 
 def places(*rows: int) -> list[tuple[str, str]]:
-    """Return the layers under surfaces where all these rows apply."""
+    """Return the places, (layer, surface), where all these rows apply."""
     layers = [kind for kind in KINDS if all(kind in FAULTS[row].layers for row in rows)]
     surfaces = [kind for kind in SURFACES if all(kind in FAULTS[row].surfaces for row in rows)]
     return [(layer, surface) for layer in layers for surface in surfaces]
@@ -85,7 +85,7 @@ def shows(
 ) -> Callable[[Any], Any]:
     """Mark a test with rows of the matrix, and run it at every place where they apply.
 
-    `at_once`: on each layer, which it is given by name, under all surfaces together.
+    `at_once`: run it once for each layer, whose name it gets, for all surfaces together.
     """
     chosen = [(layer, surface) for layer, surface in places(*rows) if layer in layers and surface in surfaces]
 

@@ -1,15 +1,15 @@
-"""Every kind of store, open to be looked into and mistreated beside the layer.
+"""Every kind of store, to be read and broken beside the layer.
 
     with Grounds() as grounds:
-        store = grounds.open("cluster")          # under a prefix, or in a file, of its own
-        store.layer(is_async=True)               # what a surface gets
-        store.when(b"EVALSHA", "cut reply")      # the next reply is lost, whichever node it comes from
-        store.pass_time(30)                      # what stands is thirty seconds older
-        store.records()                          # what stands, as bytes, by storage key
+        store = grounds.open("cluster")          # with its own prefix or file
+        store.layer(is_async=True)               # a layer for a surface
+        store.when(b"EVALSHA", "cut reply")      # the next reply is lost, from whichever node
+        store.pass_time(30)                      # the records are thirty seconds older
+        store.records()                          # the records as bytes, by storage key
 
-Time passes for what stands there: where the layer takes a clock, that one goes on; elsewhere each record and its
-expiry are moved into the past, which to the server's clock is the same. A proxy stands in front of every server,
-so that messages can be lost wherever a client connects to. A store is looked into with commands of other names.
+`pass_time` moves the layer's clock, if it takes one; otherwise it moves each record and its expiry into the past,
+which is the same for the server's clock. A proxy stands in front of every server, so that messages can be lost
+wherever a client connects. The stores are read with commands that no layer sends, which no plan matches.
 """
 
 import contextlib
@@ -32,19 +32,21 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.verbs import StoredFrame
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel
+from tests.memory import held
 from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries
+from tests.sqlite import connection_of
 
 __all__ = ["KINDS", "REDIS_KINDS", "Grounds", "RedisStore", "Store", "is_there"]
 
 REDIS_KINDS = ("redis", "valkey", "cluster", "sentinel")
 KINDS = ("memory", "sqlite", *REDIS_KINDS)
 PATIENCE = 20.0
-"""A deadline that a slow machine keeps; where a deadline is what matters, it is given."""
+"""A deadline that a slow machine meets; a test about deadlines gives its own."""
 
 
 def is_there(kind: str) -> bool:
-    """Tell whether this machine has what the kind of store needs."""
+    """Return whether this machine has the server that the kind of store needs."""
     return (
         kind in ("memory", "sqlite")
         or kind in binaries()
@@ -53,7 +55,7 @@ def is_there(kind: str) -> bool:
 
 
 class Shifted:
-    """A clock that goes on by itself, and besides when it is told to."""
+    """A clock that is `ahead` of its base by as many seconds as the test says."""
 
     def __init__(self, base: Callable[[], float]) -> None:
         self.base = base
@@ -64,11 +66,11 @@ class Shifted:
 
 
 class Store:
-    """What the kinds have in common. A storage key's record is bytes, as `frame.py` has them."""
+    """The interface of all kinds. Records are bytes in the format of `frame.py`."""
 
     kind: str
     slack_ms = 30_000
-    """By how much what is left of a duration may be less than expected: the real clock goes on meanwhile."""
+    """By how much a remaining time may be less than expected, since the real clock runs meanwhile."""
 
     def layer(self, *, is_async: bool, timeout_seconds: float = PATIENCE) -> Any:
         raise NotImplementedError
@@ -77,14 +79,14 @@ class Store:
         raise NotImplementedError
 
     def peek(self, storage_key: str) -> tuple[bytes | None, int | None]:
-        """Return a record, and the milliseconds until it expires: None for never."""
+        """Return a record and the milliseconds until it expires; `None` means never."""
         raise NotImplementedError
 
     def plant(self, storage_key: str, data: bytes) -> None:
         raise NotImplementedError
 
     def lose(self) -> None:
-        """Lose every record, as an eviction does, or a restart of what keeps nothing."""
+        """Lose every record, as by an eviction or a restart without persistence."""
         raise NotImplementedError
 
     def pass_time(self, seconds: float) -> None:
@@ -111,15 +113,15 @@ class MemoryStore(Store):
         return self._layer
 
     def records(self) -> dict[str, bytes]:
-        return {key: data for key in self._layer._records if (data := self.peek(key)[0]) is not None}
+        return {key: data for key in held(self._layer) if (data := self.peek(key)[0]) is not None}
 
     def peek(self, storage_key: str) -> tuple[bytes | None, int | None]:
-        held = self._layer._records.get(storage_key)
-        left = 0 if held is None else held.expires_ms - int(self.clock() * 1000)
-        return (held.frame.encode(), left) if held is not None and left > 0 else (None, None)
+        write = held(self._layer).get(storage_key)
+        left = 0 if write is None else write.expires_ms - int(self.clock() * 1000)
+        return (write.frame.encode(), left) if write is not None and left > 0 else (None, None)
 
     def plant(self, storage_key: str, data: bytes) -> None:
-        self._layer._records[storage_key] = StoredFrame(Frame.decode(data), int(self.clock() * 1000) + 3_600_000)
+        held(self._layer)[storage_key] = StoredFrame(Frame.decode(data), int(self.clock() * 1000) + 3_600_000)
 
     def lose(self) -> None:
         self._layer.close()
@@ -161,7 +163,7 @@ class SQLiteStore(Store):
         return (None, None) if row is None else (row[0], row[1] - now_ms)
 
     def address(self) -> dict[str, Any]:
-        """Return what another process needs to find the store."""
+        """Return how another process can connect to the store."""
         return {"path": str(self.path)}
 
     def plant(self, storage_key: str, data: bytes) -> None:
@@ -187,7 +189,7 @@ class SQLiteStore(Store):
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """Let no layer write. SQLite's own switch, because root may write every file."""
+        """Let no layer write, by a PRAGMA of SQLite, because root may write every file."""
         self._tell("PRAGMA query_only = ON")
         try:
             yield
@@ -196,7 +198,7 @@ class SQLiteStore(Store):
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Let the file not grow by a page."""
+        """Let the file not grow by a single page."""
         pages = self._file.execute("PRAGMA page_count").fetchone()[0]
         self._tell(f"PRAGMA max_page_count = {pages}")
         try:
@@ -206,8 +208,9 @@ class SQLiteStore(Store):
 
     def _tell(self, pragma: str) -> None:
         for layer in self._layers:
-            if layer._process.connection is not None:
-                layer._process.connection.execute(pragma)
+            connection = connection_of(layer)
+            if connection is not None:
+                connection.execute(pragma)
 
     def close(self) -> None:
         self._file.close()
@@ -216,7 +219,7 @@ class SQLiteStore(Store):
 
 
 class RedisGround:
-    """Servers that stores share, each behind a proxy, and the way to them."""
+    """Servers that several stores share, each behind a proxy, and the connection to them."""
 
     def __init__(self, kind: str, servers: list[RedisServer], proxies: list[Proxy]) -> None:
         self.kind = kind
@@ -227,7 +230,7 @@ class RedisGround:
 
 
 class RedisStore(Store):
-    """A prefix of its own on a ground."""
+    """The records under one prefix on a ground."""
 
     def __init__(self, ground: RedisGround, tag: str = "") -> None:
         self.kind = ground.kind
@@ -240,7 +243,7 @@ class RedisStore(Store):
         return kind.connect(self.ground.connection, key_prefix=self.prefix, timeout_seconds=timeout_seconds)
 
     def address(self) -> dict[str, Any]:
-        """Return what another process needs to find the store."""
+        """Return how another process can connect to the store."""
         connection = self.ground.connection
         names = ("url", "host", "port", "mode", "sentinels", "service_name")
         return {"prefix": self.prefix, "connection": {name: getattr(connection, name) for name in names}}
@@ -272,7 +275,7 @@ class RedisStore(Store):
             self.age(storage_key, round(seconds * 1000))
 
     def age(self, storage_key: str, ms: int) -> None:
-        """Move the record, and the moment of its expiry, into the past."""
+        """Move the record and its expiry into the past."""
         data, left = self.peek(storage_key)
         if data is None or left is None:
             return
@@ -287,9 +290,13 @@ class RedisStore(Store):
     # Faults.
 
     def when(self, match: bytes, action: Any, **options: Any) -> None:
-        """As `Proxy.when`, on every server. In a cluster a plan for one message waits at each node."""
+        """As `Proxy.when`, on every server: in a cluster each node has a plan of its own."""
         for proxy in self.ground.proxies:
             proxy.when(match, action, **options)
+
+    def times_met(self) -> int:
+        """Return how many messages have met a plan, on this ground so far."""
+        return sum(len(proxy.taken) for proxy in self.ground.proxies)
 
     def pass_all(self) -> None:
         for proxy in self.ground.proxies:
@@ -303,6 +310,12 @@ class RedisStore(Store):
         for server in self.ground.servers:
             with server.client() as client:
                 client.script_flush()
+
+    def load_script(self, text: str) -> None:
+        """Load the script on every server, so that none answers NOSCRIPT."""
+        for server in self.ground.servers:
+            with server.client() as client:
+                client.script_load(text)
 
     def fill(self) -> None:
         self._configure("1")
@@ -321,7 +334,7 @@ class RedisStore(Store):
 
 
 class Grounds:
-    """What stores stand on: servers, each kind started when it is first asked for, and a folder."""
+    """The servers under the stores, each kind started when it is first needed, and a folder."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -365,7 +378,7 @@ class Grounds:
     def _sentinel(self, kind: str) -> RedisGround:
         binary = next(iter(binaries().values()))
         ground = self._single(kind, binary)
-        # It knows the master by the proxy's address, and gives that to who asks.
+        # It knows the master by the proxy's address, and gives clients that address.
         sentinel = self._stack.enter_context(RedisSentinel(binary, ground.proxies[0]))
         ground.connection = RedisConnection(
             mode="sentinel", sentinels=[("127.0.0.1", sentinel.port)], service_name=SERVICE
@@ -373,18 +386,16 @@ class Grounds:
         return ground
 
     def _cluster(self, kind: str) -> RedisGround:
-        cluster = RedisCluster(next(iter(binaries().values())))
-        proxies = [self._stack.enter_context(Proxy(master.port)) for master in cluster.masters]
-        for master, proxy in zip(cluster.masters, proxies, strict=True):
-            # What a node calls itself is where clients go, after a MOVED too; the nodes meet at their own ports.
-            bus = master.port + 10_000
-            master._command += [
-                "--cluster-announce-port",
-                str(proxy.port),
-                "--cluster-announce-bus-port",
-                str(bus),
-            ]
-        self._stack.enter_context(cluster)
+        proxies: list[Proxy] = []
+
+        def announced(port: int) -> tuple[str, ...]:
+            """Let clients connect to a proxy, also after a MOVED, and the nodes to each other's own bus ports."""
+            proxies.append(self._stack.enter_context(Proxy(port)))
+            bus = str(port + 10_000)
+            return ("--cluster-announce-port", str(proxies[-1].port), "--cluster-announce-bus-port", bus)
+
+        binary = next(iter(binaries().values()))
+        cluster = self._stack.enter_context(RedisCluster(binary, master_options=announced))
         ground = RedisGround(kind, cluster.masters, proxies)
         ground.connection = RedisConnection(host="127.0.0.1", port=proxies[0].port, mode="cluster")
         ground.client = redis.RedisCluster("127.0.0.1", proxies[0].port, socket_timeout=PATIENCE)

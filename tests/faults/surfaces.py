@@ -1,12 +1,12 @@
-"""Every surface as one: send a request or call a function, and see what its client gets.
+"""All surfaces under one interface: send a request or call a function, and see what its client gets.
 
     surface = place.surface(Play(seen=...))
     seen = await surface.send(b"body", key="k-1")
     seen.answer, seen.replayed, seen.refused, seen.raised
     surface.runs
 
-The HTTP surfaces are those of the scenarios. A function gets the same play: it does what an app would do, and
-returns the body that an app would send. A plain function runs in a thread, as its callers do.
+The HTTP surfaces are those of the scenarios. A function gets the same play: it does what an app would do and
+returns the body that an app would send. A plain function runs in a thread.
 """
 
 import asyncio
@@ -25,39 +25,39 @@ PATIENCE = 30.0
 
 
 class Interrupt(BaseException):
-    """What stops a run from outside: no `Exception`."""
+    """A `BaseException` that stops a run from outside."""
 
 
 @dataclass(frozen=True)
 class Large(Play):
-    """An answer that can't be kept: over the cap, or a result that has no form in a record."""
+    """An answer that can't be stored: too large, or as a result of a function not JSON."""
 
     chunks: tuple[bytes, ...] = (b"x" * 40,)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one client got."""
+    """What one client or caller got."""
 
     answer: bytes | None = None
-    """The body of an answer of the app's, or the function's result."""
+    """The body of the app's answer, or the function's result."""
     replayed: bool = False
     refused: str | None = None
-    """The kind of refusal, as a problem's type has it."""
+    """The kind of refusal, as the slug of its problem."""
     raised: BaseException | None = None
-    """The app's own error, as the server or the caller sees it."""
+    """The app's own exception, as the server or the caller sees it."""
     is_whole: bool = True
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A function's result that came out of a record."""
+    """A function's result that was replayed."""
 
     value: Any
 
 
 class _ASGI(ASGISurface):
-    """As it is, noting attempts."""
+    """Also records the attempt of each run."""
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         self.attempts.append(_attempt())
@@ -65,7 +65,7 @@ class _ASGI(ASGISurface):
 
 
 class _WSGI(WSGISurface):
-    """As it is, noting attempts."""
+    """Also records the attempt of each run."""
 
     def _app(self, environ: Any, start_response: Any) -> Any:
         self.attempts.append(_attempt())
@@ -193,7 +193,7 @@ _threads = ThreadPoolExecutor(64, thread_name_prefix="caller")
 
 
 def surface_over(kind: str, layer: Any, play: Any, *, config: IdempotencyConfig, http: Any = None) -> Any:
-    """Return the surface of that kind over the layer, which fits it."""
+    """Return a surface of this kind over a layer, which must be blocking or async as the surface needs it."""
     if kind in ("asgi", "wsgi"):
         return HTTPSurface(kind, layer, play, config, http)
     return FunctionSurface(kind, layer, play, config, _threads)

@@ -1,4 +1,4 @@
-"""Apps and clients that fail, go away or are cancelled, and answers that can't be kept."""
+"""Apps that fail or are cancelled, clients that disconnect, and answers that can't be stored."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ BROKEN = RuntimeError("the app broke")
 
 @pytest.mark.parametrize("on_error", ["release", "store"])
 @shows(9)
-async def test_an_app_that_raises_frees_its_key_or_its_failure_is_kept(place, on_error):
+async def test_an_app_that_raises_frees_its_key_or_its_failure_is_stored(place, on_error):
     surface = place.surface(Play(raises=BROKEN), on_error=on_error)
     seen = await surface.send()
     assert seen.raised is BROKEN
@@ -31,7 +31,7 @@ async def test_an_app_that_raises_frees_its_key_or_its_failure_is_kept(place, on
 
 
 @shows(10)
-async def test_an_answer_that_broke_off_is_never_kept(place):
+async def test_an_answer_that_broke_off_is_not_stored(place):
     surface = place.surface(Play(chunks=(b"one", b"two", b"three"), raises=BROKEN, raises_after=2))
     seen = await surface.send()
     assert (seen.raised, seen.is_whole) == (BROKEN, False)
@@ -43,7 +43,7 @@ async def test_an_answer_that_broke_off_is_never_kept(place):
 
 @pytest.mark.parametrize("chunks", [(b"whole",), (b"in ", b"several ", b"parts")])
 @shows(11)
-async def test_a_client_that_has_gone_does_not_stop_the_run_and_its_retry_gets_all(place, chunks):
+async def test_a_client_that_disconnects_does_not_stop_the_run_and_its_retry_gets_the_whole_answer(place, chunks):
     surface = place.surface(Play(chunks=chunks))
     gone = {"gone_after": 1} if place.is_async else {"stop_after": 1}
     await surface.send(**gone)
@@ -52,24 +52,24 @@ async def test_a_client_that_has_gone_does_not_stop_the_run_and_its_retry_gets_a
 
 
 @shows(12, surfaces=("asgi", "async function"))
-async def test_a_run_that_is_cancelled_leaves_its_claim_to_the_lease(place):
+async def test_the_claim_of_a_cancelled_run_lapses(place):
     surface = place.surface(Play(waits_for=asyncio.Event()))
     task = asyncio.ensure_future(surface.send())
     await until(lambda: surface.runs == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await assert_left_to_the_lease(place, surface)
+    await assert_that_it_lapses(place, surface)
 
 
 @shows(12, surfaces=("wsgi", "function"))
-async def test_a_run_that_is_interrupted_leaves_its_claim_to_the_lease(place):
+async def test_the_claim_of_an_interrupted_run_lapses(place):
     surface = place.surface(Play(raises=Interrupt()))
     assert isinstance((await surface.send()).raised, Interrupt)
-    await assert_left_to_the_lease(place, surface)
+    await assert_that_it_lapses(place, surface)
 
 
-async def assert_left_to_the_lease(place, surface):
+async def assert_that_it_lapses(place, surface):
     assert place.status() == "in progress"
     surface.play = Play()
     assert (await surface.send()).refused == "in-progress"
@@ -79,7 +79,7 @@ async def assert_left_to_the_lease(place, surface):
 
 
 @shows(13)
-async def test_a_settling_that_is_cancelled_comes_to_its_end(place):
+async def test_a_cancelled_settling_is_finished(place):
     gates = []
 
     def gated(layer):
@@ -99,7 +99,7 @@ async def test_a_settling_that_is_cancelled_comes_to_its_end(place):
 
 
 @shows(17)
-async def test_an_answer_that_can_not_be_kept_goes_out_whole_and_duplicates_are_refused(place):
+async def test_an_answer_that_can_not_be_stored_is_delivered_and_duplicates_are_refused(place):
     surface = place.surface(Large(), http=HTTPConfig(max_response_body=20))
     seen = await surface.send()
     assert (seen.answer, seen.replayed) == (b"x" * 40, False)

@@ -1,4 +1,4 @@
-"""Servers that come back or hand over, with and without the last write, and slots that move."""
+"""Servers that restart or fail over, with and without their last writes, and slots that move."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from tests.servers import RedisServer, binaries
 QUICK = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 KEEPING = ("--appendonly", "yes", "--appendfsync", "always")
 FIRST_SHARD = next(f"{{{number}}}" for number in range(100) if key_slot(b"%d" % number) < 16384 // 3)
-"""A prefix whose keys all stand in a cluster's first shard."""
+"""A prefix whose keys are all in the cluster's first shard."""
 
 
 class Pair:
@@ -37,8 +37,8 @@ class Pair:
     def hand_over(self) -> None:
         """Make the replica the master, with all that was written.
 
-        In a cluster as an operator asks for it. Under a Sentinel the master dies: one that is replaced while it
-        lives is demoted seconds later, and what it acknowledges until then is lost.
+        In a cluster by the command of an operator. Under a Sentinel the master is killed: a live one would be
+        demoted only seconds after its replacement, and the writes that it acknowledges until then would be lost.
         """
         if self.ground.kind == "cluster":
             _tell(self.replica, "CLUSTER", "FAILOVER")
@@ -48,12 +48,12 @@ class Pair:
         self._until_promoted()
 
     def cut_off(self) -> None:
-        """Let the replica hear nothing of what is written from here on."""
+        """Keep the writes from here on from the replica."""
         self.replica.freeze()
         _tell(self.master, "CLIENT", "KILL", "TYPE", "replica")
 
     def lose_and_hand_over(self) -> None:
-        """Kill the master; the replica, which heard nothing of its last writes, takes its place."""
+        """Kill the master; the replica takes its place without the last writes."""
         self.master.kill()
         self.replica.thaw()
         if self.ground.kind == "cluster":
@@ -105,7 +105,7 @@ def _in_cluster(stack: ExitStack) -> Pair:
 
 
 class Lone:
-    """One server that keeps what it acknowledged, and comes back with it."""
+    """One server that persists every write that it acknowledges, and restarts with them."""
 
     def __init__(self, kind: str, stack: ExitStack) -> None:
         self.server = stack.enter_context(RedisServer(binaries()[kind], *KEEPING))
@@ -126,7 +126,7 @@ def hand_over_of(kind: str) -> Iterator[Any]:
 
 
 class Run:
-    """A request that is under way at one surface, and another that is over."""
+    """One surface with a request that runs and another that is completed."""
 
     def __init__(self, ground: RedisGround, surface: str) -> None:
         self.place = Place(RedisStore(ground, FIRST_SHARD), surface)
@@ -139,13 +139,13 @@ class Run:
         await until(lambda: self.surface.runs == 2, within=20)
 
     def frames(self) -> list[Any]:
-        """Return what the servers hold now, whoever is the master."""
+        """Return the records of the present master."""
         self.place.store.client = self.place.store.ground.client
         return self.place.store.frames()
 
 
 @shows(18, at_once=True)
-async def test_a_failover_without_loss_is_nothing_to_a_client(place):
+async def test_a_client_does_not_notice_a_failover_without_loss(place):
     with hand_over_of(place) as servers:
         runs = [Run(servers.ground, surface) for surface in SURFACES]
         await asyncio.gather(*(run.begin() for run in runs))
@@ -164,7 +164,7 @@ async def test_a_failover_without_loss_is_nothing_to_a_client(place):
 
 
 @shows(19, at_once=True)
-async def test_after_a_failover_with_loss_two_may_run_and_the_first_changes_nothing(place):
+async def test_after_a_failover_with_loss_a_second_run_wins_and_the_first_changes_nothing(place):
     with hand_over_of(place) as servers:
         runs = [Run(servers.ground, surface) for surface in SURFACES]
         await asyncio.to_thread(servers.cut_off)
@@ -188,7 +188,7 @@ async def test_after_a_failover_with_loss_two_may_run_and_the_first_changes_noth
 
 
 class Move:
-    """The slot of a store's one record, on its way from one master to another."""
+    """The migration of the slot of a store's only record from one master to another."""
 
     def __init__(self, store: RedisStore) -> None:
         (storage_key,) = store.records()
@@ -200,13 +200,13 @@ class Move:
         self.servers = servers
 
     def begin(self) -> None:
-        """Move the record: its slot is now in between, and clients are told to ask at the target."""
+        """Migrate the record, and leave the slot between the two: clients get ASK redirections."""
         _tell(self.target, "CLUSTER", "SETSLOT", self.slot, "IMPORTING", _id(self.source))
         _tell(self.source, "CLUSTER", "SETSLOT", self.slot, "MIGRATING", _id(self.target))
         _tell(self.source, "MIGRATE", "127.0.0.1", str(self.target.port), self.name, "0", "5000")
 
     def end(self) -> None:
-        """Give the slot to the target: clients are told that it moved."""
+        """Assign the slot to the target: clients get MOVED redirections."""
         for server in (self.target, self.source, *self.servers):
             _tell(server, "CLUSTER", "SETSLOT", self.slot, "NODE", _id(self.target))
 
@@ -222,7 +222,7 @@ def _id(server: RedisServer) -> str:
 
 @pytest.mark.parametrize("meets", ["ASK", "MOVED"])
 @shows(21)
-async def test_a_slot_that_moves_while_the_app_runs_is_nothing_to_a_client(place, meets):
+async def test_a_client_does_not_notice_a_slot_that_moves_while_the_app_runs(place, meets):
     moves = []
 
     def app(body):
@@ -241,7 +241,7 @@ async def test_a_slot_that_moves_while_the_app_runs_is_nothing_to_a_client(place
 
 
 @shows(21)
-async def test_a_cluster_that_says_try_again_is_asked_again(place):
+async def test_a_verb_is_repeated_after_tryagain(place):
     surface = place.surface()
     await surface.send(key="before")
     place.store.lose()

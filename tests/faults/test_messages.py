@@ -1,5 +1,6 @@
-"""Messages that are lost or late between a layer and its servers, and what servers say when they can't serve."""
+"""Messages between a layer and its servers that are lost or late, and servers that answer with an error."""
 
+import asyncio
 import time
 
 import pytest
@@ -8,15 +9,18 @@ from idempotency_mw.core.record import Claim, Operation
 from idempotency_mw.persistence.redis import commands
 from tests.asgi.driver import until
 from tests.faults.rows import shows
+from tests.faults.stores import PATIENCE
 from tests.faults.surfaces import Play
 
-VERB = b"EVAL"  # and EVALSHA: every verb is one
-ACQUIRE = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script.sha.encode()
+VERB = b"EVAL"  # also in EVALSHA; every verb is one of the two
+SCRIPT = commands.acquire("", Claim(Operation("", ""), "", 1, 1)).script
+ACQUIRE = SCRIPT.sha.encode()
 HASTY = 0.15
 IN_DOUBT = 0.5
-"""Time for an acquire that is to be heard and not answered, and then for its release, which connects anew."""
-SLACK = 0.1 + 0.6
-"""A tenth of a second by the contract; the rest is for a machine that is shared."""
+"""The deadline of an acquire that the server must hear, and whose answer must not come."""
+SLACK = 0.1 + 2.0
+"""A tenth of a second by the contract, and two for a busy machine. Without a deadline a server that hangs would
+never answer; that layers keep theirs to a tenth of a second is measured in tests/persistence."""
 
 
 def error(text: str) -> dict[str, object]:
@@ -33,17 +37,18 @@ DOWN = {
 
 
 async def hasty(place):
-    """Return a surface of little patience, over a connected layer and an empty store. It ran once."""
+    """Return a surface with a short deadline, over a connected layer and an empty store. Its app ran once."""
     surface = place.surface()
     await surface.send(key="before")
     surface.layer.timeout_seconds = HASTY
     place.store.lose()
+    place.store.load_script(SCRIPT.text)
     return surface
 
 
 @pytest.mark.parametrize("how", DOWN)
 @shows(1)
-async def test_a_store_that_can_not_serve_refuses_in_time_and_nothing_runs(place, how):
+async def test_requests_are_refused_in_time_if_the_store_can_not_serve(place, how):
     surface = await hasty(place)
     place.store.when(VERB, **DOWN[how])
     began = time.monotonic()
@@ -58,9 +63,9 @@ async def test_a_store_that_can_not_serve_refuses_in_time_and_nothing_runs(place
 
 @pytest.mark.parametrize("action", ["cut request", "cut reply", "delay reply", "delay request"])
 @shows(2, 3)
-async def test_an_acquire_that_was_lost_or_late_on_either_way_changes_nothing(place, action):
+async def test_an_acquire_whose_request_or_reply_is_lost_or_late_is_repeated(place, action):
     surface = place.surface()
-    await surface.send(key="before")  # connected, and the scripts are known
+    await surface.send(key="before")  # connects, and loads the scripts
     place.store.lose()
     place.store.when(VERB, action, seconds=0.05)
     seen = await surface.send()
@@ -71,30 +76,29 @@ async def test_an_acquire_that_was_lost_or_late_on_either_way_changes_nothing(pl
 
 
 @shows(4)
-async def test_an_acquire_in_doubt_is_refused_not_run_and_released_by_its_token(place):
+async def test_an_acquire_in_doubt_is_refused_and_then_released(place):
     surface = await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
     place.store.when(ACQUIRE, "hang reply", times=None)  # not once: a layer may ask again in time
-    seen = await surface.send()
+    met = place.store.times_met()
+    sending = asyncio.ensure_future(surface.send())
+    await until(lambda: place.store.times_met() > met)
+    surface.layer.timeout_seconds = PATIENCE  # for the release: a busy machine may take long to connect anew
+    seen = await sending
     assert (seen.refused, surface.runs) == ("store-unavailable", 1)
     await until(lambda: place.status() is None)
     place.store.pass_all()
     assert (await place.surface().send()).answer == b"done"
 
 
-def is_under_way(release) -> bool:
-    """Tell whether a release in doubt, a thread or a task, is not over yet."""
-    return release.is_alive() if hasattr(release, "is_alive") else not release.done()
-
-
 @shows(4)
-async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lease_ends(place):
+async def test_an_acquire_in_doubt_that_can_not_be_released_lapses(place):
     patient, surface = place.surface(), await hasty(place)
     surface.layer.timeout_seconds = IN_DOUBT
     place.store.when(VERB, "hang reply", times=1)
     place.store.when(VERB, "cut request", times=None)  # its release
     assert (await surface.send()).refused == "store-unavailable"
-    await until(lambda: not any(map(is_under_way, surface.layer._in_doubt)))
+    await place.until_released(surface)
     assert place.status() == "in progress"
     place.store.pass_all()
     assert (await patient.send()).refused == "in-progress"
@@ -104,7 +108,7 @@ async def test_an_acquire_in_doubt_that_can_not_be_released_stands_until_its_lea
 
 
 @shows(6)
-async def test_scripts_that_are_gone_at_any_verb_are_nothing_to_a_client(place):
+async def test_a_client_does_not_notice_that_the_scripts_were_lost_before_any_verb(place):
     surface = place.surface(Play(seen=lambda body: place.store.forget_scripts()))
     place.store.forget_scripts()
     seen = await surface.send()
@@ -114,7 +118,7 @@ async def test_scripts_that_are_gone_at_any_verb_are_nothing_to_a_client(place):
 
 
 @shows(14)
-async def test_a_reply_to_complete_that_was_lost_changes_nothing(place):
+async def test_a_complete_whose_reply_was_lost_is_repeated(place):
     surface = place.surface(Play(seen=lambda body: place.store.when(VERB, "cut reply")))
     seen = await surface.send()
     assert (seen.answer, seen.replayed, surface.runs) == (b"done", False, 1)
@@ -124,7 +128,7 @@ async def test_a_reply_to_complete_that_was_lost_changes_nothing(place):
 
 @pytest.mark.parametrize("how", ["unreachable", "hanging"])
 @shows(15)
-async def test_a_store_that_is_down_at_complete_costs_the_client_nothing_and_is_reported(place, how, caplog):
+async def test_a_client_gets_its_answer_if_the_store_is_down_at_complete_and_that_is_reported(place, how, caplog):
     def fail(body):
         surface.layer.timeout_seconds = HASTY
         place.store.when(VERB, **DOWN[how])
@@ -143,14 +147,14 @@ async def test_a_store_that_is_down_at_complete_costs_the_client_nothing_and_is_
 
 
 @shows(5)
-async def test_a_full_server_refuses_what_is_new_and_runs_nothing(place):
+async def test_a_full_server_refuses_new_requests_and_replays_completed_ones(place):
     surface = place.surface()
     await surface.send(key="before")
     place.store.fill()
     try:
         seen = await surface.send()
         assert (seen.refused, surface.runs) == ("store-unavailable", 1)
-        assert place.status() == "completed"  # of what was before
+        assert place.status() == "completed"  # the request "before"
         await place.assert_kept(surface, b"done", key="before")
     finally:
         place.store.empty()
@@ -158,7 +162,7 @@ async def test_a_full_server_refuses_what_is_new_and_runs_nothing(place):
 
 
 @shows(16)
-async def test_a_server_that_is_full_at_complete_keeps_the_answer(place):
+async def test_a_server_that_is_full_at_complete_stores_the_answer(place):
     surface = place.surface(Play(seen=lambda body: place.store.fill()))
     try:
         seen = await surface.send()

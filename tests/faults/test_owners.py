@@ -1,29 +1,29 @@
-"""Owners that are killed, or stopped past their lease: real processes, and what becomes of their keys."""
+"""Owners that are killed, or stopped until their lease has lapsed, as real processes."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.asgi.driver import until
-from tests.faults.dying import MOMENTS, Nursery
+from tests.faults.forking import MOMENTS, ForkServer
 from tests.faults.rows import shows
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="what a process does is told by /proc"
-)
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to watch a process")
 
 
 @pytest.fixture(scope="session")
-def nursery():
-    with Nursery() as nursery:
-        yield nursery
+def fork_server():
+    with ForkServer() as fork_server:
+        yield fork_server
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @shows(7)
-async def test_the_key_of_a_killed_worker_is_taken_over_once_its_lease_is_over(place, nursery, tmp_path, moment):
+async def test_the_key_of_a_killed_worker_is_taken_over_when_its_lease_lapses(
+    place, fork_server, tmp_path, moment
+):
     surface = place.surface()
-    child = nursery.run(place.kind, place.store.address(), moment, tmp_path)
+    child = fork_server.run(place.kind, place.store.address(), moment, tmp_path)
     await child.until_dead()
     assert (child.answer, child.effects) == (None, int(moment != "before the effect"))
     assert place.status() == "in progress"
@@ -35,9 +35,9 @@ async def test_the_key_of_a_killed_worker_is_taken_over_once_its_lease_is_over(p
 
 
 @shows(7)
-async def test_the_outcome_of_a_killed_worker_is_unknown_where_a_second_run_is_refused(place, nursery, tmp_path):
+async def test_with_after_crash_refuse_the_outcome_of_a_killed_worker_is_unknown(place, fork_server, tmp_path):
     surface = place.surface(after_crash="refuse")
-    child = nursery.run(place.kind, place.store.address(), "after the effect", tmp_path)
+    child = fork_server.run(place.kind, place.store.address(), "after the effect", tmp_path)
     await child.until_dead()
     assert (await surface.send()).refused == "in-progress"
     place.store.pass_time(31)
@@ -47,9 +47,9 @@ async def test_the_outcome_of_a_killed_worker_is_unknown_where_a_second_run_is_r
 
 
 @shows(8)
-async def test_one_stopped_past_its_lease_gives_its_client_the_winners_answer(place, nursery, tmp_path):
+async def test_the_client_of_a_worker_stopped_past_its_lease_gets_the_winners_answer(place, fork_server, tmp_path):
     surface = place.surface()
-    child = nursery.run(place.kind, place.store.address(), "stopped", tmp_path)
+    child = fork_server.run(place.kind, place.store.address(), "stopped", tmp_path)
     await child.until_stopped()
     place.store.pass_time(31)
     seen = await surface.send()

@@ -1,6 +1,7 @@
-"""Records that are gone, unreadable or somebody else's, and many who want the same one."""
+"""Records that are lost, unreadable or of another request, parallel duplicates, and SQLite's own faults."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from tests.faults.surfaces import Play
 
 
 @shows(20)
-async def test_a_record_that_is_gone_is_not_created_by_its_completion_and_the_key_is_new(place, caplog):
+async def test_a_lost_record_is_not_created_again_by_its_completion_and_its_key_is_free(place, caplog):
     surface = place.surface(Play(seen=lambda body: place.store.lose()))
     seen = await surface.send()
     assert (seen.answer, seen.replayed) == (b"done", False)
@@ -25,7 +26,7 @@ async def test_a_record_that_is_gone_is_not_created_by_its_completion_and_the_ke
 
 @pytest.mark.parametrize("policy", ["refuse", "pass"])
 @shows(22)
-async def test_a_record_that_can_not_be_read_is_refused_not_run_and_left_as_it_is(place, policy):
+async def test_an_unreadable_record_is_refused_and_left_as_it_is(place, policy):
     surface = place.surface(on_store_failure=policy)
     await surface.send()
     ((storage_key, record),) = place.store.records().items()
@@ -37,7 +38,7 @@ async def test_a_record_that_can_not_be_read_is_refused_not_run_and_left_as_it_i
 
 
 @shows(23)
-async def test_another_payload_is_refused_whatever_stands_and_changes_nothing(place):
+async def test_another_payload_is_refused_in_every_state_and_changes_nothing(place):
     gate = asyncio.Event()
     surface = place.surface(Play(waits_for=gate))
     first = asyncio.ensure_future(surface.send(b'"one"'))
@@ -55,7 +56,7 @@ async def test_another_payload_is_refused_whatever_stands_and_changes_nothing(pl
 
 @pytest.mark.parametrize("wait_seconds", [0, 20])
 @shows(24)
-async def test_of_many_duplicates_one_runs_and_the_others_are_refused_or_get_its_answer(place, wait_seconds):
+async def test_one_of_many_duplicates_runs_and_the_others_are_refused_or_get_its_answer(place, wait_seconds):
     gate = asyncio.Event()
     surface = place.surface(Play(waits_for=gate), wait_seconds=wait_seconds)
     first = asyncio.ensure_future(surface.send())
@@ -77,7 +78,7 @@ async def test_of_many_duplicates_one_runs_and_the_others_are_refused_or_get_its
 
 @pytest.mark.parametrize("hours", [1, -1])
 @shows(26)
-async def test_an_app_whose_clock_is_an_hour_off_does_as_the_others(place, hours, monkeypatch):
+async def test_an_app_whose_clock_is_an_hour_off_behaves_like_the_others(place, hours, monkeypatch):
     gate = asyncio.Event()
     surface, other = place.surface(Play(waits_for=gate)), place.surface()
     first = asyncio.ensure_future(surface.send())
@@ -93,22 +94,23 @@ async def test_an_app_whose_clock_is_an_hour_off_does_as_the_others(place, hours
     await place.assert_kept(surface, b"done")
 
 
-# SQLite's own.
+# Faults of SQLite.
 
 
 @shows(25)
-async def test_a_busy_file_refuses_in_time_and_nothing_runs(place):
+async def test_requests_are_refused_in_time_while_the_file_is_locked(place):
     surface = place.surface(timeout_seconds=0.2)
     with place.store.busy():
         began = time.monotonic()
         assert (await surface.send()).refused == "store-unavailable"
-        assert time.monotonic() - began < 0.2 + 0.1 + 0.6
+        # Two seconds are for a busy machine: test_sqlite.py measures that the deadline is kept to a tenth of one.
+        assert time.monotonic() - began < 0.2 + 0.1 + 2.0
     assert (surface.runs, place.status()) == (0, None)
     assert (await place.surface().send()).answer == b"done"
 
 
 @shows(25)
-async def test_a_file_that_can_not_be_written_refuses_and_nothing_runs(place):
+async def test_requests_are_refused_if_the_file_can_not_be_written(place):
     surface = place.surface()
     await surface.send(key="before")
     place.store.lose()
@@ -118,14 +120,39 @@ async def test_a_file_that_can_not_be_written_refuses_and_nothing_runs(place):
     assert (await place.surface().send()).answer == b"done"
 
 
+class TellsOfItsEnd:
+    """Passes the verbs on; `completed` is set when a complete has ended, also if it failed."""
+
+    def __init__(self, layer):
+        self.acquire, self.extend, self.release = layer.acquire, layer.extend, layer.release
+        self.timeout_seconds = layer.timeout_seconds
+        self.completed = threading.Event()
+        self._complete = layer.complete
+
+    def complete(self, claim, result):
+        try:
+            return self._complete(claim, result)
+        finally:
+            self.completed.set()
+
+
 @pytest.mark.parametrize("how", ["busy", "read_only", "full"])
 @shows(25)
-async def test_a_file_that_fails_at_complete_costs_the_client_nothing_and_is_reported(place, how, caplog):
+async def test_a_client_gets_its_answer_if_the_file_fails_at_complete_and_that_is_reported(place, how, caplog):
     body = b"x" * 200_000
     fault = getattr(place.store, how)()
-    surface = place.surface(Play(seen=lambda body: fault.__enter__(), chunks=(body,)), timeout_seconds=0.5)
+    layers = []
+
+    def watched(layer):
+        layers.append(TellsOfItsEnd(layer))
+        return layers[0]
+
+    play = Play(seen=lambda body: fault.__enter__(), chunks=(body,))
+    surface = place.surface(play, timeout_seconds=0.5, around=watched)
     try:
         seen = await surface.send()
+        # A client's deadline may pass before that of the thread that completes.
+        await asyncio.to_thread(layers[0].completed.wait, 20)
     finally:
         fault.__exit__(None, None, None)
     assert (seen.answer, surface.runs) == (body, 1)

@@ -1,67 +1,39 @@
-"""Builds of this package that have a fault of the reference system, one at least for each, and what runs them.
+"""Broken builds: copies of the package with a fault of the reference system put back, at least one for each fault.
 
-A build is the package with a few of its lines changed: a copy, which comes first on the path of a process of its
-own. There the tests that show the fault absent are run, and have to fail. This module imports nothing of the
-package, so that such a process knows only the copy.
+`test_reference_faults.py` shows each of the 25 faults absent. A test that passes proves little until it has been
+seen to fail. So `building.py` runs these tests on the build that has their fault, and they have to fail there.
 """
 
-import contextlib
-import json
-import multiprocessing
-import os
-import shutil
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from textwrap import indent
 
-__all__ = ["BUILDS", "Build", "Seen", "run"]
+from tests.functions.building import Build
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = "idempotency_mw"
-WITHIN_SECONDS = 50
+__all__ = ["BUILDS"]
 
 SCRIPTS = "persistence/redis/scripts"
 SERIALIZERS = "functions/serializers.py"
 ENCODED = "_ENCODER.encode(data)"
 
-
-@dataclass(frozen=True)
-class Build:
-    """The package with these changes: file, what stands there, what stands there instead."""
-
-    fault: int
-    what: str
-    changes: tuple[tuple[str, str, str], ...]
-    tests: str = ""
-    """What is in the names of the tests that are run; without it, all that show the fault absent."""
-
-    def make(self, folder: Path) -> None:
-        """Put the changed copy into the folder."""
-        copy = folder / PACKAGE
-        shutil.copytree(ROOT / PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        for name, old, new in self.changes:
-            text = (copy / name).read_text("utf-8")
-            if old not in text:
-                raise LookupError(f"{name} has changed: there is no {old!r}")
-            (copy / name).write_text(text.replace(old, new), "utf-8")
-
-
-# A stalled caller: the verdict on what stands there, and after that the write.
-STALLED_IN_MEMORY = """        with self._lock:
+# Fault 5: acquire reads and writes in two steps, and another caller gets in between.
+#   time 0: A finds no record
+#   time 1: B finds no record
+#   time 2: A writes its claim, and runs
+#   time 3: B writes its claim over it, and runs too
+# The sleep between the two steps lets every caller of the test find no record before one writes.
+TWO_STEPS_IN_MEMORY = """        with self._lock:
             now_ms = self._now_ms()
             self._purge(now_ms)
             found, write = verbs.acquire(self._standing(claim, now_ms), claim, now_ms)
         time.sleep(0.02)
         with self._lock:
 """
-STALLED_IN_SQLITE = """        with self._transaction() as connection:
+TWO_STEPS_IN_SQLITE = """        with self._transaction() as connection:
             now_ms = self._now_ms()
             found, write = verbs.acquire(_find(connection, claim, now_ms), claim, now_ms)
         time.sleep(0.02)
         with self._transaction() as connection:
 """
-STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
+TWO_STEPS_ON_A_SERVER = """            from idempotency_mw.persistence import verbs
             from idempotency_mw.persistence.frame import Frame
             from idempotency_mw.persistence.verbs import StoredFrame
             import asyncio, time
@@ -79,7 +51,7 @@ STALLED_ON_A_SERVER = """            from idempotency_mw.persistence import verb
 BUILDS = (
     Build(
         1,
-        "completing drops the fingerprint",
+        "complete drops the fingerprint",
         (
             (
                 "persistence/verbs.py",
@@ -95,7 +67,7 @@ BUILDS = (
     ),
     Build(
         2,
-        "completing asks for no token",
+        "complete does not check the token",
         (
             ("persistence/verbs.py", "if standing.frame.token != claim.token:", "if False:"),
             ("persistence/verbs.py", "if standing.frame.status is not Status.IN_PROGRESS:", "if False:"),
@@ -104,7 +76,7 @@ BUILDS = (
     ),
     Build(
         3,
-        "releasing asks for no token",
+        "release does not check the token",
         (
             (
                 "persistence/verbs.py",
@@ -116,7 +88,7 @@ BUILDS = (
     ),
     Build(
         4,
-        "a claim's record has no deadline",
+        "the record of a claim never expires",
         (
             (
                 "persistence/verbs.py",
@@ -128,32 +100,32 @@ BUILDS = (
     ),
     Build(
         5,
-        "what was found is not looked at again when it is written",
+        "acquire reads and writes in two steps",
         (
             (
                 "persistence/memory.py",
                 "        with self._lock:\n            now_ms = self._now_ms()\n            self._purge(now_ms)\n"
                 "            found, write = verbs.acquire(self._standing(claim, now_ms), claim, now_ms)\n",
-                STALLED_IN_MEMORY,
+                TWO_STEPS_IN_MEMORY,
             ),
             (
                 "persistence/sqlite.py",
                 "        with self._transaction() as connection:\n            now_ms = self._now_ms()\n"
                 "            found, write = verbs.acquire(_find(connection, claim, now_ms), claim, now_ms)\n",
-                STALLED_IN_SQLITE,
+                TWO_STEPS_IN_SQLITE,
             ),
             (
                 "persistence/redis/blocking.py",
                 "                return self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
                 "                self._deadline.start(self.timeout_seconds)\n"
-                + indent(STALLED_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),
+                + indent(TWO_STEPS_ON_A_SERVER.replace("AWAIT ", "").replace("SLEEP", "time.sleep"), "    "),
             ),
             (
                 "persistence/redis/asynchronous.py",
                 "                return await self._run("
                 "commands.acquire(self._key(claim), claim), commands.read_acquire)\n",
-                indent(STALLED_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"), "    "),
+                indent(TWO_STEPS_ON_A_SERVER.replace("AWAIT", "await").replace("SLEEP", "asyncio.sleep"), "    "),
             ),
         ),
     ),
@@ -171,7 +143,7 @@ BUILDS = (
     ),
     Build(
         7,
-        "a refused acquire reads the record again",
+        "acquire is called twice",
         (
             (
                 "lifecycle/claims.py",
@@ -189,7 +161,7 @@ BUILDS = (
     ),
     Build(
         8,
-        "the layer holds the function's name",
+        "the layer keeps the name of its last function",
         (
             (
                 "functions/guard.py",
@@ -253,13 +225,13 @@ BUILDS = (
     ),
     Build(
         12,
-        "the lease is the record's life",
+        "the lease is as long as the retention",
         (("lifecycle/claims.py", "self._lease_ms = config.lease_ms", "self._lease_ms = config.retention_ms"),),
         tests="KeyboardInterrupt",
     ),
     Build(
         12,
-        "what is interrupted or cancelled is settled as if it had ended",
+        "an interrupted or cancelled run is settled as if it had failed",
         (
             (
                 "functions/run.py",
@@ -271,7 +243,7 @@ BUILDS = (
     ),
     Build(
         13,
-        "what can't be serialised is an error",
+        "a result that can't be serialised raises",
         (
             (
                 SERIALIZERS,
@@ -282,7 +254,7 @@ BUILDS = (
     ),
     Build(
         13,
-        "a store that fails at the end is an error",
+        "a store failure at the end raises",
         (
             (
                 "lifecycle/claims.py",
@@ -291,7 +263,7 @@ BUILDS = (
             ),
         ),
     ),
-    Build(14, "nobody extends the lease", (("functions/run.py", "    heartbeat.start()\n", ""),), tests="memory"),
+    Build(14, "no heartbeat is started", (("functions/run.py", "    heartbeat.start()\n", ""),), tests="memory"),
     Build(
         15,
         "the app's clock decides",
@@ -318,7 +290,7 @@ BUILDS = (
     ),
     Build(
         16,
-        "the own token is a stranger's",
+        "acquire does not recognise its own token",
         (
             (
                 "persistence/verbs.py",
@@ -331,7 +303,7 @@ BUILDS = (
     Build(17, "a cached record never expires", (("persistence/local_cache.py", "if left_ms <= 0:", "if False:"),)),
     Build(
         18,
-        "expiry in whole seconds",
+        "expiry is cut to whole seconds",
         (
             (
                 "core/config.py",
@@ -353,7 +325,7 @@ BUILDS = (
     ),
     Build(
         20,
-        "what is falsy becomes None",
+        "a falsy result becomes None",
         (
             (
                 SERIALIZERS,
@@ -363,18 +335,20 @@ BUILDS = (
         ),
     ),
     Build(
-        21, "an unreadable record is passed by", (("core/machine.py", "    if unreadable:\n", "    if False:\n"),)
+        21,
+        "an unreadable record is treated as a store failure",
+        (("core/machine.py", "    if unreadable:\n", "    if False:\n"),),
     ),
     Build(22, "the local cache has no lock", (("persistence/local_cache.py", "with self._lock:", "if True:"),)),
     Build(
         23,
-        "a plain function takes an async layer",
+        "a blocking function accepts an async layer",
         (("persistence/adapted.py", "    if is_async(layer):", "    if False:"),),
         tests="an_async_layer",
     ),
     Build(
         23,
-        "an async function is taken for a plain one",
+        "an async function is run as a blocking one",
         (
             (
                 "functions/guard.py",
@@ -388,7 +362,7 @@ BUILDS = (
     ),
     Build(
         24,
-        "a connection that fails is an error like any other",
+        "a connection failure is not told from other errors",
         (
             (
                 "persistence/redis/errors.py",
@@ -400,101 +374,13 @@ BUILDS = (
     ),
     Build(
         24,
-        "URL and arguments mix",
-        (("persistence/redis/connection.py", "        if given:\n", "        if False:\n"),),
+        "a URL and single arguments may be mixed",
+        (("persistence/redis/address.py", "        if given:\n", "        if False:\n"),),
         tests="contradict",
     ),
     Build(
         25,
-        "NaN is stored as something else",
+        "NaN is stored as null",
         ((SERIALIZERS, ENCODED, f'{ENCODED}.replace("NaN", "null")'),),
     ),
 )
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the tests of a fault made of a build: the kinds and stores that they were run over, and that saw it."""
-
-    over: set[str]
-    by: set[str]
-    output: str
-
-
-class _Watching:
-    """A plugin of pytest that picks the tests of one fault, and notes which of them fail."""
-
-    def __init__(self, fault: int, tests: str) -> None:
-        self.fault = fault
-        self.tests = tests
-        self.over: dict[str, list[str]] = {}
-        self.by: set[str] = set()
-
-    def pytest_collection_modifyitems(self, items):
-        items[:] = [
-            item
-            for item in items
-            if self.tests in item.name
-            and any(self.fault in mark.args for mark in item.iter_markers("reference_fault"))
-        ]
-        for item in items:
-            parameters = item.callspec.params.items() if hasattr(item, "callspec") else ()
-            self.over[item.nodeid] = [
-                value for name, value in parameters if name in ("kind", "store", "file_or_server", "server_store")
-            ] or ["once"]
-
-    def pytest_runtest_logreport(self, report):
-        if report.when == "call" and report.failed:
-            self.by.update(self.over[report.nodeid])
-
-
-def run(build: Build, folder: Path) -> Seen:
-    """Make the build in the folder, and run the tests of its fault on it, in a process of their own."""
-    build.make(folder)
-    context = multiprocessing.get_context("forkserver")
-    # What takes long to import is imported once; the copy, and the tests, in each process anew.
-    context.set_forkserver_preload(
-        ["pytest", "pytest_asyncio.plugin", "pytest_timeout", "hypothesis", "redis.asyncio"]
-    )
-    process = context.Process(target=_run_tests, args=(build.fault, build.tests, folder))
-    process.start()
-    process.join(WITHIN_SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    output = (folder / "output").read_text("utf-8", "replace")
-    seen = folder / "seen.json"
-    over, by = json.loads(seen.read_text()) if seen.exists() else ([], [])
-    return Seen(set(over), set(by), output)
-
-
-def _run_tests(fault: int, tests: str, folder: Path) -> None:
-    sys.path.insert(0, str(folder))
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    import pytest
-    import pytest_asyncio.plugin
-    import pytest_timeout
-
-    with (
-        (folder / "output").open("w") as output,
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(output),
-    ):
-        package = __import__(PACKAGE)
-        watching = _Watching(fault, tests)
-        if Path(package.__file__).is_relative_to(folder):
-            options = [
-                "-q",
-                "--tb=short",
-                "--assert=plain",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:unraisableexception",
-                "--timeout=20",
-            ]
-            module = Path(__file__).with_name("test_reference_faults.py")
-            plugins = [pytest_asyncio.plugin, pytest_timeout, watching]
-            pytest.main([*options, f"--rootdir={ROOT}", str(module)], plugins=plugins)
-    over = sorted({value for values in watching.over.values() for value in values})
-    (folder / "seen.json").write_text(json.dumps([over, sorted(watching.by)]))

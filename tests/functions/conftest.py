@@ -1,12 +1,13 @@
 """Plain and async functions over every store, in one suite.
 
-A test's body is async, and runs at once where the function is plain. Time passes in every store at the test's
-word: a store of ours has a clock that is moved, and the records of a server are made older.
+A test's body is async; for a plain function it is run at once. The test decides when time passes: it moves the
+clock of memory and SQLite, and makes the records of a server older.
 """
 
 import asyncio
 import inspect
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from types import SimpleNamespace
@@ -15,20 +16,22 @@ from uuid import uuid4
 import pytest
 
 from idempotency_mw import idempotent_function
-from idempotency_mw.persistence.base import is_async
+from idempotency_mw.errors import IdempotencyAlreadyInProgressError
+from idempotency_mw.persistence.base import VERBS, is_async
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.persistence.threaded import as_async
 from idempotency_mw.testing import AsyncFailingPersistenceLayer, FailingPersistenceLayer, ManualClock
 from tests import canaries
+from tests.memory import held, rewrite_results
 from tests.proxy import Proxy
 from tests.servers import RedisServer, binaries
 
 SERVERS = sorted(binaries()) or [pytest.param("no server", marks=pytest.mark.skip)]
 STORES = ["memory", "sqlite", *SERVERS]
 PATIENT = 10.0
-"""Seconds that a verb may take here: what a busy machine does to a test is not what it is about."""
+"""The deadline of a verb in seconds, long enough for a busy machine."""
 
 
 class MemoryStore:
@@ -47,14 +50,13 @@ class MemoryStore:
         self.clock.advance(seconds)
 
     def lifetimes(self):
-        """Return for each record the milliseconds after which it is gone."""
-        lifetimes = [write.expires_ms - int(self.clock() * 1000) for write in self.layer._records.values()]
+        """Return the milliseconds until the expiry of each record."""
+        lifetimes = [write.expires_ms - int(self.clock() * 1000) for write in held(self.layer).values()]
         return [lifetime for lifetime in lifetimes if lifetime > 0]
 
     def rewrite(self, change):
         """Change the bytes of every record's result."""
-        for write in self.layer._records.values():
-            object.__setattr__(write.frame, "result", change(write.frame.result))
+        rewrite_results(self.layer, change)
 
 
 class SQLiteStore:
@@ -87,7 +89,7 @@ class SQLiteStore:
                 )
 
     def plant(self, data):
-        """Put these bytes in the place of every record."""
+        """Replace every record by these bytes."""
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE idempotency_records SET record = ?", (data,))
 
@@ -97,7 +99,7 @@ class SQLiteStore:
 
 
 PREFIX = 119
-"""The bytes of a record before its result."""
+"""The number of bytes of a record before its result."""
 
 AGE = """
 local by = tonumber(ARGV[1])
@@ -115,7 +117,7 @@ if left >= 0 then redis.call('PEXPIRE', KEYS[1], left - by) end
 
 
 class ServerStore:
-    """The records of one server under a prefix of their own; its clock can't be moved, so they are made older."""
+    """The records of one server under their own prefix; its clock can't be moved, so they are made older."""
 
     time_goes_on = True
 
@@ -154,7 +156,7 @@ class ServerStore:
 
 
 def to_its_end(coroutine):
-    """Run a coroutine that never waits."""
+    """Run a coroutine that never suspends, and return its result."""
     try:
         coroutine.send(None)
     except StopIteration as done:
@@ -163,7 +165,7 @@ def to_its_end(coroutine):
 
 
 def watched(layer, after):
-    """Return a layer around a layer that tells `after(verb, claim, outcome)` of each verb, at its end."""
+    """Return a layer around a layer that calls `after(verb, claim, outcome)` at the end of each verb."""
 
     def watching(verb):
         def blocking(claim, *result):
@@ -178,11 +180,11 @@ def watched(layer, after):
 
         return asynchronous if is_async(layer) else blocking
 
-    return SimpleNamespace(**{verb: watching(verb) for verb in ("acquire", "extend", "complete", "release")})
+    return SimpleNamespace(**{verb: watching(verb) for verb in VERBS})
 
 
 class Surface:
-    """One way of decorating and calling: plain or async, over one layer of one store."""
+    """Decorates and calls functions, plain or async, over one layer of one store."""
 
     def __init__(self, kind, layer, store=None):
         self.kind = kind
@@ -196,17 +198,17 @@ class Surface:
         self.store.advance(seconds)
 
     def failing(self):
-        """Have the layer fail from now on when it is told to, and return what it is told through."""
+        """Put a layer that can be made to fail around the layer, and return it."""
         kinds = {True: AsyncFailingPersistenceLayer, False: FailingPersistenceLayer}
         self.layer = kinds[self.is_async](self.layer)
         return self.layer
 
     def watch(self, after):
-        """Have `after(verb, claim, outcome)` called at the end of each verb."""
+        """Call `after(verb, claim, outcome)` at the end of each verb from now on."""
         self.layer = watched(self.layer, after)
 
     def function(self, body=None, **options):
-        """Decorate a function of one payload that notes its runs and does what the async body does."""
+        """Return a decorated function of one payload that notes its runs and then runs the async body."""
 
         async def counted(payload):
             self.runs.append(payload)
@@ -218,6 +220,22 @@ class Surface:
         options = {"persistence_store": self.layer, "key_prefix": uuid4().hex} | options
         return idempotent_function(counted if self.is_async else plain, **options)
 
+    async def seen(self, event, within):
+        """Wait until a thread or a task has set the `threading.Event`."""
+        if not self.is_async:
+            assert event.wait(within)
+            return
+        async with asyncio.timeout(within):
+            while not event.is_set():
+                await asyncio.sleep(0.01)
+
+    async def patiently(self, function, payload):
+        """Call again and again while the key is in progress."""
+        while True:
+            with suppress(IdempotencyAlreadyInProgressError):
+                return await self.call(function, payload)
+            await asyncio.sleep(0.002) if self.is_async else time.sleep(0.002)
+
     async def call(self, function, *args, **kwargs):
         for payload in (*args, *kwargs.values()):
             if isinstance(payload, str):
@@ -226,7 +244,7 @@ class Surface:
         return await result if inspect.isawaitable(result) else result
 
     async def at_once(self, work, count):
-        """Return what the async `work` returned for each number, in so many threads or tasks at once."""
+        """Run the async `work` for each number below `count`, in as many threads or tasks; return the results."""
         if self.is_async:
             return await asyncio.gather(*[work(number) for number in range(count)])
         with ThreadPoolExecutor(count) as pool:
@@ -240,16 +258,16 @@ def kind(request):
 
 @pytest.fixture(scope="session")
 def server_of():
-    """Return the real server of a name, started when it is first asked for."""
+    """Return a function from the name of a server to the running server, started at the first call."""
     started = {}
     with ExitStack() as stack:
 
-        def of(name):
+        def started_server(name):
             if name not in started:
                 started[name] = stack.enter_context(RedisServer(binaries()[name]))
             return started[name]
 
-        yield of
+        yield started_server
 
 
 def store_of(name, server_of, folder):
@@ -287,7 +305,7 @@ def server_store(request, server_of):
 
 
 async def closed(layer):
-    """Close a layer, whichever way it has."""
+    """Close a layer, blocking or async."""
     await layer.aclose() if hasattr(layer, "aclose") else layer.close()
 
 
@@ -301,7 +319,7 @@ async def surface(kind, store):
 
 @pytest.fixture
 def in_memory(kind):
-    """Plain and async, where the store has no part in what is shown."""
+    """Plain and async, in memory, for tests in which the store plays no part."""
     store = MemoryStore()
     return Surface(kind, store.layer, store)
 
@@ -320,7 +338,7 @@ async def failing(payload):
 
 @pytest.fixture
 async def proxied(kind, server_store):
-    """Plain and async, over the stores that are servers, with a proxy between; connected, the scripts known."""
+    """Plain and async, over each server through a proxy; connected, with its scripts loaded."""
     with Proxy(server_store.server.port) as proxy:
         layer = server_store.open(kind, proxy.url)
         surface = Surface(kind, layer, server_store)

@@ -1,8 +1,8 @@
-"""The payloads whose keys are pinned, and what computes them: with nothing but the package, on any Python.
+"""The payloads whose keys are pinned, and a script that computes the keys with the package alone, on any Python.
 
     python tests/functions/golden.py
 
-prints them as JSON. Those of pydantic models are left out where pydantic can't be imported.
+prints the keys as JSON, without those of pydantic models if pydantic can't be imported.
 """
 
 import json
@@ -70,7 +70,7 @@ PAYLOADS = {
 }
 
 OF_MODELS = frozenset(("model", "nested"))
-"""The names of those that pydantic is needed for."""
+"""The payloads that need pydantic."""
 
 try:
     from pydantic import BaseModel

@@ -1,4 +1,4 @@
-"""How often a function's store is asked: two round trips for a first call, one for a replay or a refusal."""
+"""How many round trips a call costs: two for a first call, one for a replay or a refusal."""
 
 import pytest
 

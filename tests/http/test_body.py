@@ -65,7 +65,7 @@ def test_the_media_type_says_whether_a_body_is_json(content_type: str, media: by
         ([b"5, 5"], None),
     ],
 )
-def test_only_a_length_that_can_be_trusted_is_one(lines: list[bytes], length: int | None) -> None:
+def test_a_declared_length_is_one_header_of_digits(lines: list[bytes], length: int | None) -> None:
     assert declared_length(lines) == length
 
 
@@ -75,7 +75,7 @@ def test_only_a_length_that_can_be_trusted_is_one(lines: list[bytes], length: in
 @pytest.mark.parametrize(
     "data", [None, True, 0, -1, 1.5, "", "\u00fc\u2028", [], [1, [2]], {}, {"a": {"a": 1}}, 10**300]
 )
-def test_json_is_read(data: Any) -> None:
+def test_valid_json_is_parsed(data: Any) -> None:
     assert parse_json(json.dumps(data).encode("utf-8")) == data
     assert parse_json(json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8")) == data
 
@@ -102,14 +102,14 @@ NOT_JSON = {
 
 @pytest.mark.row(28, 31, 59)
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
-def test_what_is_not_json_is_refused_and_not_quoted(body: bytes) -> None:
+def test_invalid_json_is_refused_without_quoting_it(body: bytes) -> None:
     with pytest.raises(NotJSONError) as caught:
         parse_json(body)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.row(31)
-def test_half_of_a_surrogate_pair_in_an_escape_is_data() -> None:
+def test_an_escaped_lone_surrogate_is_accepted() -> None:
     assert parse_json(rb'"\ud800"') == "\ud800"
 
 
@@ -123,20 +123,20 @@ def test_half_of_a_surrogate_pair_in_an_escape_is_data() -> None:
         b'{"": "4111-1111", "": 2}',
     ],
 )
-def test_a_member_that_stands_twice_is_refused_at_any_depth(body: bytes) -> None:
+def test_a_duplicate_member_is_refused_at_any_depth(body: bytes) -> None:
     with pytest.raises(DuplicateMemberError) as caught:
         parse_json(body)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.row(30)
-def test_the_same_member_in_two_objects_is_fine() -> None:
+def test_two_objects_may_have_members_of_the_same_name() -> None:
     assert parse_json(b'{"a": {"a": 1}, "b": [{"a": 1}, {"a": 1}], "A": 2}')["A"] == 2
 
 
 @pytest.mark.row(31)
 @given(st.binary(max_size=40) | st.text(st.sampled_from('{}[]",:0123eE+-.\\u tfn'), max_size=40).map(str.encode))
-def test_any_bytes_are_json_or_refused(body: bytes) -> None:
+def test_any_bytes_are_parsed_as_json_or_refused(body: bytes) -> None:
     try:
         parse_json(body)
     except (NotJSONError, DuplicateMemberError):
@@ -178,19 +178,19 @@ def test_a_retry_may_choose_another_boundary(one: str, other: str, eol: bytes) -
     assert len(parts(one)) == 4
 
 
-def test_the_case_of_the_parameter_does_not_matter() -> None:
+def test_the_name_of_the_boundary_parameter_is_case_insensitive() -> None:
     assert split(form(b"aA", b"1"), "aA", "Multipart/Mixed;BOUNDARY=") == split(form(b"b", b"1"), "b")
 
 
 @pytest.mark.row(88, 36)
-def test_other_parts_are_another_body() -> None:
+def test_bodies_of_other_parts_have_other_digests() -> None:
     bodies = [[b"1", b"2"], [b"2", b"1"], [b"12"], [b"1"], [b"1", b"2", b""], [b"1\r\n2"]]
     assert len({digest(split(form(b"b", *parts), "b")) for parts in bodies}) == len(bodies)
 
 
 @pytest.mark.row(88, 36)
 def test_content_that_looks_like_a_boundary_is_content() -> None:
-    # Each holds its own boundary within a line: two contents, and not one with two boundaries.
+    # Each content has its own boundary inside a line, where it is content and no boundary.
     assert split(form(b"x", b"pay --x 100"), "x") != split(form(b"y", b"pay --y 100"), "y")
 
 
@@ -208,13 +208,13 @@ def test_content_that_looks_like_a_boundary_is_content() -> None:
         "",
     ],
 )
-def test_without_a_boundary_a_body_is_its_bytes(content_type: str) -> None:
+def test_a_multipart_body_without_a_boundary_is_one_segment(content_type: str) -> None:
     body = form(b"b" * 70, b"1") + form(b"b", b"1")
     assert segments(body, content_type.encode()) == [body]
 
 
 @pytest.mark.row(88)
-def test_a_body_of_too_many_parts_counts_by_its_bytes() -> None:
+def test_a_body_of_too_many_parts_is_one_segment() -> None:
     body = b"--b\r\n" * MAX_SEGMENTS
     assert len(split(body, "b")) == MAX_SEGMENTS + 1
     assert split(body + b"--b", "b") == [body + b"--b"]

@@ -1,4 +1,4 @@
-"""What is collected of a response, and when it is whole."""
+"""What is captured of a response, and when it is whole."""
 
 import sys
 from itertools import pairwise
@@ -68,7 +68,7 @@ def test_when_a_response_is_whole(
 
 
 @pytest.mark.row(46)
-def test_what_never_started_is_not_whole() -> None:
+def test_a_response_that_never_started_is_not_whole() -> None:
     capture = Capture(100, is_head=False)
     assert not capture.is_started
     capture.add(b"a body without a start")
@@ -77,7 +77,7 @@ def test_what_never_started_is_not_whole() -> None:
 
 
 @pytest.mark.row(44)
-def test_two_lengths_are_none_to_trust() -> None:
+def test_two_content_length_headers_declare_no_length() -> None:
     capture = Capture(100, is_head=False)
     capture.start(200, (*declaring(1), *declaring(1)))
     capture.add(b"a")
@@ -85,7 +85,7 @@ def test_two_lengths_are_none_to_trust() -> None:
 
 
 @given(st.lists(st.binary(max_size=5), max_size=8))
-def test_the_body_is_the_chunks_in_their_order(chunks: list[bytes]) -> None:
+def test_the_body_is_its_chunks_in_their_order(chunks: list[bytes]) -> None:
     capture = captured(*chunks, finish=True)
     assert capture.body() == b"".join(chunks)
     assert capture.is_empty is (not any(chunks))
@@ -117,7 +117,7 @@ def test_a_body_over_the_limit_is_counted_but_not_kept(chunks: list[bytes], too_
 
 
 @pytest.mark.row(53)
-def test_nothing_is_collected_after_the_limit() -> None:
+def test_nothing_is_captured_after_the_limit() -> None:
     capture = captured(b"aaaaa", b"b", b"", b"c", finish=True, max_body=4)
     assert (capture.is_whole, capture.is_too_large, capture.body()) == (True, True, b"")
 
@@ -126,13 +126,13 @@ def test_nothing_is_collected_after_the_limit() -> None:
 @pytest.mark.parametrize(
     ("status", "is_head"), [(204, False), (205, False), (304, False), (200, True), (404, True)]
 )
-def test_no_body_is_kept_where_none_goes_out(status: int, is_head: bool) -> None:
+def test_the_body_of_a_bodiless_response_is_not_kept(status: int, is_head: bool) -> None:
     capture = captured(b"a" * 200, status=status, is_head=is_head, finish=True)
     assert (capture.is_bodiless, capture.is_too_large, capture.body()) == (True, False, b"")
 
 
 @pytest.mark.parametrize(("status", "is_head"), [(204, False), (200, True)])
-def test_what_no_client_gets_is_not_held_in_memory(status: int, is_head: bool) -> None:
+def test_a_chunk_of_a_bodiless_response_is_not_held_in_memory(status: int, is_head: bool) -> None:
     chunk = bytes(200)
     capture = Capture(100, is_head=is_head)
     capture.start(status, ())
@@ -143,14 +143,14 @@ def test_what_no_client_gets_is_not_held_in_memory(status: int, is_head: bool) -
 
 @pytest.mark.row(67)
 @pytest.mark.parametrize("chunk", [5, 10**12, [1, 2], "text", None])
-def test_what_is_no_buffer_is_no_part_of_a_body(chunk: object) -> None:
+def test_a_chunk_that_is_no_buffer_is_a_type_error(chunk: object) -> None:
     capture = captured()
     with pytest.raises(TypeError):
         capture.add(chunk)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))])
-def test_a_buffer_that_the_app_fills_again_is_kept_as_it_was(kind: type[bytearray]) -> None:
+def test_a_buffer_that_the_app_reuses_is_kept_as_it_was(kind: type[bytearray]) -> None:
     capture = Capture(100, is_head=False)
     capture.start(200, ())
     buffer = kind(b"first")
@@ -161,7 +161,7 @@ def test_a_buffer_that_the_app_fills_again_is_kept_as_it_was(kind: type[bytearra
     assert capture.body() == b"firstSECON"
 
 
-def test_a_view_counts_by_its_bytes() -> None:
+def test_the_length_of_a_memoryview_is_its_bytes() -> None:
     capture = captured(memoryview(b"12345678").cast("I"), length=8)  # type: ignore[arg-type]
     assert (capture.is_whole, capture.body()) == (True, b"12345678")
 

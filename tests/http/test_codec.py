@@ -1,4 +1,4 @@
-"""A response as bytes: the way there and back, and whatever else a store may hold."""
+"""A response as bytes: encoding, decoding, and bytes of a store that are no response."""
 
 import time
 
@@ -43,8 +43,8 @@ def decode(data: bytes) -> Response:
     return Response(*codec.decode(data))
 
 
-# Records of an earlier release are read by this one: a change here needs another version.
-def test_the_bytes_stay_what_they_were() -> None:
+# Records of an earlier release must stay readable: a change here needs another version of the format.
+def test_the_encoded_bytes_are_pinned() -> None:
     assert encode(GOLDEN) == GOLDEN_BYTES
     assert decode(GOLDEN_BYTES) == GOLDEN
 
@@ -53,7 +53,7 @@ def test_the_bytes_stay_what_they_were() -> None:
 @given(responses)
 @example(Response(299, (), b""))
 @example(Response(599, ((b"a", b"\xe9"),), bytes(range(256))))
-def test_what_is_encoded_is_decoded(response: Response) -> None:
+def test_an_encoded_response_is_decoded_to_itself(response: Response) -> None:
     encoded = encode(response)
     assert encoded is not None
     assert decode(encoded) == response
@@ -61,7 +61,7 @@ def test_what_is_encoded_is_decoded(response: Response) -> None:
 
 @pytest.mark.row(72)
 @given(any_responses)
-def test_what_is_not_refused_is_decoded_as_it_was(response: Response) -> None:
+def test_any_response_is_refused_or_decoded_to_itself(response: Response) -> None:
     encoded = encode(response)
     assert encoded is None or decode(encoded) == response
 
@@ -77,21 +77,21 @@ def test_a_line_break_or_nul_is_not_encoded(form: bytes, byte: bytes) -> None:
 
 @pytest.mark.row(72)
 @pytest.mark.parametrize("name", [b"", b"a:b", b":status", b"a b", b"a\t", b"\xe9", b'"', b"a/b", b"(a)"])
-def test_what_is_no_name_of_a_header_is_not_encoded(name: bytes) -> None:
+def test_an_invalid_header_name_is_not_encoded(name: bytes) -> None:
     assert encode(Response(200, ((name, b"x"),), b"")) is None
 
 
 @pytest.mark.parametrize("status", [-1, 0, 99, 100, 199, 600, 999, 1000])
-def test_what_is_no_status_of_an_answer_is_not_encoded(status: int) -> None:
+def test_a_status_outside_200_to_599_is_not_encoded(status: int) -> None:
     assert encode(Response(status, (), b"")) is None
 
 
 @pytest.mark.parametrize("status", [200, 299, 304, 404, 599])
-def test_any_status_of_an_answer_is_encoded(status: int) -> None:
+def test_a_status_from_200_to_599_is_encoded(status: int) -> None:
     assert encode(Response(status, (), b"")) == b"1%d000000" % status
 
 
-def test_a_header_block_that_its_length_cannot_say_is_not_encoded() -> None:
+def test_a_header_block_longer_than_six_digits_can_say_is_not_encoded() -> None:
     most = 10**6 - 1 - len(b"a:\n")
     fits = Response(200, ((b"a", b"b" * most),), b"body")
     assert decode(encode(fits) or b"") == fits
@@ -132,14 +132,14 @@ def test_a_header_block_that_its_length_cannot_say_is_not_encoded() -> None:
         b"\x80\x04\x95pickle",
     ],
 )
-def test_what_is_not_a_response_of_this_version_is_unreadable(data: bytes) -> None:
+def test_bytes_that_are_no_response_of_this_version_are_unreadable(data: bytes) -> None:
     with pytest.raises(IdempotencyRecordError) as caught:
         decode(data)
     assert "a:b" not in str(caught.value)
 
 
 def read(data: bytes) -> Response | None:
-    """Return the response, or None where it is unreadable; any other exception is a failure."""
+    """Return the response, or `None` if it is unreadable; any other exception fails the test."""
     try:
         return decode(data)
     except IdempotencyRecordError:
@@ -160,7 +160,7 @@ def test_a_truncated_record_is_unreadable_until_its_body_begins() -> None:
 
 
 @pytest.mark.row(52, 72)
-def test_a_changed_byte_gives_a_response_that_can_be_sent_or_is_unreadable() -> None:
+def test_a_record_with_a_changed_byte_is_unreadable_or_a_valid_response() -> None:
     for at in range(len(GOLDEN_BYTES)):
         for byte in range(256):
             data = GOLDEN_BYTES[:at] + bytes([byte]) + GOLDEN_BYTES[at + 1 :]

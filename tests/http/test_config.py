@@ -24,7 +24,7 @@ DEFAULTS = {
     "max_wait_seconds": 0,
 }
 
-# Row 64, name by name; those of row 63 can't be chosen.
+# Row 64, name by name; the headers of row 63 can't be configured.
 DROPPED = (
     "Date Server Age Set-Cookie WWW-Authenticate Authentication-Info Retry-After RateLimit* X-RateLimit-* "
     "Server-Timing traceparent tracestate X-Request-ID X-Correlation-ID"
@@ -86,7 +86,7 @@ def cases(table: dict[str, list[Any]]) -> list[Any]:
     ]
 
 
-def test_the_tables_name_every_option() -> None:
+def test_the_tables_have_every_option() -> None:
     options = {field.name for field in fields(HTTPConfig)}
     assert set(ACCEPTED) == set(REFUSED) == options == {*DEFAULTS, "storable"}
 
@@ -103,50 +103,50 @@ def test_the_dropped_headers_are_the_documented_ones() -> None:
 
 
 @pytest.mark.row(40, 41)
-def test_by_default_success_and_redirection_are_storable() -> None:
+def test_by_default_successes_and_redirections_are_storable() -> None:
     http = HTTPConfig()
     assert [status for status in range(100, 600) if http.storable(status)] == list(range(200, 400))
 
 
 @pytest.mark.parametrize(("name", "value"), cases(ACCEPTED))
-def test_an_option_accepts_its_edges(name: str, value: Any) -> None:
+def test_an_option_accepts_the_edges_of_its_range(name: str, value: Any) -> None:
     HTTPConfig(**{name: value})
 
 
 @pytest.mark.parametrize(("name", "value"), cases(REFUSED))
-def test_an_option_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_the_option(name: str, value: Any) -> None:
     with pytest.raises(IdempotencyConfigurationError, match=rf"^{name} "):
         HTTPConfig(**{name: value})
 
 
-def test_the_longest_key_is_not_shorter_than_the_shortest() -> None:
+def test_max_key_length_is_at_least_min_key_length() -> None:
     assert HTTPConfig(min_key_length=16, max_key_length=16).max_key_length == 16
     with pytest.raises(IdempotencyConfigurationError, match="max_key_length must be a whole number from 16"):
         HTTPConfig(min_key_length=16, max_key_length=15)
 
 
 @pytest.mark.row(7)
-def test_names_are_matched_without_regard_to_case() -> None:
+def test_configured_names_are_case_insensitive() -> None:
     http = HTTPConfig(methods=["post", "Put"], bound_headers=["X-B", "x-a"], dropped_headers=["X-Y*"])
     assert (http.methods, http.bound_headers, http.dropped_headers) == (("POST", "PUT"), ("x-a", "x-b"), ("x-y*",))
 
 
 @pytest.mark.parametrize("option", ["methods", "bound_headers", "dropped_headers"])
 def test_names_given_in_another_order_are_the_same_configuration(option: str) -> None:
-    # The order of a set differs from process to process, and that of the bound headers goes into the fingerprint.
+    # The order of a set differs between processes, and the order of the bound headers goes into the fingerprint.
     names = ["d", "a", "c", "b", "A"]
     configured = [HTTPConfig(**{option: given}) for given in (names, names[::-1], set(names), frozenset(names))]
     assert len(set(configured)) == 1
     assert [name.lower() for name in getattr(configured[0], option)] == ["a", "b", "c", "d"]
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     http = HTTPConfig()
     for field in fields(http):
         with pytest.raises(FrozenInstanceError):
             setattr(http, field.name, getattr(http, field.name))
 
 
-def test_equal_configurations_are_one_key_of_a_dict() -> None:
+def test_equal_configurations_have_equal_hashes() -> None:
     assert len({HTTPConfig(methods=["post"]), HTTPConfig(methods={"POST"})}) == 1
     assert len({HTTPConfig(required=True), HTTPConfig(required=False)}) == 2

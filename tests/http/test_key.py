@@ -90,19 +90,19 @@ HEADERS = [
     ("line", "lenient", "strict", "opaque"),
     [pytest.param(*cells, marks=pytest.mark.row(row), id=f"{row}-{cells[0][:24]!r}") for row, *cells in HEADERS],
 )
-def test_what_is_the_key_in_a_header(line: bytes, lenient: str, strict: str, opaque: str) -> None:
+def test_the_key_in_a_header(line: bytes, lenient: str, strict: str, opaque: str) -> None:
     assert (key(line, LENIENT), key(line, STRICT), key(line, OPAQUE)) == (lenient, strict, opaque)
 
 
 @pytest.mark.row(16)
 @pytest.mark.parametrize("http", [LENIENT, STRICT, OPAQUE])
 @pytest.mark.parametrize("lines", [[b'"a"', b'"a"'], [b'"a"', b'"b"'], [b"a", b""], [b"a", b"a", b"a"]])
-def test_two_lines_are_refused_whatever_they_hold(lines: list[bytes], http: HTTPConfig) -> None:
+def test_several_key_headers_are_refused_whatever_their_values(lines: list[bytes], http: HTTPConfig) -> None:
     assert isinstance(header_key(lines, http), Refusal)
 
 
 @pytest.mark.row(23)
-def test_a_key_that_is_too_short_learns_the_rule() -> None:
+def test_the_refusal_of_a_short_key_says_the_allowed_lengths() -> None:
     http = HTTPConfig(min_key_length=16, max_key_length=40)
     assert key(b"a" * 15, http) == REFUSED
     assert key(b'"%b"' % (b"a" * 16), http) == "a" * 16
@@ -122,7 +122,7 @@ def test_a_refusal_does_not_quote_the_key(line: bytes) -> None:
 
 
 def vectors() -> list[Any]:
-    """Return the Item vectors of github.com/httpwg/structured-field-tests, where they are at hand."""
+    """Return the Item vectors of github.com/httpwg/structured-field-tests, if they are on this machine."""
     beside = Path(__file__).resolve().parents[3] / "shared/data/structured-field-tests/items.json"
     path = Path(os.environ.get("STRUCTURED_FIELD_VECTORS", beside))
     if not path.is_file():
@@ -138,7 +138,7 @@ def vectors() -> list[Any]:
 @pytest.mark.row(11)
 @pytest.mark.parametrize("vector", vectors())
 def test_the_parser_agrees_with_the_published_vectors(vector: dict[str, Any]) -> None:
-    # A header of several lines is one value for the parser; that several lines are no key is another rule.
+    # Several lines are one value for the parser; that two lines are no key is a rule of its own.
     found = parse_string(", ".join(vector["raw"]))
     expected = vector.get("expected", [None])[0]
     wanted = expected if isinstance(expected, str) and not vector.get("must_fail") else None
@@ -146,7 +146,7 @@ def test_the_parser_agrees_with_the_published_vectors(vector: dict[str, Any]) ->
 
 
 def reference(data: bytes) -> str | None:
-    """Return what http_sf says: the value of an Item that is a String, None for all else."""
+    """Return the value of a String as http_sf parses it, or `None` for anything else."""
     try:
         value, _ = http_sf.parse(data, tltype="item")  # type: ignore[misc]
     except http_sf.StructuredFieldError:
@@ -177,7 +177,7 @@ def test_the_parser_agrees_with_the_reference_on_every_byte() -> None:
 
 
 @pytest.mark.row(11)
-def test_every_visible_byte_of_a_string_is_its_own_value() -> None:
+def test_every_visible_character_of_a_string_is_itself() -> None:
     plain = [chr(number) for number in range(0x20, 0x7F) if chr(number) not in '"\\']
     assert [parse_string(f'"{each}"') for each in plain] == plain
     assert [parse_string(f'"\\{each}"') for each in '"\\'] == ['"', "\\"]
@@ -230,13 +230,13 @@ def test_the_parser_agrees_with_the_reference_on_items_with_an_error(item: str, 
 @pytest.mark.row(11)
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('"\\;=:%@?.-*a1 \xe9'), max_size=10))
-def test_the_parser_agrees_with_the_reference_on_rubbish(rest: str) -> None:
+def test_the_parser_agrees_with_the_reference_on_random_text(rest: str) -> None:
     assert_agreement(('"k"' + rest).encode("latin-1"))
     assert_agreement(('"k";a=' + rest).encode("latin-1"))
     assert_agreement(rest.encode("latin-1"))
 
 
-def test_the_padding_of_bytes_is_read_as_the_reference_reads_it() -> None:
+def test_the_parser_agrees_with_the_reference_on_the_padding_of_byte_sequences() -> None:
     for data in (
         b"",
         b"=",
@@ -255,8 +255,8 @@ def test_the_padding_of_bytes_is_read_as_the_reference_reads_it() -> None:
         assert_agreement(b'"k";p=:%b:' % data)
 
 
-def test_a_date_may_have_any_fifteen_digits() -> None:
-    # RFC 9651, section 3.3.7, asks for the years 1 to 9999 at least; the reference stops there.
+def test_a_date_may_have_up_to_fifteen_digits() -> None:
+    # RFC 9651, section 3.3.7, demands the years 1 to 9999 at least; the reference allows no others.
     assert parse_string('"k";p=@-999999999999999') == "k"
     assert parse_string('"k";p=@1000000000000000') is None
 
@@ -286,7 +286,7 @@ LONG = {
 @pytest.mark.parametrize("value", LONG.values(), ids=LONG)
 def test_a_long_header_is_read_in_time_that_grows_with_its_length(value: str) -> None:
     line = value.encode("ascii")
-    # A tenth of this on a quiet machine. Time that grows with the square would be seconds.
+    # 0.025 s on an idle machine. Quadratic time would be seconds.
     assert min(_seconds(line) for _ in range(3)) < 0.25
 
 
@@ -296,7 +296,7 @@ def _seconds(line: bytes) -> float:
     return time.thread_time() - start
 
 
-# In a body.
+# A key in a body.
 
 #    row  what the expression selected    the key
 SELECTED = [
@@ -352,7 +352,7 @@ SELECTED = [
         for at, (row, *cells) in enumerate(SELECTED)
     ],
 )
-def test_what_is_the_key_in_a_body(selected: Any, expected: str | None) -> None:
+def test_the_key_in_a_body(selected: Any, expected: str | None) -> None:
     found = body_key(selected, LENIENT)
     if isinstance(found, Refusal):
         assert found.problem is Problem.KEY_INVALID
@@ -361,7 +361,7 @@ def test_what_is_the_key_in_a_body(selected: Any, expected: str | None) -> None:
 
 
 @pytest.mark.row(29)
-def test_the_syntax_of_the_header_does_not_hold_in_a_body() -> None:
+def test_the_syntax_of_the_header_does_not_apply_to_a_body() -> None:
     assert [body_key("a, b", http) for http in (LENIENT, STRICT, OPAQUE)] == ["a, b"] * 3
 
 
@@ -369,5 +369,5 @@ def test_the_syntax_of_the_header_does_not_hold_in_a_body() -> None:
 @given(
     st.lists(visible.filter(bool), min_size=1, max_size=3), st.lists(visible.filter(bool), min_size=1, max_size=3)
 )
-def test_several_fields_make_one_key_only_where_all_are_equal(one: list[str], other: list[str]) -> None:
+def test_keys_of_several_fields_are_equal_only_if_all_fields_are(one: list[str], other: list[str]) -> None:
     assert (body_key(one, LENIENT) == body_key(other, LENIENT)) is (one == other)

@@ -37,7 +37,7 @@ def wait(*lines: str) -> int | None:
         (['foo="", wait=5'], 5),
     ],
 )
-def test_the_first_wait_is_the_preferred_one(lines: list[str], seconds: int) -> None:
+def test_the_first_wait_preference_counts(lines: list[str], seconds: int) -> None:
     assert wait(*lines) == seconds
 
 
@@ -75,12 +75,12 @@ def test_the_first_wait_is_the_preferred_one(lines: list[str], seconds: int) -> 
         ['foo=", wait=5, "'],
     ],
 )
-def test_a_preference_that_makes_no_sense_is_ignored(lines: list[str]) -> None:
+def test_an_invalid_preference_is_ignored(lines: list[str]) -> None:
     assert wait(*lines) is None
 
 
 @given(st.lists(st.text(st.sampled_from('wait=5",;\\ \tx'), max_size=12), max_size=3))
-def test_whatever_is_preferred_is_a_number_that_was_sent_or_nothing(lines: list[str]) -> None:
+def test_a_preferred_wait_is_a_number_that_was_sent(lines: list[str]) -> None:
     found = wait(*lines)
     assert found is None or str(found) in re.findall(r"[0-9]+", " ".join(lines))
 

@@ -48,7 +48,7 @@ def test_slugs_and_statuses_are_the_documented_ones() -> None:
 
 
 @pytest.mark.row(119)
-def test_each_problem_has_an_absolute_type_of_its_own_that_ends_in_its_slug() -> None:
+def test_each_problem_has_its_own_type_uri_that_ends_in_its_slug() -> None:
     assert len(set(types())) == len(Problem)
     for problem, uri in zip(Problem, types(), strict=True):
         assert (urlsplit(uri).scheme, uri.rsplit(":", 1)[1]) == ("urn", problem.slug)
@@ -78,7 +78,7 @@ def test_a_refusal_is_a_problem_document(problem: Problem) -> None:
 
 @pytest.mark.row(2, 119)
 @pytest.mark.parametrize("problem", Problem)
-def test_a_head_gets_the_headers_and_no_body(problem: Problem) -> None:
+def test_a_refusal_of_head_has_the_headers_and_no_body(problem: Problem) -> None:
     refusal = Refusal(problem, "What to do.", retry_after_seconds=3)
     response, bodiless = problem_response(refusal), problem_response(refusal, bodiless=True)
     assert (bodiless.status, bodiless.headers, bodiless.body) == (response.status, response.headers, b"")
@@ -91,13 +91,13 @@ def test_further_headers_come_last() -> None:
 
 
 @given(st.text())
-def test_any_detail_makes_a_document(detail: str) -> None:
+def test_any_text_can_be_the_detail(detail: str) -> None:
     assert json.loads(problem_response(Refusal(Problem.BODY_INVALID, detail)).body)["detail"] == detail
 
 
 @pytest.mark.row(36, 37, 49, 52, 53, 102)
 @pytest.mark.parametrize(("reason", "problem", "retry"), REASONS)
-def test_each_reason_of_the_machine_is_one_problem(reason: Reason, problem: Problem, retry: bool) -> None:
+def test_each_reason_of_the_machine_has_its_problem(reason: Reason, problem: Problem, retry: bool) -> None:
     refusal = refusal_of(Reject(reason, retry_after_ms=2_001 if retry else None), bound_headers=False)
     assert (refusal.problem, refusal.retry_after_seconds) == (problem, 3 if retry else None)
     assert refusal.detail
@@ -118,7 +118,7 @@ def test_the_retry_time_is_in_whole_seconds_and_at_least_one(milliseconds: int, 
 
 
 @pytest.mark.row(57)
-def test_the_remedy_for_credentials_that_rotate_is_named_where_they_are_bound() -> None:
+def test_the_detail_of_a_mismatch_recommends_callers_if_headers_are_bound() -> None:
     def detail(reason: Reason, *, bound_headers: bool) -> str:
         return refusal_of(Reject(reason), bound_headers=bound_headers).detail
 

@@ -1,66 +1,25 @@
-"""Leases that are extended while apps run: by a timer of the loop, and by one thread for all blocking claims."""
+"""Heartbeats: what both kinds have in common, and the thread that extends the leases of blocking code."""
 
 import asyncio
-import gc
 import logging
 import os
+import signal
 import threading
 import time
-import weakref
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from typing import Any
+import traceback
+from contextlib import contextmanager
 
 import pytest
 
 from idempotency_mw import IdempotencyConfig
-from idempotency_mw.core.record import Claim, Operation
-from idempotency_mw.errors import IdempotencyPersistenceConnectionError
-from idempotency_mw.lifecycle import heartbeat
+from idempotency_mw.lifecycle import async_heartbeat, heartbeat
 from idempotency_mw.lifecycle.async_heartbeat import AsyncHeartbeat, AsyncPulse
-from idempotency_mw.lifecycle.heartbeat import Heartbeat
+from idempotency_mw.lifecycle.heartbeat import Heartbeat, Pulse
+from idempotency_mw.testing import ManualClock
+from tests.lifecycle.scripted import CLAIM, DOWN, AsyncScriptedStore, ScriptedStore, claim_of
 
-CLAIM = Claim(Operation("5" * 64, "f" * 64), "a" * 32, 30, 1000)
 FAST = IdempotencyConfig(lease_seconds=0.03)
-
-
-class Store:
-    """Extends as it is told: each answer is a bool, or an exception to raise; the last one for ever."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers) or [True]
-        self.extended: list[str] = []
-        self.threads: set[int] = set()
-        self.gate: threading.Event | None = None
-
-    def extend(self, claim: Claim) -> bool:
-        self.extended.append(claim.storage_key)
-        self.threads.add(threading.get_ident())
-        if self.gate is not None:
-            self.gate.wait(5)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class AsyncStore(Store):
-    async def extend(self, claim: Claim) -> bool:
-        return super().extend(claim)
-
-
-def asynchronous(store, claim, config):
-    """Return a heartbeat of a handler that has no other claim."""
-    return AsyncHeartbeat(store, claim, config, AsyncPulse(config.lease_seconds / 3))
-
-
-@pytest.fixture
-def pulse(monkeypatch):
-    """A pulse of the test's own."""
-    fresh = heartbeat._Pulse()
-    monkeypatch.setattr(heartbeat, "_pulses", {os.getpid(): fresh})
-    return fresh
+"""A beat is due every 10 ms, so that a test that waits for a few beats ends soon."""
 
 
 def eventually(condition, within=5.0):
@@ -70,197 +29,226 @@ def eventually(condition, within=5.0):
         time.sleep(0.002)
 
 
-async def beat(kind, store, config=FAST, before=None):
-    """Beat once, as both kinds do, and return when the next one is due."""
-    beating = kind(store, CLAIM, config)
-    if before is not None:
-        before(beating)
-    due = beating.beat()
-    return await due if asyncio.iscoroutine(due) else due
+# Both kinds. The lease is long, so that only the test beats.
+
+
+def async_kind(store, claim, config):
+    return AsyncHeartbeat(store, claim, config, AsyncPulse(config.lease_seconds / 3))
+
+
+@contextmanager
+def started(kind, store, **options):
+    beating = kind(store, CLAIM, IdempotencyConfig(lease_seconds=30, **options))
+    beating.start()
+    try:
+        yield beating
+    finally:
+        beating.stop()
+
+
+async def beat(beating):
+    """Beat once, and return the seconds until the next beat."""
+    seconds = beating.beat()
+    return await seconds if asyncio.iscoroutine(seconds) else seconds
 
 
 KINDS = pytest.mark.parametrize(
-    ("kind", "store_kind"), [(Heartbeat, Store), (asynchronous, AsyncStore)], ids=["blocking", "async"]
+    ("kind", "store_kind"),
+    [(Heartbeat, ScriptedStore), (async_kind, AsyncScriptedStore)],
+    ids=["blocking", "async"],
 )
 
 
-def begun(beating):
-    beating._ends = time.monotonic() + 1000
-
-
 @KINDS
-async def test_a_beat_extends_and_the_next_is_due_after_a_third_of_the_lease(kind, store_kind):
+async def test_a_beat_extends_the_lease_and_the_next_is_due_after_a_third_of_it(kind, store_kind):
     store = store_kind()
-    assert await beat(kind, store, IdempotencyConfig(lease_seconds=30), begun) == 10
-    assert store.extended == [CLAIM.storage_key]
+    with started(kind, store) as beating:
+        assert await beat(beating) == 10
+    assert store.extended == [CLAIM]
 
 
 @KINDS
-async def test_a_store_that_fails_is_reported_and_tried_again(kind, store_kind, caplog):
-    store = store_kind(IdempotencyPersistenceConnectionError("no route"), True)
-    assert await beat(kind, store, before=begun) == pytest.approx(0.01)
+async def test_a_store_failure_is_reported_and_the_beats_go_on(kind, store_kind, caplog):
+    with started(kind, store_kind(extend=[DOWN])) as beating:
+        assert await beat(beating) == 10
     assert "not extended" in caplog.text
     assert "no route" in caplog.text
 
 
 @KINDS
-async def test_an_error_that_no_layer_should_raise_is_reported_by_its_name_alone(kind, store_kind, caplog):
-    store = store_kind(KeyError("what it quotes may be a secret"))
-    assert await beat(kind, store, before=begun) == pytest.approx(0.01)
+async def test_an_error_that_no_layer_should_raise_is_reported_by_its_class_alone(kind, store_kind, caplog):
+    with started(kind, store_kind(extend=[KeyError("it may quote a secret")])) as beating:
+        assert await beat(beating) == 10
     assert "KeyError" in caplog.text
     assert "secret" not in caplog.text
 
 
 @KINDS
-async def test_a_lost_claim_is_reported_and_beats_no_more(kind, store_kind, caplog):
-    assert await beat(kind, store_kind(False), before=begun) is None
+async def test_a_lost_claim_is_reported_and_its_beats_end(kind, store_kind, caplog):
+    with started(kind, store_kind(extend=[False])) as beating:
+        assert await beat(beating) is None
     assert "the claim was lost while the app runs" in caplog.text
 
 
 @KINDS
-async def test_after_the_longest_execution_it_beats_no_more(kind, store_kind, caplog):
-    store = store_kind()
-    assert await beat(kind, store) is None  # its end is long past
-    assert store.extended == []
+async def test_beats_end_after_max_execution_seconds(kind, store_kind, caplog, monkeypatch):
+    clock, store = ManualClock(time.monotonic()), store_kind()
+    for module in (heartbeat, async_heartbeat):
+        monkeypatch.setattr(module, "monotonic", clock)
+    with started(kind, store, max_execution_seconds=20) as beating:
+        clock.advance(19)
+        assert await beat(beating) == 10
+        assert caplog.text == ""
+        clock.advance(1)
+        assert await beat(beating) is None
+    assert store.extended == [CLAIM]
     assert "max_execution_seconds" in caplog.text
 
 
 @KINDS
-async def test_once_stopped_it_does_nothing(kind, store_kind):
+async def test_a_heartbeat_that_is_stopped_extends_nothing(kind, store_kind):
     store = store_kind()
-
-    def stopped(beating):
-        begun(beating)
+    with started(kind, store) as beating:
         beating.stop()
         beating.stop()
-
-    assert await beat(kind, store, before=stopped) is None
+        assert await beat(beating) is None
     assert store.extended == []
 
 
 @KINDS
-async def test_stopped_while_it_extends_a_refusal_is_no_loss(kind, store_kind, caplog):
-    """The claim was settled meanwhile: that it no longer stands is as it should be."""
-    store = store_kind(False)
-    beating = kind(store, CLAIM, FAST)
-    begun(beating)
-    plain = Store.extend
+async def test_a_refusal_after_stop_is_not_reported_as_a_loss(kind, store_kind, caplog):
+    """The run ends and settles its claim while an extension is under way, so the store refuses the extension."""
 
-    def extend(claim):
-        beating.stop()
-        return plain(store, claim)
+    class StoppedMeanwhile(store_kind):
+        def extend(self, claim):
+            beating.stop()
+            return super().extend(claim)
 
-    async def aextend(claim):
-        return extend(claim)
-
-    store.extend = aextend if store_kind is AsyncStore else extend
-    due = beating.beat()
-    if asyncio.iscoroutine(due):
-        await due
+    with started(kind, StoppedMeanwhile(extend=[False])) as beating:
+        await beat(beating)
     assert caplog.text == ""
 
 
-@KINDS
-async def test_switched_off_it_never_beats(kind, store_kind, pulse):
-    store = store_kind()
-    beating = kind(store, CLAIM, IdempotencyConfig(lease_seconds=0.001, heartbeat=False))
+# The thread of blocking code. It lives in real time, so these tests wait until something has happened.
+
+
+@pytest.fixture
+def pulse():
+    """A thread that no other test uses. It starts with its first claim."""
+    return Pulse()
+
+
+def let_beats_pass(pulse=None, config=FAST, beats=3):
+    """Return when one more claim was extended so often. Beats that were due before it have happened by then."""
+    store = ScriptedStore()
+    witness = Heartbeat(store, claim_of(999), config, pulse)
+    witness.start()
+    eventually(lambda: len(store.extended) >= beats)
+    witness.stop()
+
+
+def test_with_the_heartbeat_switched_off_no_thread_starts(pulse):
+    store = ScriptedStore()
+    before = threading.enumerate()
+    beating = Heartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=0.03, heartbeat=False), pulse)
     beating.start()
-    await asyncio.sleep(0.02)
+    assert threading.enumerate() == before
+    let_beats_pass(pulse)
     beating.stop()
     assert store.extended == []
-    assert pulse._thread is None
 
 
-# The blocking one.
-
-
-def test_one_thread_beats_for_all_claims(pulse):
-    store = Store()
-    before = threading.active_count()
-    beating = [Heartbeat(store, Claim(Operation(f"{n:064}", "f" * 64), "a" * 32, 30, 1), FAST) for n in range(20)]
+def test_one_daemon_thread_beats_for_all_claims(pulse):
+    store = ScriptedStore()
+    before = set(threading.enumerate())
+    beating = [Heartbeat(store, claim_of(number), FAST, pulse) for number in range(20)]
     for each in beating:
         each.start()
     eventually(lambda: len(set(store.extended)) == 20 and len(store.extended) > 60)
-    assert threading.active_count() == before + 1
-    assert len(store.threads) == 1
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    assert store.threads == {thread.ident}
     for each in beating:
         each.stop()
-    eventually(lambda: not pulse._due)
-    time.sleep(0.03)
+    let_beats_pass(pulse)
     extended = len(store.extended)
-    time.sleep(0.03)
+    let_beats_pass(pulse)
     assert len(store.extended) == extended
-    assert pulse._thread.daemon
 
 
-def test_a_claim_that_is_due_sooner_than_all_others_is_not_made_to_wait(pulse):
-    store = Store()
-    late = Heartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=3000))
+def test_a_claim_that_is_due_before_all_others_does_not_wait_for_them(pulse):
+    store = ScriptedStore()
+    late = Heartbeat(store, CLAIM, IdempotencyConfig(lease_seconds=3000), pulse)
     late.start()
-    soon = Heartbeat(store, CLAIM, FAST)
+    soon = Heartbeat(store, claim_of(1), FAST, pulse)
     soon.start()
     eventually(lambda: store.extended)
     soon.stop()
     late.stop()
+    assert CLAIM not in store.extended
 
 
-def test_a_lost_claim_is_beaten_for_no_more(pulse, caplog):
-    store = Store(False)
-    Heartbeat(store, CLAIM, FAST).start()
-    eventually(lambda: "the claim was lost" in caplog.text and not pulse._due)
-    time.sleep(0.03)
-    assert len(store.extended) == 1
+def test_a_lost_claim_is_not_extended_again(pulse, caplog):
+    store = ScriptedStore(extend=[False])
+    Heartbeat(store, CLAIM, FAST, pulse).start()
+    let_beats_pass(pulse)
+    assert store.extended == [CLAIM]
+    assert caplog.text.count("the claim was lost") == 1
 
 
-def test_runs_that_end_before_their_first_beat_is_due_do_not_wake_the_thread(pulse):
-    waits = []
-    wait = pulse._condition.wait
-    pulse._condition.wait = lambda seconds: waits.append(seconds) or wait(seconds)
-    long = IdempotencyConfig(lease_seconds=0.3)
+class CountedWaits(threading.Condition):
+    """Counts how often a thread goes to sleep."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = 0
+
+    def wait(self, timeout=None):
+        self.waits += 1
+        return super().wait(timeout)
+
+
+def test_runs_that_end_before_their_first_beat_do_not_wake_the_thread(monkeypatch):
+    condition = CountedWaits()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Condition", lambda: condition)
+        pulse = Pulse()
+    slow = IdempotencyConfig(lease_seconds=0.3)
     for _ in range(50):
-        beating = Heartbeat(Store(), CLAIM, long)
+        beating = Heartbeat(ScriptedStore(), CLAIM, slow, pulse)
         beating.start()
+        time.sleep(0.001)  # the run; without it all would be due at once, and one wake-up would do for all
         beating.stop()
-    eventually(lambda: not pulse._due)
-    assert len(waits) < 10
+    let_beats_pass(pulse, slow, beats=1)
+    assert 0 < condition.waits < 10
 
 
-def test_a_layer_with_a_fault_of_its_own_does_not_end_the_beats_of_the_others(pulse, caplog):
-    faulty = Heartbeat(Store(KeyError("a bug")), CLAIM, FAST)
-    sound_store = Store()
-    sound = Heartbeat(sound_store, CLAIM, FAST)
+def test_a_layer_with_a_bug_does_not_end_the_beats_of_other_claims(pulse, caplog):
+    faulty = Heartbeat(ScriptedStore(extend=[KeyError("a bug")]), CLAIM, FAST, pulse)
     faulty.start()
     eventually(lambda: "KeyError" in caplog.text)
-    sound.start()
-    eventually(lambda: len(sound_store.extended) > 2)
+    let_beats_pass(pulse)
     faulty.stop()
-    sound.stop()
 
 
-def test_logging_that_raises_does_not_end_the_beats_of_the_others(pulse, monkeypatch):
-    lost, kept = Store(False), Store(True)
-
+def test_logging_that_raises_does_not_end_the_beats_of_other_claims(pulse):
     class Broken(logging.Filter):
         def filter(self, record):
-            raise RuntimeError("a filter of the user's")
+            raise RuntimeError("a bug in the user's filter")
 
-    logger = logging.getLogger("idempotency_mw")
-    broken = Broken()
+    logger, broken, lost = logging.getLogger("idempotency_mw"), Broken(), ScriptedStore(extend=[False])
     logger.addFilter(broken)
     try:
-        Heartbeat(lost, CLAIM, FAST).start()
+        Heartbeat(lost, CLAIM, FAST, pulse).start()
         eventually(lambda: lost.extended)
-        beating = Heartbeat(kept, CLAIM, FAST)
-        beating.start()
-        eventually(lambda: len(kept.extended) >= 2)
-        beating.stop()
+        let_beats_pass(pulse)
     finally:
         logger.removeFilter(broken)
 
 
-def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(pulse, monkeypatch):
-    store = Store()
-    beating = Heartbeat(store, CLAIM, FAST)
+def test_if_the_thread_can_not_start_the_next_claim_tries_again(pulse, monkeypatch):
+    store = ScriptedStore()
+    beating = Heartbeat(store, CLAIM, FAST, pulse)
     with monkeypatch.context() as patched:
 
         def refuse(thread):
@@ -274,284 +262,73 @@ def test_a_thread_that_could_not_be_started_is_tried_again_with_the_next_claim(p
     beating.stop()
 
 
-def test_what_begins_anew_has_neither_thread_nor_claims(pulse):
-    pulse.add(Heartbeat(Store(), CLAIM, FAST), 1000)
-    assert heartbeat._pulse() is pulse
-    heartbeat._pulses.clear()  # as a forked child does
-    assert (heartbeat._pulse()._thread, heartbeat._pulse()._due) == (None, [])
+# Forks. Here claims share the thread of the process.
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+WARNED = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-def test_a_forked_child_starts_a_thread_of_its_own():
-    parents = Store()
-    of_parent = Heartbeat(parents, CLAIM, FAST)
-    of_parent.start()
-    eventually(lambda: parents.extended)
+def exit_code_of_a_child(check):
+    """Fork, and call `check` in the child: 0 if it returns. A child that hangs is killed after 10 seconds."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            store = Store()
-            inherited = len(parents.extended)
-            Heartbeat(store, CLAIM, FAST).start()
-            eventually(lambda: len(store.extended) > 2)
-            code = 0 if len(parents.extended) == inherited else 2
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            check()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    extended = len(parents.extended)
-    eventually(lambda: len(parents.extended) > extended)
-    of_parent.stop()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
-def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child(pulse):
-    with pulse._condition:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                store = Store()
-                Heartbeat(store, CLAIM, FAST).start()
-                eventually(lambda: store.extended, within=2)
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-# The async one.
-
-
-async def test_no_task_exists_until_the_timer_fires():
-    store = AsyncStore()
-    before = asyncio.all_tasks()
-    # Slow enough that a busy machine is looked at between two beats.
-    beating = asynchronous(store, CLAIM, IdempotencyConfig(lease_seconds=1.5))
+@pytest.fixture
+def of_parent():
+    """The store of a claim that this process keeps; it has been extended."""
+    store = ScriptedStore()
+    beating = Heartbeat(store, CLAIM, FAST)
     beating.start()
-    assert asyncio.all_tasks() == before
-    while not store.extended:
-        await asyncio.sleep(0.002)
-    assert asyncio.all_tasks() == before
+    eventually(lambda: store.extended)
+    yield store
     beating.stop()
 
 
-async def test_it_beats_until_it_is_stopped():
-    store = AsyncStore(IdempotencyPersistenceConnectionError("once"), True)
-    beating = asynchronous(store, CLAIM, FAST)
-    beating.start()
-    while len(store.extended) < 3:
-        await asyncio.sleep(0.002)
-    beating.stop()
-    extended = len(store.extended)
-    await asyncio.sleep(0.03)
-    assert len(store.extended) == extended
+@FORKS
+@WARNED
+def test_a_forked_child_starts_a_thread_and_its_parent_keeps_its_own(of_parent):
+    assert exit_code_of_a_child(let_beats_pass) == 0
+    extended = len(of_parent.extended)
+    eventually(lambda: len(of_parent.extended) > extended)
 
 
-async def test_a_lost_claim_sets_no_further_timer(caplog):
-    store = AsyncStore(False)
-    beating = asynchronous(store, CLAIM, FAST)
-    beating.start()
-    await asyncio.sleep(0.05)
-    assert len(store.extended) == 1
-    assert caplog.text.count("lost") == 1
+@FORKS
+@WARNED
+def test_a_forked_child_does_not_extend_the_claims_of_its_parent(of_parent):
+    def check():
+        inherited = len(of_parent.extended)
+        let_beats_pass()
+        assert len(of_parent.extended) == inherited
+
+    assert exit_code_of_a_child(check) == 0
 
 
-async def test_stopped_while_an_extension_is_under_way_it_ends_with_that_one():
-    class Slow(AsyncStore):
-        async def extend(self, claim):
-            self.extended.append(claim.storage_key)
-            await gate.wait()
-            return True
+@FORKS
+@WARNED
+def test_a_fork_while_the_thread_holds_its_lock_does_not_block_the_child():
+    held, go_on = threading.Event(), threading.Event()
 
-    gate, store = asyncio.Event(), Slow()
-    beating = asynchronous(store, CLAIM, FAST)
-    beating.start()
-    while not store.extended:
-        await asyncio.sleep(0.002)
-    beating.stop()
-    gate.set()
-    await asyncio.sleep(0.03)
-    assert len(store.extended) == 1
+    class Holding(Heartbeat):
+        @property
+        def is_stopped(self):  # the thread asks under its lock
+            held.set()
+            return go_on.wait(30)
 
-
-async def test_stopped_before_it_began_it_is_no_trouble():
-    asynchronous(AsyncStore(), CLAIM, FAST).stop()
-
-
-def timers():
-    """Return the timers that are armed on this loop."""
-    return [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
-
-
-def claim_of(number):
-    return Claim(Operation(f"{number:064}", "f" * 64), "a" * 32, 30, 1000)
-
-
-async def test_one_timer_beats_for_all_claims_of_a_handler():
-    store, pulse = AsyncStore(), AsyncPulse(0.05)
-    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(20)]
-    for each in beating[:10]:
-        each.start()
-    await asyncio.sleep(0.02)
-    for each in beating[10:]:
-        each.start()
-    assert len(timers()) == 1
-    while len(store.extended) < 60:
-        await asyncio.sleep(0.002)
-    assert set(store.extended[:10]).isdisjoint(store.extended[10:20])  # who began later is due later
-    for each in beating:
-        each.stop()
-    extended = len(store.extended)
-    await asyncio.sleep(0.06)
-    assert (len(store.extended), timers()) == (extended, [])
-
-
-async def test_the_timer_of_claims_that_ended_early_is_one_and_goes_by_itself_or_when_told():
-    store, pulse = AsyncStore(), AsyncPulse(0.03)
-    pulse.line().rest()
-    for number in range(5):
-        each = AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse)
-        each.start()
-        pulse.line().rest()
-        assert len(timers()) == 1
-        each.stop()
-        assert len(timers()) == 1
-    await asyncio.sleep(0.05)
-    assert timers() == []
-    each = AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse)
-    each.start()
-    each.stop()
-    pulse.line().rest()
-    assert (timers(), store.extended) == ([], [])
-
-
-async def test_a_store_that_hangs_for_one_claim_does_not_keep_the_others_from_beating():
-    class Hanging(AsyncStore):
-        async def extend(self, claim):
-            if claim is CLAIM:
-                await asyncio.Event().wait()
-            return await super().extend(claim)
-
-    store, pulse = Hanging(), AsyncPulse(0.01)
-    stuck, other = (AsyncHeartbeat(store, each, IdempotencyConfig(), pulse) for each in (CLAIM, claim_of(1)))
-    stuck.start()
-    other.start()
-    while len(store.extended) < 3:
-        await asyncio.sleep(0.002)
-    for each in (stuck, other):
-        each.stop()
-    assert await asyncio.wait([stuck._extending], timeout=0.01) == (set(), {stuck._extending})
-    stuck._extending.cancel()
-    await asyncio.wait([stuck._extending])
-
-
-def test_each_loop_has_its_timer_and_one_that_is_over_is_let_go_with_the_next():
-    store, pulse = AsyncStore(), AsyncPulse(0.01)
-    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(3)]
-
-    async def beaten(each, times):
-        each.start()
-        async with asyncio.timeout(5):
-            while store.extended.count(each._claim.storage_key) < times:
-                await asyncio.sleep(0.002)
-        return weakref.ref(asyncio.get_running_loop())
-
-    first = asyncio.new_event_loop()
-    first.run_until_complete(beaten(beating[0], 1))
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, beaten(beating[1], 2)).result(5)
-    first.run_until_complete(beaten(beating[0], 3))  # not closed: it goes on, though another has come meanwhile
-    first.close()
-    closed = weakref.ref(first)
-    del first, beating[0]
-    over = asyncio.run(beaten(beating[-1], 2))
-    gc.collect()
-    assert closed() is None
-    asyncio.run(beaten(AsyncHeartbeat(store, CLAIM, IdempotencyConfig(), pulse), 1))
-    del beating[:]
-    gc.collect()
-    assert over() is None
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_loops_that_take_turns_have_one_timer_each(threads):
-    pulse = AsyncPulse(1000)
-
-    async def armed_by_one_that_comes_and_goes():
-        each = AsyncHeartbeat(AsyncStore(), CLAIM, IdempotencyConfig(), pulse)
-        each.start()
-        each.stop()
-        return len(timers())
-
-    armed, loops = [], [asyncio.new_event_loop() for _ in range(2)]
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        for _ in range(3):
-            for loop, thread in zip(loops, (first, second if threads == 2 else first), strict=True):
-                coming = thread.submit(loop.run_until_complete, armed_by_one_that_comes_and_goes())
-                armed.append(coming.result(5))
-    for loop in loops:
-        loop.close()
-    assert armed == [1] * 6
-
-
-async def test_a_beat_has_the_context_of_its_request():
-    class Seeing(AsyncStore):
-        async def extend(self, claim):
-            seen.append(request.get(None))
-            return await super().extend(claim)
-
-    seen: list[str | None] = []
-    request: ContextVar[str] = ContextVar("request")
-    pulse = AsyncPulse(0.01)
-    for name in ("first", "second"):
-        request.set(name)
-        AsyncHeartbeat(Seeing(False), CLAIM, IdempotencyConfig(), pulse).start()
-    request.set("another")
-    while len(seen) < 2:
-        await asyncio.sleep(0.002)
-    assert seen == ["first", "second"]
-
-
-@contextmanager
-def tasks_made_by(factory):
-    """Have the tasks of this loop made so."""
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(factory)
+    Holding(ScriptedStore(), CLAIM, FAST).start()
+    assert held.wait(5)
     try:
-        yield
+        assert exit_code_of_a_child(lambda: let_beats_pass(beats=1)) == 0
     finally:
-        loop.set_task_factory(None)
-
-
-async def test_a_factory_of_tasks_that_takes_no_context_makes_those_of_beats():
-    store = AsyncStore()
-    beating = asynchronous(store, CLAIM, FAST)
-    with tasks_made_by(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop)):
-        beating.start()
-        await asyncio.sleep(0.05)
-    beating.stop()
-    assert len(store.extended) > 1
-
-
-async def test_claims_whose_beats_run_at_once_when_they_are_woken_have_one_timer():
-    def eager(
-        loop, coroutine, **_
-    ):  # as asyncio's, which came with Python 3.12, where nothing has to be waited for
-        with suppress(StopIteration):
-            coroutine.send(None)
-        return loop.create_future()
-
-    store, pulse = AsyncStore(), AsyncPulse(0.01)
-    beating = [AsyncHeartbeat(store, claim_of(number), IdempotencyConfig(), pulse) for number in range(2)]
-    with tasks_made_by(eager):
-        for each in beating:
-            each.start()
-        await asyncio.sleep(0.1)
-        armed = len(timers())
-    for each in beating:
-        each.stop()
-    assert len(store.extended) > 4
-    assert armed == 1
+        go_on.set()

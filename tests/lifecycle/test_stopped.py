@@ -1,7 +1,7 @@
-"""A run that is stopped is told to the machine on every surface, and the machine alone decides about its claim.
+"""Every surface tells the machine about a run that was stopped, and the machine alone decides about its claim.
 
-The machine abandons a stopped run: its lease lapses. Each test also runs with a machine that releases instead,
-and then sees the release. So none of them would pass if a surface decided this by itself, by not settling.
+The machine abandons the claim of a stopped run: its lease lapses. Each test also runs with a machine that releases
+the claim, and then expects the release. So a surface that does not settle a stopped run at all fails.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ LAST = {"type": "http.response.body", "body": b"", "more_body": False}
 
 @pytest.fixture(params=[Abandon, Release], ids=["abandons", "releases"])
 def expected(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the machine decide so about every stopped run; return the verbs that the layer has to see then."""
+    """Make the machine decide this for every stopped run; return the verbs that the layer then has to see."""
     decision: Abandon | Release = request.param()
 
     def decided(ending: Any, on_error: Any) -> Any:
@@ -67,10 +67,10 @@ async def receive() -> dict[str, Any]:
 
 
 async def send(message: Any) -> None:
-    """Take the message, as a server does."""
+    """Take the message, as a server does, and drop it."""
 
 
-async def cancelled(task: asyncio.Future[Any]) -> None:
+async def cancel(task: asyncio.Future[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -79,7 +79,7 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
 # ASGI.
 
 
-async def test_an_asgi_run_that_is_cancelled_is_told_to_the_machine(
+async def test_a_cancelled_asgi_run_is_told_to_the_machine(
     async_layer: AsyncFailingPersistenceLayer, expected: list[str]
 ) -> None:
     running = asyncio.Event()
@@ -92,13 +92,14 @@ async def test_an_asgi_run_that_is_cancelled_is_told_to_the_machine(
     middleware = ASGIMiddleware(app, persistence_store=async_layer)
     task = asyncio.ensure_future(middleware(SCOPE, receive, send))
     await running.wait()
-    await cancelled(task)
+    await cancel(task)
     assert async_layer.calls == expected
 
 
-async def test_an_asgi_run_that_is_cancelled_while_its_last_message_is_held_is_told_to_the_machine(
+async def test_an_asgi_run_that_is_cancelled_after_its_last_message_is_told_to_the_machine(
     async_layer: AsyncFailingPersistenceLayer, expected: list[str]
 ) -> None:
+    """The middleware holds the last message back until the claim is settled."""
     held = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -110,14 +111,14 @@ async def test_an_asgi_run_that_is_cancelled_while_its_last_message_is_held_is_t
     middleware = ASGIMiddleware(app, persistence_store=async_layer)
     task = asyncio.ensure_future(middleware(SCOPE, receive, send))
     await held.wait()
-    await cancelled(task)
+    await cancel(task)
     assert async_layer.calls == expected
 
 
 async def test_an_asgi_run_that_is_cancelled_while_it_waits_to_settle_is_told_to_the_machine(
     async_layer: AsyncFailingPersistenceLayer, expected: list[str]
 ) -> None:
-    """Another task of the app sends, to a client that does not read, when the app returns."""
+    """The app returns while another of its tasks still sends, to a client that does not read."""
     sending = asyncio.Event()
     tasks: list[asyncio.Future[None]] = []
 
@@ -135,12 +136,14 @@ async def test_an_asgi_run_that_is_cancelled_while_it_waits_to_settle_is_told_to
     await sending.wait()
     for _ in range(5):
         await asyncio.sleep(0)
-    await cancelled(task)
+    await cancel(task)
     assert async_layer.calls == expected
-    await cancelled(tasks[0])
+    await cancel(tasks[0])
 
 
-async def test_what_a_cancelled_app_still_sends_is_kept(async_layer: AsyncFailingPersistenceLayer) -> None:
+async def test_an_answer_that_another_task_sends_after_the_cancellation_is_kept(
+    async_layer: AsyncFailingPersistenceLayer,
+) -> None:
     running, tasks = asyncio.Event(), []
 
     async def answer(send: Any) -> None:
@@ -157,13 +160,13 @@ async def test_what_a_cancelled_app_still_sends_is_kept(async_layer: AsyncFailin
     middleware = ASGIMiddleware(app, persistence_store=async_layer)
     task = asyncio.ensure_future(middleware(SCOPE, receive, send))
     await running.wait()
-    await cancelled(task)
+    await cancel(task)
     await tasks[0]
     assert async_layer.calls == ["acquire", "complete"]
 
 
 async def test_the_coroutine_of_an_asgi_run_can_be_closed(async_layer: AsyncFailingPersistenceLayer) -> None:
-    """To tell that it was stopped, a run never suspends: `close` would raise RuntimeError if it did."""
+    """A stopped run settles without suspending: if it awaited anything, `close` would raise RuntimeError."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.Event().wait()
@@ -178,7 +181,7 @@ async def test_the_coroutine_of_an_asgi_run_can_be_closed(async_layer: AsyncFail
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_a_wsgi_run_that_is_interrupted_is_told_to_the_machine(
+def test_an_interrupted_wsgi_run_is_told_to_the_machine(
     layer: FailingPersistenceLayer, expected: list[str], stop: type
 ) -> None:
     def app(environ: Any, start_response: Any) -> Any:
@@ -195,7 +198,7 @@ def streamed(environ: Any, start_response: Any) -> Any:
     yield from (b"part",) * 3
 
 
-def test_a_wsgi_run_that_is_closed_and_not_drained_in_time_is_told_to_the_machine(
+def test_a_wsgi_run_that_is_closed_and_does_not_end_in_time_is_told_to_the_machine(
     layer: FailingPersistenceLayer, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wsgi_run, "DRAIN_SECONDS", 0)
@@ -209,6 +212,8 @@ def test_a_wsgi_run_that_is_closed_and_not_drained_in_time_is_told_to_the_machin
 
 
 def stops(error: type[BaseException]) -> Callable[[Any], None]:
+    """Return a function that discards its result, and then is stopped by this error."""
+
     def function(payload: Any) -> None:
         current_execution().discard()  # type: ignore[union-attr]
         raise error
@@ -217,7 +222,7 @@ def stops(error: type[BaseException]) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_a_function_that_is_interrupted_is_told_to_the_machine(
+def test_an_interrupted_function_is_told_to_the_machine(
     layer: FailingPersistenceLayer, expected: list[str], stop: Any
 ) -> None:
     function = idempotent_function(stops(stop), persistence_store=layer)
@@ -226,7 +231,7 @@ def test_a_function_that_is_interrupted_is_told_to_the_machine(
     assert layer.calls == expected
 
 
-async def test_an_async_function_that_is_cancelled_is_told_to_the_machine(
+async def test_a_cancelled_async_function_is_told_to_the_machine(
     async_layer: AsyncFailingPersistenceLayer, expected: list[str]
 ) -> None:
     running = asyncio.Event()
@@ -239,11 +244,11 @@ async def test_an_async_function_that_is_cancelled_is_told_to_the_machine(
 
     task = asyncio.ensure_future(function("a"))
     await running.wait()
-    await cancelled(task)
+    await cancel(task)
     assert async_layer.calls == expected
 
 
-async def test_the_coroutine_of_a_function_can_be_closed(async_layer: AsyncFailingPersistenceLayer) -> None:
+async def test_the_coroutine_of_an_async_function_can_be_closed(async_layer: AsyncFailingPersistenceLayer) -> None:
     @idempotent_function(persistence_store=async_layer)
     async def function(payload: Any) -> None:
         await asyncio.Event().wait()

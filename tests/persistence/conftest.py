@@ -1,4 +1,4 @@
-"""A cluster and a Sentinel for this folder, and what a connection may need."""
+"""Servers, a cluster, a Sentinel and a certificate for the tests of this folder."""
 
 import shutil
 import subprocess
@@ -6,21 +6,27 @@ import subprocess
 import pytest
 
 from tests.clusters import RedisCluster, RedisSentinel
-from tests.servers import binaries
+from tests.servers import binaries, binary_named, each_binary
 
 
 @pytest.fixture(scope="session")
 def any_binary():
-    """One server binary: for what does not depend on which."""
+    """One server binary, for tests that would show the same on any other."""
     found = binaries()
     if not found:
         pytest.skip("no Redis or Valkey server was found")
     return next(iter(found.values()))
 
 
+@pytest.fixture(scope="session", params=each_binary())
+def every_binary(request):
+    """Each server binary in turn, for tests that start a server of their own and depend on its version."""
+    return binary_named(request.param)
+
+
 @pytest.fixture(scope="session")
 def cluster(any_binary):
-    """Three masters."""
+    """A cluster of three masters."""
     with RedisCluster(any_binary) as started:
         yield started
 
@@ -34,7 +40,7 @@ def sentinel(any_server, any_binary):
 
 @pytest.fixture
 def guarded(server):
-    """A user of the server, and its password."""
+    """The address of a server that has the user `me` with the password `right`."""
     with server.client() as store:
         store.execute_command("ACL", "SETUSER", "me", "reset", "on", ">right", "allkeys", "allcommands")
         yield f"127.0.0.1:{server.port}"
@@ -43,7 +49,7 @@ def guarded(server):
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """A certificate for this machine, signed by itself. No server of these tests speaks TLS: a relay does."""
+    """A self-signed certificate for localhost. The servers here don't speak TLS; a relay in front of them does."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl, which makes the certificate, was not found")
     folder = tmp_path_factory.mktemp("tls")

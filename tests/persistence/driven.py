@@ -1,4 +1,4 @@
-"""Blocking and async layers under one test body: calls that return, whichever it is."""
+"""Calls the verbs of blocking and async layers alike, so that one test body serves both."""
 
 import asyncio
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ KINDS = {"blocking": RedisPersistenceLayer, "async": AsyncRedisPersistenceLayer}
 
 
 class Driven:
-    """A layer whose verbs, and whatever else it has, are called without await."""
+    """A layer whose verbs and other methods are called without await."""
 
     def __init__(self, layer, runner):
         self.layer = layer
@@ -36,13 +36,13 @@ class Driven:
         return self.runner.run(_awaited(verb, *arguments))
 
     def rest(self, seconds):
-        """Let the loop run, so that what is under way behind the calls gets on."""
+        """Run the loop for so long, so that its background tasks proceed."""
         self.runner.run(asyncio.sleep(seconds))
 
 
 @contextmanager
 def driven(layer):
-    """Drive the layer, and close it, then its loop, at the end."""
+    """Drive the layer; close it and then its loop at the end."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         drive = Driven(layer, runner)
         try:

@@ -1,4 +1,4 @@
-"""The one suite over the layers that need no server."""
+"""The conformance suite over the layers that need no server."""
 
 import sqlite3
 from contextlib import closing
@@ -16,6 +16,7 @@ from idempotency_mw.testing import (
     ManualClock,
     PersistenceConformance,
 )
+from tests.memory import held
 
 FAR = 10**15
 
@@ -34,13 +35,13 @@ class TestMemory(ByHand):
         return MemoryPersistenceLayer(clock=self.clock)
 
     def plant(self, storage_key, data):
-        self.layer._records[storage_key] = StoredFrame(Frame.decode(data), FAR)
+        held(self.layer)[storage_key] = StoredFrame(Frame.decode(data), FAR)
 
     def unreadable(self, in_progress):
         return []  # this layer holds values, not bytes
 
     def peek(self, storage_key):
-        return self.layer._records[storage_key].frame.encode()
+        return held(self.layer)[storage_key].frame.encode()
 
 
 class TestMemoryInPlace(ByHand):

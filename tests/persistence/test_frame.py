@@ -1,4 +1,4 @@
-"""A record's bytes: what is written is read back, and anything else is an error, never free."""
+"""A record's bytes: a written record is read back; any other bytes are an error and never a free key."""
 
 import random
 
@@ -9,24 +9,11 @@ from hypothesis import strategies as st
 from idempotency_mw.core.record import Record, Status
 from idempotency_mw.errors import IdempotencyRecordError
 from idempotency_mw.persistence.frame import MAX_ATTEMPT, Frame, read_record
-
-TOKEN, FINGERPRINT = "0123456789abcdef" * 2, "fedcba9876543210" * 4
-GOLDEN = {
-    Status.IN_PROGRESS: b"1P%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
-    Status.COMPLETED: b"1C%b000007001700000000000%bresult\x00\xff" % (TOKEN.encode(), FINGERPRINT.encode()),
-    Status.NOT_KEPT: b"1N%b000007001700000000000%b" % (TOKEN.encode(), FINGERPRINT.encode()),
-}
-PREFIX = 119
-
-
-def flips(data):
-    for position in range(min(len(data), PREFIX)):
-        for bit in range(8):
-            yield data[:position] + bytes([data[position] ^ 1 << bit]) + data[position + 1 :]
+from tests.persistence.golden import FINGERPRINT, GOLDEN, PREFIX, TOKEN, contradictions, flips
 
 
 @pytest.mark.parametrize("status", Status)
-def test_the_bytes_of_a_record_are_these(status):
+def test_the_bytes_of_a_record_are_pinned(status):
     result = b"result\x00\xff" if status is Status.COMPLETED else b""
     frame = Frame(status, TOKEN, 7, 1_700_000_000_000, FINGERPRINT, result)
     assert frame.encode() == GOLDEN[status]
@@ -39,7 +26,7 @@ def test_the_bytes_of_a_record_are_these(status):
     lease_until_ms=st.integers(0, 10**15 - 1),
     result=st.binary(),
 )
-def test_whatever_is_written_is_read_back(status, attempt, lease_until_ms, result):
+def test_a_written_record_is_read_back(status, attempt, lease_until_ms, result):
     kept = result if status is Status.COMPLETED else b""
     frame = Frame(status, TOKEN, attempt, lease_until_ms, FINGERPRINT, kept)
     assert Frame.decode(frame.encode()) == frame
@@ -47,7 +34,7 @@ def test_whatever_is_written_is_read_back(status, attempt, lease_until_ms, resul
 
 @pytest.mark.row(52)
 @pytest.mark.parametrize("status", Status)
-def test_a_flipped_bit_is_an_error_or_yields_what_another_record_would_write(status):
+def test_a_record_with_a_flipped_bit_is_an_error_or_another_valid_record(status):
     readable = 0
     for flipped in flips(GOLDEN[status]):
         try:
@@ -67,36 +54,21 @@ def test_a_record_cut_short_in_its_prefix_is_an_error(status):
             Frame.decode(GOLDEN[status][:length])
 
 
-def contradictions():
-    running, tombstone = GOLDEN[Status.IN_PROGRESS], GOLDEN[Status.NOT_KEPT]
-    return {
-        "a result before the end": running + b"x",
-        "a result that was not kept": tombstone + b"x",
-        "attempt zero": running[:34] + b"000000" + running[40:],
-        "a newer version": b"2" + running[1:],
-        "hexadecimal digits for an attempt": running[:34] + b"00000a" + running[40:],
-        "hexadecimal digits for a time": running[:40] + b"00000000000000f" + running[55:],
-        "capital letters": running[:2] + TOKEN.upper().encode() + running[34:],
-        "a line break after it": running + b"\n",
-        "unicode digits": running[:34] + "٣٣٣".encode() + running[40:],
-    }
-
-
 @pytest.mark.row(52)
 @pytest.mark.parametrize("data", contradictions().values(), ids=contradictions().keys())
-def test_what_contradicts_itself_is_an_error(data):
+def test_a_record_that_contradicts_itself_is_an_error(data):
     with pytest.raises(IdempotencyRecordError):
         Frame.decode(data)
 
 
-def test_noise_is_an_error():
+def test_random_bytes_are_an_error():
     noise = random.Random(1)
     for _ in range(100_000):
         with pytest.raises(IdempotencyRecordError):
             Frame.decode(noise.randbytes(noise.randrange(200)))
 
 
-def test_a_frame_shows_everyone_all_but_its_token_and_its_moment():
+def test_a_frames_record_has_everything_except_the_token_and_the_time():
     frame = Frame.decode(GOLDEN[Status.COMPLETED])
     assert frame.record(5) == Record(Status.COMPLETED, 7, FINGERPRINT, 5, b"result\x00\xff")
     assert frame.record(-5).remaining_ms == 0
@@ -106,7 +78,7 @@ def test_a_frame_shows_everyone_all_but_its_token_and_its_moment():
 
 
 @pytest.mark.parametrize("remaining_ms", [5, 0, -5])
-def test_what_anyone_may_see_is_read_without_a_frame_too(remaining_ms):
+def test_read_record_agrees_with_the_frames_record(remaining_ms):
     for data in GOLDEN.values():
         assert read_record(data, remaining_ms) == Frame.decode(data).record(remaining_ms)
     for data in (*contradictions().values(), *(GOLDEN[Status.COMPLETED][:length] for length in range(PREFIX))):

@@ -1,4 +1,4 @@
-"""Completed records in this process: as good as the store's, never longer."""
+"""Copies of completed records in this process: equal to the store's, and never kept longer."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,19 +12,13 @@ from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.local_cache import COPY_BYTES, MAX_BYTES, AsyncLocalCache, LocalCache
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.persistence.threaded import InPlacePersistenceLayer
+from idempotency_mw.testing import ManualClock
 
 
-class Clock:
-    now = 1000.0
+class CountingLayer:
+    """A layer that counts its acquires; `during` is called before each reply, to let time pass."""
 
-    def __call__(self) -> float:
-        return self.now
-
-
-class Counting:
-    """A layer that counts its acquires, and on which time can pass between question and reply."""
-
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.inner = MemoryPersistenceLayer(clock=clock)
         self.acquires = 0
         self.during: Callable[[], None] = lambda: None
@@ -45,11 +39,11 @@ def claim(key: str = "k", fingerprint: str = "f", token: str = "t", retention_ms
 
 
 class Cached:
-    """One cache, blocking or async, driven the same way."""
+    """A cache, blocking or async, called the same way."""
 
     def __init__(self, kind: str, max_items: int = 256, max_bytes: int = MAX_BYTES) -> None:
-        self.clock = Clock()
-        self.layer = Counting(self.clock)
+        self.clock = ManualClock()
+        self.layer = CountingLayer(self.clock)
         if kind == "blocking":
             self.cache: Any = LocalCache(self.layer, max_items, max_bytes, clock=self.clock)
         else:
@@ -84,7 +78,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_completed_record_is_asked_for_once(kind: str) -> None:
+def test_a_completed_record_is_fetched_once(kind: str) -> None:
     cached = Cached(kind)
     cached.completed_elsewhere()
     answers = [cached.acquire(claim(token="a")) for _ in range(5)]
@@ -99,7 +93,7 @@ def test_a_run_that_completes_here_leaves_the_copy_that_an_acquire_would_find(
 ) -> None:
     cached = Cached(kind)
     cached.acquire(claim(token="d"))
-    cached.clock.now += 31
+    cached.clock.advance(31)
     assert cached.acquire(claim()) == Acquired(2)
     assert cached.complete(claim(), result) == Settled()
     asked = cached.layer.acquires
@@ -117,13 +111,13 @@ def test_a_slow_completion_does_not_prolong_a_copy(kind: str) -> None:
 
     def slowly(*arguments: Any) -> Any:
         outcome = complete(*arguments)
-        cached.clock.now += 50
+        cached.clock.advance(50)
         return outcome
 
     cached.layer.inner.complete = slowly  # type: ignore[method-assign]
     cached.complete(claim(), b"answer")
     assert cached.acquire(claim(token="a")).record.remaining_ms == 10_000
-    cached.clock.now += 10
+    cached.clock.advance(10)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
@@ -131,7 +125,7 @@ def test_a_slow_completion_does_not_prolong_a_copy(kind: str) -> None:
 def test_a_lost_claim_leaves_no_copy(kind: str) -> None:
     cached = Cached(kind)
     cached.acquire(claim())
-    cached.clock.now += 31
+    cached.clock.advance(31)
     assert cached.layer.inner.acquire(claim(token="b")) == Acquired(2)
     assert isinstance(cached.complete(claim(), b"answer"), Lost)
     assert cached.copies == set()
@@ -191,9 +185,9 @@ def test_what_has_expired_is_dropped_when_the_next_is_kept(kind: str) -> None:
     cached.completed("a", retention_ms=5_000)
     cached.completed("b", retention_ms=10_000)
     cached.completed("c")
-    cached.clock.now += 5
+    cached.clock.advance(5)
     cached.completed("a", retention_ms=60_000)  # again, and longer
-    cached.clock.now += 5
+    cached.clock.advance(5)
     assert cached.copies == {"a", "b", "c"}
     cached.completed("d")
     assert cached.copies == {"a", "c", "d"}
@@ -205,12 +199,12 @@ def test_the_expiries_that_are_remembered_are_bounded(kind: str) -> None:
     for key in "abcdefghi":
         cached.completed(key)
     assert len(cached.cache._copies._expiries) <= 4
-    cached.clock.now += 60
+    cached.clock.advance(60)
     cached.completed("z")
     assert cached.copies == {"z"}
 
 
-def test_a_tombstone_is_kept_as_one(kind: str) -> None:
+def test_a_tombstone_is_cached_as_a_tombstone(kind: str) -> None:
     cached = Cached(kind)
     cached.completed_elsewhere(result=None)
     for _ in range(2):
@@ -218,14 +212,14 @@ def test_a_tombstone_is_kept_as_one(kind: str) -> None:
     assert cached.layer.acquires == 1
 
 
-def test_a_copy_never_outlives_the_record(kind: str) -> None:
+def test_a_copy_never_outlives_its_record(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
-    cached.clock.now += 20
+    cached.clock.advance(20)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 40_000
-    cached.clock.now += 39.5
+    cached.clock.advance(39.5)
     assert cached.acquire(claim(token="a")).record.remaining_ms == 500
-    cached.clock.now += 0.5
+    cached.clock.advance(0.5)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
@@ -234,18 +228,18 @@ def test_a_slow_reply_does_not_prolong_a_copy(kind: str) -> None:
     cached.completed_elsewhere()
 
     def slowly() -> None:
-        cached.clock.now += 50
+        cached.clock.advance(50)
 
     cached.layer.during = slowly
     cached.acquire(claim(token="a"))
     cached.layer.during = lambda: None
-    cached.clock.now += 9.9
+    cached.clock.advance(9.9)
     assert isinstance(cached.acquire(claim(token="a")), Existing)
-    cached.clock.now += 0.2
+    cached.clock.advance(0.2)
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_what_runs_is_never_kept(kind: str) -> None:
+def test_a_record_in_progress_is_never_cached(kind: str) -> None:
     cached = Cached(kind)
     cached.acquire(claim())
     assert cached.acquire(claim(token="a")).record.status is Status.IN_PROGRESS
@@ -254,14 +248,14 @@ def test_what_runs_is_never_kept(kind: str) -> None:
     assert cached.acquire(claim(token="a")) == Acquired(1)
 
 
-def test_another_fingerprint_gets_the_copy_with_the_first_ones(kind: str) -> None:
+def test_a_claim_with_another_fingerprint_gets_the_copy_with_its_fingerprint(kind: str) -> None:
     cached = Cached(kind)
     cached.completed()
     cached.acquire(claim(token="a"))
     assert cached.acquire(claim(fingerprint="e", token="b")).record.fingerprint == "f" * 64
 
 
-def test_the_copy_that_was_not_used_for_longest_goes_first(kind: str) -> None:
+def test_the_least_recently_used_copy_is_evicted_first(kind: str) -> None:
     cached = Cached(kind, max_items=2)
     for key in "abc":
         cached.completed(key)

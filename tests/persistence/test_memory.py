@@ -1,9 +1,10 @@
-"""What is the memory layer's own: it is bounded, and it forgets."""
+"""Properties of the memory layer alone: its size is bounded, and closing it forgets all records."""
 
 from idempotency_mw.core.record import Acquired, Existing
 from idempotency_mw.persistence.memory import SLACK, MemoryPersistenceLayer
 from idempotency_mw.testing import ManualClock
 from idempotency_mw.testing.harness import a_claim, rival
+from tests.memory import expiries
 
 
 def test_expired_records_are_dropped_and_renewed_ones_are_not():
@@ -33,7 +34,7 @@ def test_closing_forgets_everything():
     assert layer.acquire(rival(claim)) == Acquired(1)
 
 
-def test_keys_that_were_released_leave_nothing_behind():
+def test_released_keys_do_not_fill_the_memory():
     with MemoryPersistenceLayer() as layer:
         kept = a_claim()
         layer.acquire(kept)
@@ -41,11 +42,11 @@ def test_keys_that_were_released_leave_nothing_behind():
             claim = a_claim()
             layer.acquire(claim)
             layer.release(claim)
-        assert len(layer._expiries) <= SLACK + 10
+        assert expiries(layer) <= SLACK + 10
         assert isinstance(layer.acquire(rival(kept)), Existing)
 
 
-def test_what_was_built_anew_still_expires():
+def test_records_still_expire_after_the_heap_was_rebuilt():
     clock = ManualClock()
     with MemoryPersistenceLayer(clock=clock) as layer:
         layer.acquire(a_claim(lease_ms=1000, retention_ms=1000))

@@ -1,4 +1,4 @@
-"""Many at once for one key: one wins, on every layer, whether the key is free or its lease has lapsed."""
+"""Many claims at once for one key: one wins, on every layer, whether the key is free or its lease has lapsed."""
 
 import asyncio
 import multiprocessing
@@ -22,8 +22,8 @@ ROUNDS = 100
 CONTENDERS = 64
 PROCESSES = 4
 LONG_MS = 60_000
-PATIENCE = 20.0  # the verbs queue up behind one another here; deadlines have tests of their own
-pytestmark = [pytest.mark.row(39), pytest.mark.no_cover]  # many rounds of the same: not counted as coverage
+PATIENCE = 20.0  # long, because the verbs queue up here; deadlines have tests of their own
+pytestmark = [pytest.mark.row(39), pytest.mark.no_cover]  # many equal rounds, not counted as coverage
 
 
 def sqlite(path):
@@ -39,7 +39,7 @@ def redis_through(connection):
 
 
 def maker(name, request):
-    """Return what makes the named layer, in this process or in another."""
+    """Return a picklable function that makes the named layer, in this process or another."""
     if name == "memory":
         return MemoryPersistenceLayer
     if name == "sqlite":
@@ -75,7 +75,7 @@ def state(request):
 
 
 def keys_and_prize(layer, state, rounds=ROUNDS):
-    """Return a key for each round, and what its one winner gets."""
+    """Return a key for each round, and the answer to its winner."""
     if state == "free":
         return [token_hex(16) for _ in range(rounds)], Acquired(1)
     return lapsed_keys(layer, rounds), Acquired(2)
@@ -92,7 +92,7 @@ def keys_and_prize(layer, state, rounds=ROUNDS):
         ("sentinel", ROUNDS // 4),
     ],
 )
-def test_of_64_threads_one_wins_each_round(name, rounds, state, request):
+def test_one_of_64_threads_wins_each_round(name, rounds, state, request):
     def run(number):
         for key in keys:
             start.wait()
@@ -109,20 +109,20 @@ def test_of_64_threads_one_wins_each_round(name, rounds, state, request):
 
 
 @pytest.mark.parametrize("name", ["memory", "sqlite", "redis"])
-async def test_of_64_tasks_over_a_blocking_layer_one_wins_each_round(name, state, request):
+async def test_one_of_64_tasks_over_a_blocking_layer_wins_each_round(name, state, request):
     with closing(maker(name, request)()) as layer:
         keys, prize = keys_and_prize(layer, state)
         await _race_of_tasks(as_async(layer), keys, prize)
 
 
-async def test_of_64_tasks_one_wins_each_round(server, state):
+async def test_one_of_64_tasks_wins_each_round(server, state):
     async with AsyncRedisPersistenceLayer.from_url(server.url, timeout_seconds=PATIENCE) as layer:
         with closing(redis_at(server.url)) as blocking:
             keys, prize = keys_and_prize(blocking, state)
         await _race_of_tasks(layer, keys, prize)
 
 
-async def test_of_64_tasks_on_a_cluster_one_wins_each_round(cluster, state):
+async def test_one_of_64_tasks_on_a_cluster_wins_each_round(cluster, state):
     where = RedisConnection(mode="cluster", host="127.0.0.1", port=cluster.masters[0].port)
     async with AsyncRedisPersistenceLayer.connect(where, timeout_seconds=PATIENCE) as layer:
         with closing(redis_through(where)) as blocking:
@@ -137,7 +137,7 @@ async def _race_of_tasks(layer, keys, prize):
 
 
 def contend(make, keys, start, answers):
-    """Run in a process of its own."""
+    """The body of a process."""
     layer = make()
     won = []
     for key in keys:
@@ -150,7 +150,7 @@ def contend(make, keys, start, answers):
 
 
 @pytest.mark.parametrize("name", ["sqlite", "redis"])
-def test_of_4_processes_one_wins_each_round(name, request):
+def test_one_of_4_processes_wins_each_round(name, request):
     make = maker(name, request)
     free = [token_hex(16) for _ in range(ROUNDS)]
     with closing(make()) as layer:

@@ -1,4 +1,4 @@
-"""How often the store is asked: two round trips for a first request, one for each duplicate, whatever it gets."""
+"""How many round trips a request costs: two for a first one, one for each duplicate, whatever its answer."""
 
 import pytest
 
@@ -23,7 +23,7 @@ async def app(scope, receive, send):
 
 
 class Client:
-    """Sends requests with one key, and tells how many messages each made the store get."""
+    """Sends requests, and counts the messages that each of them sent to the store."""
 
     def __init__(self, layer, proxy):
         wrapped = IdempotencyMiddleware(app, persistence_store=layer, config=IdempotencyConfig())
@@ -41,7 +41,7 @@ async def client(request, proxy):
     kinds = {"async": AsyncRedisPersistenceLayer, "blocking": RedisPersistenceLayer}
     layer = kinds[request.param].from_url(proxy.url)
     client = Client(layer, proxy)
-    await client.post(f"warm-{proxy.port}")  # connected, and the scripts are known from here on
+    await client.post(f"warm-{proxy.port}")  # connects, and loads the scripts
     yield client
     await client.http.aclose()
     if request.param == "async":
@@ -59,7 +59,7 @@ async def test_a_first_request_takes_two_round_trips_and_a_replay_one(client):
 
 
 @pytest.mark.fault(6)
-async def test_each_script_that_the_server_lost_takes_one_round_trip_more(client, any_server):
+async def test_each_lost_script_costs_one_round_trip_more(client, any_server):
     with any_server.client() as store:
         store.script_flush()
     assert await client.post(f"lost-{client.proxy.port}") == (201, 4)
@@ -79,6 +79,6 @@ async def test_a_duplicate_of_a_running_request_takes_one_round_trip(client, any
     with any_server.client() as store:
         for name in store.scan_iter("idempotency:*"):
             record = store.get(name)
-            if record[1:2] == b"C":  # as it was before its completion
+            if record[1:2] == b"C":  # turn it back into a record in progress
                 store.set(name, b"1P" + record[2:119], keepttl=True)
     assert await client.post(key) == (409, 1)

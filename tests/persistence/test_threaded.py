@@ -1,4 +1,4 @@
-"""A blocking layer in async code: its threads, its deadline, and what becomes of an acquire that nobody awaits."""
+"""A blocking layer in async code: its threads, its deadline, and acquires that nobody awaits any more."""
 
 import asyncio
 import os
@@ -18,12 +18,13 @@ from idempotency_mw.testing.harness import a_claim, rival
 
 
 class StoredFrame(FailingPersistenceLayer):
-    """A layer whose verbs wait until they are let go."""
+    """A layer whose acquire sets `begun` and then waits for `go`. `memory` is the layer inside."""
 
     timeout_seconds = 0.2
 
     def __init__(self):
-        super().__init__(MemoryPersistenceLayer())
+        self.memory = MemoryPersistenceLayer()
+        super().__init__(self.memory)
         self.begun, self.go = threading.Event(), threading.Event()
 
     def acquire(self, claim):
@@ -40,13 +41,22 @@ def held():
 
 
 async def called(layer, verb):
-    """Wait until the layer was asked for the verb."""
+    """Wait until the verb was called."""
     async with asyncio.timeout(5):
         while verb not in layer.calls:
             await asyncio.sleep(0.01)
 
 
-def test_what_is_async_already_is_used_as_it_is():
+async def cancelled_acquire(layer, held, claim):
+    """Cancel an acquire while its thread waits in the layer inside."""
+    task = asyncio.create_task(layer.acquire(claim))
+    await asyncio.to_thread(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_an_async_layer_is_used_as_it_is():
     layer = AsyncRedisPersistenceLayer.from_url("redis://localhost")
     assert as_async(layer) is layer
     assert isinstance(as_async(MemoryPersistenceLayer()), InPlacePersistenceLayer)
@@ -54,7 +64,7 @@ def test_what_is_async_already_is_used_as_it_is():
     assert is_async(as_async(MemoryPersistenceLayer()))
 
 
-def test_a_verb_that_is_missing_is_none_among_the_verbs():
+def test_verbs_of_gives_none_for_a_missing_verb():
     class Half:
         def acquire(self, claim): ...
 
@@ -63,14 +73,10 @@ def test_a_verb_that_is_missing_is_none_among_the_verbs():
 
 @pytest.mark.row(77)
 @pytest.mark.fault(4, 12)
-async def test_a_cancelled_acquire_is_released_after_its_own_end(held):
+async def test_a_cancelled_acquire_is_released_after_it_has_ended(held):
     layer = ThreadedPersistenceLayer(held)
     claim = a_claim()
-    task = asyncio.create_task(layer.acquire(claim))
-    await asyncio.to_thread(held.begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_acquire(layer, held, claim)
     assert held.calls == []
     held.go.set()
     await called(held, "release")
@@ -80,13 +86,14 @@ async def test_a_cancelled_acquire_is_released_after_its_own_end(held):
 
 @pytest.mark.row(102)
 @pytest.mark.fault(4)
-async def test_an_acquire_past_the_deadline_is_released_after_its_own_end(held):
+async def test_an_acquire_past_its_deadline_is_released_after_it_has_ended(held):
     layer = ThreadedPersistenceLayer(held)
     claim = a_claim()
     begun = time.monotonic()
     with pytest.raises(IdempotencyPersistenceConnectionError) as failed:
         await layer.acquire(claim)
-    assert time.monotonic() - begun < held.timeout_seconds + 0.15
+    # Without a deadline it would wait for ever. What is beyond a tenth of a second is for a busy machine.
+    assert time.monotonic() - begun < held.timeout_seconds + 2.0
     assert isinstance(failed.value.__cause__, TimeoutError)
     held.go.set()
     await called(held, "release")
@@ -95,13 +102,9 @@ async def test_an_acquire_past_the_deadline_is_released_after_its_own_end(held):
 
 async def test_a_cancelled_acquire_that_found_a_record_releases_nothing(held):
     claim = a_claim()
-    held._layer.acquire(claim)
+    held.memory.acquire(claim)
     layer = ThreadedPersistenceLayer(held)
-    task = asyncio.create_task(layer.acquire(rival(claim)))
-    await asyncio.to_thread(held.begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_acquire(layer, held, rival(claim))
     held.go.set()
     await called(held, "acquire")
     await asyncio.sleep(0.05)
@@ -112,11 +115,7 @@ async def test_a_cancelled_acquire_that_found_a_record_releases_nothing(held):
 async def test_a_cancelled_acquire_that_failed_releases_nothing(held):
     held.fail_before("acquire")
     layer = ThreadedPersistenceLayer(held)
-    task = asyncio.create_task(layer.acquire(a_claim()))
-    await asyncio.to_thread(held.begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_acquire(layer, held, a_claim())
     held.go.set()
     await called(held, "acquire")
     await asyncio.sleep(0.05)
@@ -137,26 +136,22 @@ async def test_an_acquire_that_never_began_is_not_released(held):
     assert held.calls == ["acquire"]
 
 
-async def test_a_release_that_fails_leaves_the_claim_to_its_lease(held):
+async def test_a_release_in_doubt_that_fails_raises_nothing(held):
     held.fail_before("release")
     layer = ThreadedPersistenceLayer(held)
-    task = asyncio.create_task(layer.acquire(a_claim()))
-    await asyncio.to_thread(held.begun.wait)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled_acquire(layer, held, a_claim())
     held.go.set()
     await called(held, "release")
 
 
-async def test_the_layers_own_error_comes_before_that_of_the_deadline():
+async def test_the_layers_own_error_is_raised_and_not_that_of_the_deadline():
     failing = FailingPersistenceLayer(MemoryPersistenceLayer())
     failing.fail_before("extend", IdempotencyPersistenceLayerError("its own"))
     with pytest.raises(IdempotencyPersistenceLayerError, match="its own"):
         await ThreadedPersistenceLayer(failing).extend(a_claim())
 
 
-async def test_the_threads_are_its_own():
+async def test_verbs_run_in_threads_of_the_layer():
     names = []
 
     class Layer(FailingPersistenceLayer):
@@ -168,11 +163,11 @@ async def test_the_threads_are_its_own():
     assert names[0].startswith("idempotency_mw")
 
 
-async def test_what_stands_is_settled_though_acquires_hold_every_thread_and_queue(held):
-    """A burst of new requests must not cost the running ones their answers."""
+async def test_a_claim_is_settled_although_acquires_occupy_all_their_threads(held):
+    """Many new requests must not prevent the running ones from storing their answers."""
     layer = ThreadedPersistenceLayer(held, threads=1)
     claim = a_claim()
-    held._layer.acquire(claim)
+    held.memory.acquire(claim)
     burst = [asyncio.create_task(layer.acquire(a_claim())) for _ in range(20)]
     await asyncio.to_thread(held.begun.wait)
     assert await layer.extend(claim)
@@ -182,7 +177,7 @@ async def test_what_stands_is_settled_though_acquires_hold_every_thread_and_queu
     await asyncio.gather(*burst, return_exceptions=True)
 
 
-async def test_an_acquire_that_ends_as_it_is_cancelled_is_released_off_the_event_loop():
+async def test_an_acquire_that_ends_as_it_is_cancelled_is_released_in_a_thread():
     released_in = []
 
     class Layer(FailingPersistenceLayer):
@@ -195,7 +190,7 @@ async def test_an_acquire_that_ends_as_it_is_cancelled_is_released_off_the_event
     task = asyncio.create_task(layer.acquire(a_claim()))
     await asyncio.sleep(0)
     while "acquire" not in inner.calls:
-        time.sleep(0.001)  # the loop does not turn: it has not heard of the end yet
+        time.sleep(0.001)  # without await, so the loop does not learn of the end
     time.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -206,7 +201,7 @@ async def test_an_acquire_that_ends_as_it_is_cancelled_is_released_off_the_event
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_has_threads_of_its_own():
+def test_a_forked_child_has_its_own_threads():
     layer = ThreadedPersistenceLayer(MemoryPersistenceLayer(), threads=1)
     assert asyncio.run(layer.acquire(a_claim())) == Acquired(1)
     child = os.fork()
@@ -219,12 +214,20 @@ def test_a_forked_child_has_threads_of_its_own():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-async def test_threads_that_another_process_made_are_not_used():
-    layer = ThreadedPersistenceLayer(MemoryPersistenceLayer())
-    inherited = layer._threads
-    inherited.pid = -1
-    claim = a_claim()
-    assert await layer.acquire(claim) == Acquired(1)
-    assert await layer.release(claim)
-    assert layer._threads is not inherited
-    assert not inherited.acquiring._threads
+async def test_threads_that_another_process_made_are_not_used(monkeypatch):
+    used = []
+
+    class Layer(FailingPersistenceLayer):
+        def acquire(self, claim):
+            used.append(threading.current_thread())
+            return super().acquire(claim)
+
+    layer = ThreadedPersistenceLayer(Layer(MemoryPersistenceLayer()), threads=1)
+    for pid in (os.getpid(), os.getpid(), -1):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        claim = a_claim()
+        assert await layer.acquire(claim) == Acquired(1)
+        assert await layer.release(claim)
+    before, again, after_a_fork = used
+    assert again is before
+    assert after_a_fork is not before

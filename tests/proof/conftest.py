@@ -1,4 +1,4 @@
-"""What is proved runs much code many times, and is not counted as covering it: that is for tests of each part."""
+"""Proof runs execute much code many times. They are not counted as coverage: each part has tests of its own."""
 
 from pathlib import Path
 

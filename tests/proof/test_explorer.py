@@ -1,4 +1,4 @@
-"""The explorer on the library's own machine and verbs, and on systems that have a fault."""
+"""The explorer on the library's own machine and verbs, and on systems with a fault."""
 
 from dataclasses import replace
 
@@ -25,13 +25,13 @@ from proof.figures import Size
 HONOURED = Setting(workers=3, losses=3, crashes=1)
 BROKEN = Setting(workers=3, losses=2, crashes=1, honoured=False)
 SMALL = Setting(workers=2, losses=1, crashes=1)
-SEEN_BY_EVERYBODY = {
+STEPS_OF_EVERY_RUN = {
     "acquires: runs, attempt 1",
     "acquires: runs, attempt 2",
     "acquires: replays",
     "acquires: refused, in progress, waits",
     "acquires: request lost",
-    "acquires: request held up",
+    "acquires: request delayed",
     "acquires: reply lost",
     "no reply: refuses, releases",
     "ends with an answer",
@@ -40,21 +40,21 @@ SEEN_BY_EVERYBODY = {
     "what it started is over",
     "completes: settled, delivers its own",
     "completes: request lost",
-    "completes: request held up",
+    "completes: request delayed",
     "completes: reply lost",
     "can't complete: delivers its own",
     "releases: freed",
     "releases: refused",
-    "releases: request held up",
+    "releases: request delayed",
     "(a late acquire arrives)",
     "(a late release arrives)",
-    "(a late release arrives, in vain)",
+    "(a late release arrives, changes nothing)",
     "(a late complete arrives)",
     "dies",
     "the lease lapses",
     "the record expires",
 }
-SEEN_BY_LATE_OWNERS = {
+STEPS_OF_LATE_OWNERS = {
     "extends",
     "completes: refused, replays",
     "completes: refused, delivers its own",
@@ -68,7 +68,7 @@ def shown(explored):
 
 
 def texts(setting):
-    """Return what happened in any step, and fail at the first that is wrong."""
+    """Return the texts of all steps; fail if one violates a rule."""
     seen = set()
 
     def until(step):
@@ -80,15 +80,15 @@ def texts(setting):
     return seen
 
 
-@pytest.mark.timeout(180)  # it computes all the while, and the machine may be busy
-def test_while_leases_are_honoured_nothing_breaks():
+@pytest.mark.timeout(180)  # it computes all the time, and the machine may be busy
+def test_no_rule_is_violated_while_leases_are_honoured():
     explored = explore(PRODUCTION, HONOURED)
     assert not explored.path, shown(explored)
     assert explored.states >= LEAST_STATES[Size.CI]
 
 
-@pytest.mark.timeout(180)  # it computes all the while, and the machine may be busy
-def test_under_broken_leases_nothing_breaks_but_two_may_run_at_a_time():
+@pytest.mark.timeout(180)  # it computes all the time, and the machine may be busy
+def test_under_broken_leases_two_may_run_and_no_other_rule_is_violated():
     explored = explore(PRODUCTION, BROKEN)
     assert not explored.path, shown(explored)
     assert explored.states >= LEAST_STATES[Size.CI]
@@ -99,24 +99,24 @@ def two_run(step):
     return sum(worker.phase in LIVE for worker in step.state.workers) > 1
 
 
-def test_while_leases_are_honoured_two_never_run_at_a_time():
+def test_two_never_run_at_a_time_while_leases_are_honoured():
     assert not explore(PRODUCTION, SMALL, until=two_run).path
 
 
 @pytest.mark.parametrize("honoured", [True, False])
 @pytest.mark.parametrize("number", range(5))
-def test_under_each_option_nothing_breaks(number, honoured):
+def test_no_rule_is_violated_under_any_option(number, honoured):
     setting = variants(replace(SMALL, honoured=honoured))[number]
     explored = explore(PRODUCTION, setting)
     assert not explored.path, shown(explored)
 
 
-def test_each_thing_that_can_happen_happens():
-    assert texts(SMALL) >= SEEN_BY_EVERYBODY
-    assert texts(replace(SMALL, honoured=False)) >= SEEN_BY_EVERYBODY | SEEN_BY_LATE_OWNERS
+def test_every_kind_of_step_is_taken():
+    assert texts(SMALL) >= STEPS_OF_EVERY_RUN
+    assert texts(replace(SMALL, honoured=False)) >= STEPS_OF_EVERY_RUN | STEPS_OF_LATE_OWNERS
 
 
-def test_what_options_bring_happens():
+def test_options_have_their_own_steps():
     assert "acquires: refused, outcome unknown" in texts(replace(SMALL, after_crash="refuse"))
     assert "acquires: refused, reused" in texts(replace(SMALL, strangers=1))
     assert "acquires: refused, not kept" in texts(replace(SMALL, has_large=True))
@@ -124,7 +124,7 @@ def test_what_options_bring_happens():
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_system_with_a_fault_is_found_out(name):
+def test_a_mutant_is_exposed(name):
     found = killed(MUTANTS[name])
     assert found is not None
     assert shown(found).splitlines()[-1].startswith("==> ")
@@ -140,7 +140,7 @@ def _no_takeover(standing, claim, now_ms):
     return verbs.acquire(standing, claim, now_ms)
 
 
-def _acquire_in_vain(standing, claim, now_ms):
+def _acquire_without_writing(standing, claim, now_ms):
     return Acquired(1), None
 
 
@@ -151,7 +151,7 @@ def _create_on_complete(standing, claim, result, now_ms):
     return verbs.complete(standing, claim, result, now_ms)
 
 
-def _extend_what_is_completed(standing, claim, now_ms):
+def _extend_a_completed_record(standing, claim, now_ms):
     return verbs.extend(standing and _with(standing, status=Status.IN_PROGRESS), claim, now_ms)
 
 
@@ -163,9 +163,9 @@ def _any_payload(standing, claim, now_ms):
     ("fault", "setting", "wrong"),
     [
         ({"acquire": _no_takeover}, SMALL, "I4: the key is stuck"),
-        ({"acquire": _acquire_in_vain}, SMALL, "I1: acquired, and no claim stands"),
+        ({"acquire": _acquire_without_writing}, SMALL, "I1: acquired, and no claim stands"),
         ({"complete": _create_on_complete}, SMALL, "I3: complete makes a record where none was"),
-        ({"extend": _extend_what_is_completed}, SMALL, "I2: extend changes a completed record"),
+        ({"extend": _extend_a_completed_record}, SMALL, "I2: extend changes a completed record"),
         ({"acquire": _any_payload}, replace(SMALL, strangers=1), "I13: another payload is not told from the same"),
         ({"on_acquired": lambda claim, found: Reject(Reason.NOT_KEPT)}, SMALL, "a free key is refused"),
         (
@@ -178,7 +178,7 @@ def _any_payload(standing, claim, now_ms):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_else_could_be_wrong_is_found_out_by_its_name(fault, setting, wrong):
+def test_other_faults_are_exposed_under_their_own_names(fault, setting, wrong):
     explored = explore(replace(PRODUCTION, **fault), setting)
     assert (explored.path[-1][1].wrong if explored.path else "") == wrong, shown(explored)
 
@@ -196,7 +196,7 @@ def test_a_takeover_is_shown_as_a_timeline():
     assert len(lines) == 9
 
 
-def test_a_counter_example_is_a_shortest_path_that_ends_with_what_is_wrong():
+def test_a_counter_example_is_a_shortest_path_to_a_violation():
     assert shown(killed(MUTANTS["token used again after release"])).splitlines()[2:] == [
         "acquires: request lost       |                             |",
         "no reply: refuses, releases  |                             |",
@@ -207,12 +207,12 @@ def test_a_counter_example_is_a_shortest_path_that_ends_with_what_is_wrong():
     ]
 
 
-def test_workers_that_differ_in_name_only_are_one_state():
+def test_states_that_differ_only_in_worker_names_are_equal():
     one, other = Worker(Phase.RUNS, 0), Worker(Phase.READY, 0)
     assert in_order(State(None, (one, other), 0, 0))[0] == in_order(State(None, (other, one), 0, 0))[0]
 
 
-def test_the_mutants_are_the_twelve_that_have_to_be_found_out():
+def test_the_mutants_are_the_twelve_that_must_be_exposed():
     assert list(MUTANTS) == [
         "no compare on complete",
         "no compare on release",

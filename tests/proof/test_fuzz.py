@@ -1,4 +1,4 @@
-"""The fuzz run in a small size; that it finds what is broken; and what it has found, by name."""
+"""The fuzz run in a small size; deliberate faults that it must find; and faults that it has found."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idempotency_mw.core.digests import canonical
+from idempotency_mw.core.record import Settled
 from idempotency_mw.functions.serializers import StoredValue, decode, encode_value
 from idempotency_mw.http import codec
 from idempotency_mw.http.message import Response
@@ -19,14 +20,14 @@ from proof.fuzz.inputs import CORPORA, inputs
 from proof.fuzz.readers import READERS
 from proof.fuzz.scripts import disagreements
 from tests.asgi.driver import ask
-from tests.wsgi.driver import Noting, serve
+from tests.wsgi.driver import NotingLayer, serve
 
 PROGRAMS = 1000
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("CRITICAL", logger="idempotency_mw")  # programs whose store fails are reported
+    caplog.set_level("CRITICAL", logger="idempotency_mw")  # failing stores are reported, and fail on purpose here
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -64,7 +65,7 @@ def test_one_seed_gives_the_same_inputs_and_the_same_programs() -> None:
         assert repr(drawn(5)).split(" at 0x")[0] == repr(drawn(5)).split(" at 0x")[0]
 
 
-def test_what_is_slow_or_raises_is_a_surprise() -> None:
+def test_a_slow_or_raising_input_is_a_surprise() -> None:
     def trial(thing: Any) -> None:
         if thing == 1:
             raise KeyError(thing)
@@ -80,32 +81,24 @@ def test_what_is_slow_or_raises_is_a_surprise() -> None:
     assert Tried(3, 0.01, []).holds
 
 
-# What is broken on purpose is found.
+# Deliberate faults are found
 
 
-def keep_what_was_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_truncated_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     from idempotency_mw.http.capture import Capture
 
     monkeypatch.setattr(Capture, "is_whole", property(lambda self: self.is_started))
 
 
 def settle_after_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    from idempotency_mw.asgi.run import Run
-    from idempotency_mw.wsgi.run import Run as WSGIRun
+    """The surfaces never know that an answer is whole, and send its last byte before they settle."""
+    from idempotency_mw.http.capture import Capture
 
-    async def send(self: Any, message: Any) -> None:
-        to_do = self._outgoing.take(message, is_settled=self._is_settled)
-        if to_do != "wait":
-            await self._flush()
-        if to_do == "settle":
-            await self._settle(self._verdict())
+    monkeypatch.setattr(Capture, "is_whole", property(lambda self: False))
 
-    def take(self: Any, chunk: bytes) -> bytes:
-        self._capture.add(chunk)
-        return b"" if self._capture.is_bodiless else chunk
 
-    monkeypatch.setattr(Run, "send", send)
-    monkeypatch.setattr(WSGIRun, "_take", take)
+def acknowledge_without_storing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryPersistenceLayer, "complete", lambda self, claim, result: Settled())
 
 
 def never_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +109,7 @@ def never_release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryPersistenceLayer, "release", extend_instead)
 
 
-def raise_what_nobody_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+def raise_an_undeclared_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     from idempotency_mw.http.capture import Capture
 
     def start(self: Any, status: int, headers: Any) -> None:
@@ -126,24 +119,31 @@ def raise_what_nobody_declared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [keep_what_was_cut_off, settle_after_sending, never_release, raise_what_nobody_declared]
+    "fault",
+    [
+        keep_truncated_answers,
+        settle_after_sending,
+        acknowledge_without_storing,
+        never_release,
+        raise_an_undeclared_exception,
+    ],
 )
 @pytest.mark.parametrize("tried", [try_asgi, try_wsgi])
-def test_what_is_broken_on_purpose_is_found(
+def test_a_deliberate_fault_is_found(
     monkeypatch: pytest.MonkeyPatch,
-    broken: Callable[[pytest.MonkeyPatch], None],
+    fault: Callable[[pytest.MonkeyPatch], None],
     tried: Callable[[int, int], Tried],
 ) -> None:
-    broken(monkeypatch)
-    assert tried(0, 200).surprises
+    fault(monkeypatch)
+    assert tried(0, 300).surprises
 
 
-# What was found, by name.
+# Faults that the fuzzer has found
 
 
 @pytest.mark.parametrize("refused", [5, [1, 2], "text"])
-async def test_a_body_that_is_refused_ends_no_answer(refused: object) -> None:
-    """The app goes on after the refusal. What it sends next is its answer, and is settled before it is out."""
+async def test_a_refused_body_does_not_end_the_answer(refused: object) -> None:
+    """The app catches the refusal and continues; its next message ends the answer, which is stored."""
     from idempotency_mw.asgi import IdempotencyMiddleware
 
     store = MemoryPersistenceLayer()
@@ -163,7 +163,7 @@ async def test_a_body_that_is_refused_ends_no_answer(refused: object) -> None:
 
 
 @pytest.mark.parametrize("exc_info", [(), (None, None, None), None])
-def test_exc_info_of_no_error_does_not_start_an_answer_again(exc_info: Any) -> None:
+def test_exc_info_without_an_exception_does_not_restart_an_answer(exc_info: Any) -> None:
     from idempotency_mw.wsgi import IdempotencyMiddleware
 
     def app(environ: Any, start_response: Any) -> Any:
@@ -171,13 +171,13 @@ def test_exc_info_of_no_error_does_not_start_an_answer_again(exc_info: Any) -> N
         yield b"some"
         start_response("500 Oh", [], exc_info)
 
-    store = Noting(MemoryPersistenceLayer())
+    store = NotingLayer(MemoryPersistenceLayer())
     answer = serve(IdempotencyMiddleware(app, persistence_store=store))
     assert isinstance(answer.raised, AssertionError)
     assert store.record() is None
 
 
-def test_a_header_that_is_no_text_is_a_type_error() -> None:
+def test_a_header_value_that_is_not_a_string_is_a_type_error() -> None:
     from idempotency_mw.wsgi import IdempotencyMiddleware
 
     def app(environ: Any, start_response: Any) -> Any:
@@ -188,7 +188,7 @@ def test_a_header_that_is_no_text_is_a_type_error() -> None:
     assert isinstance(answer.raised, TypeError)
 
 
-# Structure, by hypothesis: what can be written is read back, and nothing else is made of it.
+# Structured values, drawn by hypothesis: whatever can be written is read back unchanged
 
 names = st.from_regex(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,20}", fullmatch=True)
 values = st.binary(max_size=30).filter(lambda value: not set(value) & set(b"\r\n\x00"))
@@ -199,7 +199,7 @@ responses = st.builds(
 
 @settings(max_examples=60)
 @given(responses)
-def test_any_response_that_http_allows_comes_back(response: Response) -> None:
+def test_any_valid_response_is_read_back_unchanged(response: Response) -> None:
     data = codec.encode(response.status, response.headers, response.body)
     assert data is not None
     assert Response(*codec.decode(data)) == response
@@ -207,7 +207,7 @@ def test_any_response_that_http_allows_comes_back(response: Response) -> None:
 
 @settings(max_examples=60)
 @given(st.integers(), st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=4).map(tuple))
-def test_any_other_response_comes_back_or_is_not_kept(status: int, headers: Any) -> None:
+def test_any_other_response_is_read_back_unchanged_or_not_kept(status: int, headers: Any) -> None:
     data = codec.encode(status, headers, b"body")
     assert data is None or codec.decode(data) == (status, headers, b"body")
 
@@ -221,7 +221,7 @@ json_data = st.recursive(
 
 @settings(max_examples=60)
 @given(json_data)
-def test_any_result_that_json_holds_comes_back(value: Any) -> None:
+def test_any_json_result_is_read_back_unchanged(value: Any) -> None:
     data = encode_value(value, None)
     assert data is not None
     assert decode(data, None) == StoredValue(value)
@@ -229,7 +229,7 @@ def test_any_result_that_json_holds_comes_back(value: Any) -> None:
 
 @settings(max_examples=60)
 @given(json_data.filter(lambda data: data == data), st.sampled_from(["utf-8", "utf-16", "utf-32", "utf-8-sig"]))
-def test_any_document_is_read_alike_in_every_order_or_refused(data: Any, encoding: str) -> None:
+def test_any_json_document_in_any_encoding_is_read_or_refused(data: Any, encoding: str) -> None:
     import json
 
     for text in (json.dumps(data), json.dumps(data, ensure_ascii=False, indent=1)):
@@ -239,13 +239,13 @@ def test_any_document_is_read_alike_in_every_order_or_refused(data: Any, encodin
 
 
 @pytest.mark.skipif(not guided.is_there(), reason="atheris is not installed")
-def test_coverage_guides_a_reader_for_a_second() -> None:
+def test_coverage_guided_inputs_of_one_second_break_nothing() -> None:
     tried, broken = guided.explored("header", 1)
     assert broken is None
     assert tried > 0
 
 
-def test_an_oracle_takes_a_second_start_for_a_new_one() -> None:
+def test_the_oracle_takes_a_second_start_as_a_new_answer() -> None:
     whole = programs.Whole(is_head=False)
     whole.start(404, 0)
     whole.start(200, 2)

@@ -1,4 +1,4 @@
-"""The checker on histories written by hand, simulated, recorded and altered."""
+"""The checker on histories that are written by hand, simulated, recorded, and altered."""
 
 import heapq
 import random
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Operation, Settled
+from idempotency_mw.core.record import Acquired, Claim, Operation
 from idempotency_mw.persistence.verbs import StoredFrame
 from proof.explorer import MUTANTS, PRODUCTION
 from proof.histories import Altered, altered, checked, on_redis, on_sqlite
 from proof.histories.alterations import ALTERATIONS
-from proof.histories.checker import is_linearizable, seen, shortest_bad
+from proof.histories.checker import is_linearizable, outcome_of, shortest_bad
 from proof.histories.clients import turn
 from proof.histories.operations import Operation as Message
 from proof.histories.operations import Seen, told
@@ -89,7 +89,7 @@ EXPLAINED = {
         acquire(B, 120, 121, running()),
         acquire(B, 210, 211, ("acquired", 2)),
     ],
-    "a claim that takes over from who took over from it": [
+    "a claim that takes over from its successor": [
         acquire(A, 0, None),
         acquire(B, 120, 121, ("acquired", 2)),
         acquire(A, 240, 241, ("acquired", 3)),
@@ -110,8 +110,8 @@ UNEXPLAINED = {
         acquire(B, 120, 121, ("acquired", 2)),
     ],
     "a lease that stands too long": [acquire(A, 0, 1, ACQUIRED), acquire(B, 120, 121, running())],
-    "refused by nobody": [acquire(A, 0, 1, running())],
-    "refused by one who came later": [acquire(A, 0, 1, running()), acquire(B, 2, 3, ACQUIRED)],
+    "refused though the key is free": [acquire(A, 0, 1, running())],
+    "refused by a later owner": [acquire(A, 0, 1, running()), acquire(B, 2, 3, ACQUIRED)],
     "another owner": [acquire(A, 0, 1, ACQUIRED), acquire(B, 2, 3, running(token="c"))],
     "an answer that changes": [
         acquire(A, 0, 1, ACQUIRED),
@@ -124,7 +124,7 @@ UNEXPLAINED = {
     "an attempt that jumps": [acquire(A, 0, 1, ACQUIRED), acquire(B, 120, 121, ("acquired", 3))],
     "a stranger's release": [acquire(A, 0, 1, ACQUIRED), release(B, 2, 3)],
     "a stranger's completion": [acquire(A, 0, 1, ACQUIRED), complete(B, 2, 3)],
-    "a completion out of nothing": [complete(A, 0, 1)],
+    "a completion without a claim": [complete(A, 0, 1)],
     "a takeover for another payload": [
         acquire(A, 0, 1, ACQUIRED),
         acquire(claim("b", fingerprint="e"), 150, 151, ("acquired", 2)),
@@ -139,23 +139,23 @@ UNEXPLAINED = {
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
-def test_what_an_order_explains_is_linearizable(name):
+def test_a_history_that_some_order_explains_is_linearizable(name):
     assert is_linearizable(EXPLAINED[name])
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
-def test_what_no_order_explains_is_not(name):
+def test_a_history_that_no_order_explains_is_not_linearizable(name):
     assert not is_linearizable(UNEXPLAINED[name])
 
 
-def test_a_bad_history_is_shown_as_far_as_one_has_to_read_it():
+def test_a_bad_history_is_cut_after_the_operation_that_makes_it_bad():
     bad = UNEXPLAINED["an answer that changes"]
     late = [acquire(B, 20, 21, done()), acquire(B, 3.5, 30, done())]
     assert [each.begun for each in shortest_bad([*late, *bad])] == [0, 2, 3.5, 4, 6]
     assert told(bad[0]) == "0.00 to 1.00  acquire aaaa ff lease 100  ->  ('acquired', 1)"
 
 
-# Simulated: a store on a clock of its own, and messages that take their time to it and back
+# Simulated: a store on a clock of its own, and messages that take time in both directions
 
 
 def simulated(system, seed, clients=5, milliseconds=400):
@@ -173,7 +173,7 @@ def simulated(system, seed, clients=5, milliseconds=400):
         outcome = None if loss else answer
         history.append(Message(verb, who, result, begun, None if loss else ended, outcome))
         if loss and random.random() < 0.5:
-            _send(events, verb, who, result, ended + 5, verbs)  # as a client library does
+            _send(events, verb, who, result, ended + 5, verbs)  # as a client library's retry
         elif (loss or not _go_on(events, verbs, ended, outcome)) and ended < milliseconds:
             _next_turn(events, ended)
     return history
@@ -185,7 +185,7 @@ def _next_turn(events, now):
 
 
 def _go_on(events, verbs, now, outcome):
-    """Send a client's next message; tell whether there is one."""
+    """Send a client's next message; tell whether there was one."""
     answer = Acquired(outcome[1]) if isinstance(outcome, tuple) and outcome[0] == "acquired" else outcome
     try:
         pause, verb, arguments = verbs.send(answer)
@@ -212,26 +212,13 @@ def _carried_out(system, verb, who, result, standing, now_ms):
     else:
         found = system.release(standing, who)
         return found, None if found else standing
-    return _outcome(found, standing), write if isinstance(write, StoredFrame) else standing
-
-
-def _outcome(found, standing):
-    match found:
-        case Acquired(attempt):
-            return ("acquired", attempt)
-        case Settled():
-            return SETTLED
-        case Existing(record):
-            return ("existing", seen(record, standing.frame.token))
-        case Lost(record):
-            return ("lost", record and seen(record, standing.frame.token))
-        case _:
-            return found
+    after = write if isinstance(write, StoredFrame) else standing
+    return outcome_of(found, standing and standing.frame.token), after
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=30)
-def test_what_the_librarys_verbs_answer_is_linearizable(seed):
+def test_answers_of_the_librarys_verbs_are_linearizable(seed):
     history = simulated(PRODUCTION, seed)
     assert is_linearizable(history)
     assert is_linearizable([without_token(each) for each in history])
@@ -254,7 +241,7 @@ OF_THE_VERBS = (
 
 
 @pytest.mark.parametrize("name", OF_THE_VERBS)
-def test_what_a_store_with_a_fault_answers_is_not(name):
+def test_answers_of_a_faulty_store_are_not_linearizable(name):
     histories = (simulated(MUTANTS[name], seed) for seed in range(100))
     assert any(not is_linearizable(history) for history in histories)
 
@@ -266,12 +253,12 @@ def test_an_altered_history_is_refused():
     assert set(result.made) == set(ALTERATIONS)
 
 
-def test_an_attempt_jumps_only_if_no_message_that_was_sent_again_explains_it():
-    history = EXPLAINED["a claim that takes over from who took over from it"]
+def test_an_attempt_explained_by_a_repeated_message_is_no_jump():
+    history = EXPLAINED["a claim that takes over from its successor"]
     assert altered({"key": history}).refused == {"an attempt that jumps": 2}
 
 
-def test_a_history_with_many_open_messages_is_altered_as_far_as_that_can_be_searched():
+def test_only_the_part_of_a_history_with_few_open_messages_is_altered():
     others = [acquire(claim(token, lease_ms=10), number, None) for number, token in enumerate("cdefghijklmn", 2)]
     history = [acquire(A, 0, 1, ACQUIRED), *others, complete(A, 500, 501), acquire(B, 502, 503, done())]
     assert is_linearizable(history)
@@ -286,7 +273,7 @@ def test_a_history_with_many_open_messages_is_altered_as_far_as_that_can_be_sear
 
 
 @pytest.mark.parametrize("name", sorted(binaries()))
-def test_histories_of_four_processes_on_a_server_through_faults_are_linearizable(name):
+def test_histories_on_a_server_through_faults_are_linearizable(name):
     keys = on_redis(binaries()[name], SECONDS)
     result = checked(keys)
     assert result.bad == ()
@@ -294,7 +281,7 @@ def test_histories_of_four_processes_on_a_server_through_faults_are_linearizable
     assert altered(keys).made == altered(keys).refused
 
 
-def test_histories_of_four_processes_on_a_file_are_linearizable():
+def test_histories_on_a_sqlite_file_are_linearizable():
     keys = on_sqlite(SECONDS)
     result = checked(keys)
     assert result.bad == ()

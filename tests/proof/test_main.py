@@ -1,4 +1,4 @@
-"""What `make proof` makes of its runs: here of small ones, which hold, fail, die, hang and leave things behind."""
+"""The runner of `make proof`, on small runs that hold, fail, die, hang, and leave processes behind."""
 
 import os
 import pty
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import proof
+import proof.stage
+from proof.__main__ import RUNS as RUNS_OF_PROOF
 from tests.asgi.driver import until
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what lives is told by /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc tells whether a process lives")
 
 HEAD = """
 import subprocess, sys, time
@@ -54,7 +55,7 @@ RUNS = {
 """,
 }
 SHORT = "import sys, proof.__main__ as it; it.LONGEST_SECONDS[it.Size.CI] = 2; sys.exit(it.main())"
-# Who runs this may have been told to ignore a signal: in the background, or by nohup.
+# The caller may ignore these signals, for example in the background or under nohup.
 HEEDING = """
 import signal, sys
 import proof.__main__ as it
@@ -67,7 +68,7 @@ sys.exit(it.main())
 
 @pytest.fixture
 def folder(tmp_path):
-    """A package `proof` whose runs are these, around what makes the real ones."""
+    """A package `proof` with these runs and the real runner."""
     package = tmp_path / "proof"
     package.mkdir()
     for name in ("__init__", "__main__", "figures"):
@@ -77,6 +78,17 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("package", [proof, proof.stage], ids=lambda package: package.__name__)
+def test_a_package_names_each_of_its_modules(package):
+    found = {path.stem for path in Path(package.__file__).parent.iterdir() if not path.name.startswith("__")}
+    named = set(re.findall(r"^(\w+)  +\S", package.__doc__, re.MULTILINE))
+    assert named | ({"figures", "stage"} if package is proof else set()) == found
+
+
+def test_every_run_is_in_the_list_of_runs():
+    assert set(RUNS_OF_PROOF) == set(re.findall(r"^(\w+)  +\S", proof.__doc__, re.MULTILINE))
+
+
 def made(folder, *arguments, how=("-m", "proof"), **options):
     return subprocess.run(
         [sys.executable, *how, *arguments], cwd=folder, capture_output=True, text=True, timeout=50, **options
@@ -84,7 +96,7 @@ def made(folder, *arguments, how=("-m", "proof"), **options):
 
 
 def table(result):
-    """Return each figure's row in short: what was tried, and whether it holds."""
+    """Return what each figure tried, and whether it holds."""
     lines = result.stdout.splitlines()
     begins, ends = next(match.span(2) for line in lines if (match := re.fullmatch(r"(-+  )(-+).*", line)))
     rows = [line for line in lines if line.endswith((" yes", " NO"))]
@@ -92,7 +104,7 @@ def table(result):
 
 
 def left_behind(folder):
-    """Tell whether what the run started lives on."""
+    """Tell whether the process that a run has started still lives."""
     pid = int((folder / "left").read_text())
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -100,40 +112,40 @@ def left_behind(folder):
         return False
 
 
-def test_figures_that_all_hold_are_one_table_and_a_good_end(folder):
+def test_when_all_figures_hold_the_exit_status_is_0(folder):
     result = made(folder, "herd", "fuzz", "--size", "long")
     assert (table(result), result.returncode) == ({"what holds": True, "what does not": True}, 0)
-    assert "2 figures, 0 that do not hold" in result.stdout
+    assert "2 figures, 0 do not hold" in result.stdout
     assert "said in passing" in result.stderr
 
 
-async def test_what_a_run_leaves_behind_ends_with_it(folder):
+async def test_a_process_that_a_run_leaves_behind_is_killed(folder):
     made(folder, "herd")
     await until(lambda: not left_behind(folder))
 
 
-def test_a_figure_that_does_not_hold_is_a_bad_end(folder):
+def test_when_a_figure_does_not_hold_the_exit_status_is_1(folder):
     result = made(folder, "fuzz", "herd")
     assert (table(result), result.returncode) == ({"what holds": True, "what does not": False}, 1)
 
 
 def test_a_run_that_dies_is_a_figure_that_does_not_hold(folder):
     result = made(folder, "matrix")
-    assert table(result) == {"what was seen before": True, "matrix: the run comes to its end": False}
+    assert table(result) == {"what was seen before": True, "matrix: the run finishes": False}
     assert result.returncode == 1
     assert "the run broke" in result.stderr
 
 
-async def test_a_run_that_hangs_is_killed_at_its_limit_with_all_that_it_started(folder):
+async def test_a_hanging_run_is_killed_at_its_limit_with_all_its_processes(folder):
     result = made(folder, "servers", how=("-c", SHORT))
-    assert table(result) == {"what was seen in time": True, "servers: the run comes to its end": False}
+    assert table(result) == {"what was seen in time": True, "servers: the run finishes": False}
     assert "exit status -9" in result.stdout
     assert result.returncode == 1
     await until(lambda: not left_behind(folder))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_an_interruption_ends_the_runs_with_all_that_they_started(folder, number):
+async def test_an_interruption_kills_the_runs_with_all_their_processes(folder, number):
     with subprocess.Popen([sys.executable, "-c", HEEDING, "servers"], cwd=folder) as process:
         await until(lambda: (folder / "left").exists() and (folder / "left").read_text(), within=20)
         process.send_signal(number)
@@ -141,7 +153,7 @@ async def test_an_interruption_ends_the_runs_with_all_that_they_started(folder, 
     await until(lambda: not left_behind(folder))
 
 
-def test_on_a_terminal_it_is_shown_how_far_the_runs_are(folder):
+def test_a_terminal_shows_the_progress_of_the_runs(folder):
     ours, its = pty.openpty()
     result = subprocess.run(
         [sys.executable, "-m", "proof", "herd"], cwd=folder, stdout=subprocess.PIPE, stderr=its, timeout=50
@@ -152,7 +164,7 @@ def test_on_a_terminal_it_is_shown_how_far_the_runs_are(folder):
     os.close(ours)
 
 
-def test_a_run_that_nobody_knows_is_refused(folder):
+def test_an_unknown_run_is_refused(folder):
     result = made(folder, "nothing")
     assert (result.returncode, result.stdout) == (2, "")
     assert "no such run: nothing" in result.stderr

@@ -1,4 +1,4 @@
-"""Random faults find layers that do wrong, and none among ours. `proof/matrix` makes more of them."""
+"""Random faults expose faulty layers, and no layer of ours. `proof/matrix` makes more of them."""
 
 import asyncio
 import time
@@ -27,12 +27,12 @@ def tried(grounds, kind, faults, **options):
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
-def test_random_faults_break_nothing(grounds, kind):
+def test_under_random_faults_every_figure_holds(grounds, kind):
     assert tried(grounds, kind, 60) == []
 
 
 def wrong(acquire=None, complete=None):
-    """Return what makes a layer wrong in one verb: what it made of an answer, or of a failure."""
+    """Return a function that makes a layer wrong: it changes a verb's answer or failure."""
 
     def around(layer):
         class Wrong:
@@ -78,17 +78,19 @@ async def _ended(verb, *arguments, change):
 
 
 WRONG = {
-    "a failed acquire taken for won": wrong(acquire=lambda it: Acquired(1) if isinstance(it, Exception) else it),
-    "a duplicate taken for the owner": wrong(acquire=lambda it: Acquired(1) if isinstance(it, Existing) else it),
-    "a failed complete taken for settled": wrong(
+    "a failed acquire counts as acquired": wrong(
+        acquire=lambda it: Acquired(1) if isinstance(it, Exception) else it
+    ),
+    "a duplicate counts as the owner": wrong(acquire=lambda it: Acquired(1) if isinstance(it, Existing) else it),
+    "a failed complete counts as settled": wrong(
         complete=lambda it: Settled() if isinstance(it, Exception) else it
     ),
 }
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_a_layer_that_does_wrong_is_found_out(grounds, how):
-    # No retry helps against these: every verb is met at its deadline.
+def test_a_faulty_layer_is_exposed(grounds, how):
+    # No retry helps against a message that hangs: each disturbed verb reaches its deadline.
     actions = ["hang request", "hang reply"]
     assert tried(grounds, "valkey", 80, around=WRONG[how], actions=actions) != []
 
@@ -107,6 +109,6 @@ class Late:
             time.sleep(0.42)
 
 
-def test_a_layer_that_exceeds_its_deadline_is_found_out(grounds):
+def test_a_layer_that_exceeds_its_deadline_is_exposed(grounds):
     broken = tried(grounds, "valkey", 12, around=lambda layer: layer if is_async(layer) else Late(layer))
     assert [figure.shows for figure in broken] == ["I11"]

@@ -1,9 +1,9 @@
-"""Workers killed and stopped under load, in the small: `make proof` does it at length."""
+"""Workers killed and stopped under load, in a small size. `make proof` does it at length."""
 
 import pytest
 
 from proof.processes import Part, made
-from tests.proof.showing import needs_servers, shown
+from tests.proof.holding import all_holding, needs_servers
 
 pytestmark = [needs_servers, pytest.mark.timeout(180)]
 
@@ -17,6 +17,6 @@ pytestmark = [needs_servers, pytest.mark.timeout(180)]
     ],
     ids=lambda part: part.kind,
 )
-def test_keys_outlive_their_workers(part):
-    figures = shown(made((part,), lambda done, of: None))
+def test_the_promise_holds_when_workers_are_killed_and_stopped(part):
+    figures = all_holding(made((part,), lambda done, of: None))
     assert len(figures) == 6

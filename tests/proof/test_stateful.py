@@ -1,4 +1,4 @@
-"""The machine finds layers that do wrong, and none among ours. `proof/stateful.py` makes more histories."""
+"""The state machine exposes faulty layers, and no layer of ours. `make proof` tries more histories."""
 
 import asyncio
 from dataclasses import replace
@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled, Status
-from proof.stateful import Bench, Tally, try_histories
+from idempotency_mw.persistence.frame import Frame
+from proof.stateful import Harness, Tally, try_histories
 from tests.faults.stores import KINDS, Grounds, is_there
 
 
@@ -17,25 +18,25 @@ def grounds():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_does_what_the_model_does(grounds, kind):
+def test_a_layer_answers_as_the_model_does(grounds, kind):
     if not is_there(kind):
         pytest.skip(f"no server for {kind} was found")
     tried([kind], grounds, 12)
 
 
-def test_the_same_history_has_the_same_outcome_on_every_layer(grounds):
+def test_a_history_has_the_same_outcome_on_every_layer(grounds):
     tried([kind for kind in KINDS if is_there(kind)], grounds, 6)
 
 
 def tried(kinds, grounds, histories, *, shrinks=True, **options):
     tally = Tally()
     with asyncio.Runner() as runner:
-        benches = [Bench(grounds.open(kind), runner, **options) for kind in kinds]
+        harnesses = [Harness(grounds.open(kind), runner, **options) for kind in kinds]
         try:
-            try_histories(benches, histories, tally, shrinks=shrinks)
+            try_histories(harnesses, histories, tally, shrinks=shrinks)
         finally:
-            for bench in benches:
-                bench.close()
+            for harness in harnesses:
+                harness.close()
     assert tally.histories >= histories
     assert tally.looks > 0
 
@@ -45,14 +46,19 @@ class Wrong:
 
     runs_in_place = True
 
-    def __init__(self, layer):
+    def __init__(self, layer, store):
         self.layer = layer
+        self.store = store
+
+    def frame(self, claim):
+        data, _ = self.store.peek(claim.storage_key)
+        return data and Frame.decode(data)
 
     def __getattr__(self, name):
         return getattr(self.layer, name)
 
 
-class TakesOverWhateverLapsed(Wrong):
+class TakesOverEveryLapsedClaim(Wrong):
     def acquire(self, claim):
         return self.layer.acquire(replace(claim, may_take_over=True))
 
@@ -79,13 +85,13 @@ class CompletesWithoutComparing(Wrong):
 
 class CompletesTwice(Wrong):
     def complete(self, claim, result):
-        held = self.layer._records.get(claim.storage_key)
-        if held is not None and held.frame.token == claim.token and held.frame.status is Status.COMPLETED:
-            self.layer._records[claim.storage_key] = replace(held, frame=replace(held.frame, result=result or b""))
+        frame = self.frame(claim)
+        if frame is not None and frame.token == claim.token and frame.status is Status.COMPLETED:
+            self.store.plant(claim.storage_key, replace(frame, result=result or b"").encode())
         return self.layer.complete(claim, result)
 
 
-class CreatesWhatIsGone(Wrong):
+class CompletesExpiredClaims(Wrong):
     def complete(self, claim, result):
         outcome = self.layer.complete(claim, result)
         if outcome == Lost(None):
@@ -96,19 +102,16 @@ class CreatesWhatIsGone(Wrong):
 
 class ReleasesForAnyone(Wrong):
     def release(self, claim):
-        held = self.layer._records.get(claim.storage_key)
-        if held is not None and held.frame.status is Status.IN_PROGRESS:
-            self.layer._records.pop(claim.storage_key)
-            return held.frame.token == claim.token
-        return False
+        frame = self.frame(claim)
+        owner = claim if frame is None else replace(claim, token=frame.token)
+        return self.layer.release(owner)
 
 
-class ForgetsTheExpiryOfWhatItExtends(Wrong):
+class GivesWhatItExtendsAnotherExpiry(Wrong):
     def extend(self, claim):
         extended = self.layer.extend(claim)
         if extended:
-            held = self.layer._records[claim.storage_key]
-            self.layer._records[claim.storage_key] = replace(held, expires_ms=held.expires_ms + 10**9)
+            self.store.plant(claim.storage_key, self.frame(claim).encode())  # expires in an hour
         return extended
 
 
@@ -124,6 +127,6 @@ class TakesATombstoneForAnEmptyResult(Wrong):
 
 
 @pytest.mark.parametrize("wrong", Wrong.__subclasses__())
-def test_a_layer_with_a_fault_is_found_out(grounds, wrong):
+def test_a_faulty_layer_is_exposed(grounds, wrong):
     with pytest.raises(AssertionError):
-        tried(["memory"], grounds, 500, around=wrong, shrinks=False)  # ends with the first that shows it
+        tried(["memory"], grounds, 500, around=wrong, shrinks=False)  # stops at the first history that exposes it

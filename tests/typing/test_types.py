@@ -1,6 +1,6 @@
-"""What type checkers say about `usage.py`: nothing, but for what is marked as an error there.
+"""The type checkers find in `usage.py` exactly the errors that are marked there.
 
-`pyrightconfig.json` holds pyright to its own marks, and to needing each of them.
+`pyrightconfig.json` makes pyright accept its own marks only, and report each mark that it does not need.
 """
 
 import json
@@ -26,7 +26,7 @@ def test_mypy_agrees_with_every_mark() -> None:
     assert "no issues found in 1 source file" in said
 
 
-@pytest.mark.timeout(180)  # the first run on a machine may fetch what pyright runs on
+@pytest.mark.timeout(180)  # the first run on a machine may download pyright itself
 def test_pyright_agrees_with_every_mark() -> None:
     pytest.importorskip("pyright", reason="pyright is not installed")
     said = check(

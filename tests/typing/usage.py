@@ -1,6 +1,6 @@
-"""How users call this package, as type checkers see it. It is checked by mypy and by pyright, and never run.
+"""How users call this package, for type checkers: mypy and pyright check it, and it is never run.
 
-What must be an error bears a mark of both; a mark that is not needed is an error too.
+A line that must be an error has a mark for each of them; a mark that is not needed is an error too.
 """
 
 from typing import Any, assert_type
@@ -20,11 +20,7 @@ from idempotency_mw.handler import AsyncIdempotencyHandler, IdempotencyHandler
 from idempotency_mw.http.message import Response
 from idempotency_mw.persistence.base import AsyncPersistenceLayer, PersistenceLayer
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
-from idempotency_mw.persistence.redis import (
-    AsyncRedisPersistenceLayer,
-    RedisConnection,
-    RedisPersistenceLayer,
-)
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.serializers import CustomDictSerializer, DataclassSerializer, PydanticSerializer
 
@@ -141,11 +137,11 @@ async def use_and_close_later() -> None:
         await layer.acheck()
 
 
-# A layer around a layer, as a user writes it: no base class, only the verbs.
+# A layer around a layer, as a user writes it: without a base class.
 
 
 class Sealing:
-    """Keeps results sealed."""
+    """Seals the results."""
 
     def __init__(self, layer: PersistenceLayer) -> None:
         self._layer = layer
@@ -164,7 +160,7 @@ class Sealing:
 
 
 class AsyncSealing:
-    """The same for asyncio code."""
+    """The same for async code."""
 
     def __init__(self, layer: AsyncPersistenceLayer) -> None:
         self._layer = layer
@@ -194,7 +190,7 @@ IdempotencyMiddleware(fastapi, persistence_store=AsyncSealing(asynchronous))
 IdempotencyMiddleware(fastapi, persistence_store=Unfinished())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Sealing(asynchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
-# While it runs.
+# During a run.
 
 
 def pay() -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Apps for real servers: the same few endpoints in plain WSGI, Werkzeug, Flask and Django.
 
-One process serves them all: `/flask/whole` is Flask's. What a run does is in its query; that it began, and ended,
-is written down in a folder, and a run waits at its gate until a file there says go. So a test counts runs across
-processes and their deaths, and waits for nothing by the clock.
+One process serves them all: `/flask/whole` is the Flask app. The query says what a run does. Each run writes files
+into a folder when it begins and ends, and can wait there for a file, its gate. So a test counts runs across
+processes, also of killed ones, and never waits by the clock.
 """
 
 import json
@@ -11,63 +11,32 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl
 from wsgiref.util import FileWrapper, shift_path_info
 
-from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.sqlite import SQLitePersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
+from tests.marking import LONGEST_WAIT, MARKS, MarkedRun
 
 logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
-logging.getLogger("django.request").setLevel(logging.ERROR)  # a warning is what it makes of each 4xx
-
-MARKS = Path(os.environ["TEST_MARKS"])
-LONGEST_WAIT = 15.0
+logging.getLogger("django.request").setLevel(logging.ERROR)  # it logs a warning for each 4xx
 
 
-class Work:
-    """What one run does, from its query: `run` names it, `hold` says before which step it waits at its gate."""
+class Work(MarkedRun):
+    """One run of a WSGI app."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
-        query = dict(parse_qsl(environ["QUERY_STRING"]))
-        self.run = query["run"]
+        super().__init__(environ["QUERY_STRING"])
         self.body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        self._chunks = int(query.get("chunks", 5))
-        self._size = int(query.get("size", 1000))
-        self._seconds = float(query.get("seconds", 0))
-        self._hold = int(query.get("hold", -1))
-        self._nonce = token_hex(8)  # no two runs answer alike
-        self.number = self._begin()
-        self.status = int(query.get("first", 201)) if self.number == 1 else 201
-
-    def _begin(self) -> int:
-        execution = current_execution()
-        attempt = 0 if execution is None else execution.attempt
-        written = MARKS / f"{self._nonce}.new"
-        written.write_text(f"{attempt} {os.getpid()}")
-        number = 1
-        while True:
-            try:
-                # As O_EXCL, and whole for whoever sees it.
-                (MARKS / f"{self.run}.begun.{number}").hardlink_to(written)
-            except FileExistsError:
-                number += 1
-            else:
-                return number
-
-    def note(self, what: str) -> None:
-        """Write down that the run came so far."""
-        (MARKS / f"{self.run}.{what}").touch()
 
     def gate(self, step: int) -> None:
         """Wait for the gate's file, if this is the step to wait at."""
-        time.sleep(self._seconds)
+        time.sleep(self.seconds)
         ends = time.monotonic() + LONGEST_WAIT
-        while step == self._hold and not (MARKS / f"{self.run}.gate").exists():
+        while self.has_to_wait(step):
             assert time.monotonic() < ends, f"{self.run}: nobody opened the gate"
             time.sleep(0.01)
 
@@ -75,17 +44,17 @@ class Work:
         """Return the whole answer, once the gate is open."""
         self.gate(0)
         self.note("ended")
-        return {"run": self.run, "nonce": self._nonce, "length": len(self.body)}
+        return {"run": self.run, "nonce": self.nonce, "length": len(self.body)}
 
     def stream(self) -> Iterator[bytes]:
         """Yield the answer in chunks."""
-        for step in range(self._chunks):
+        for step in range(self.chunks):
             self.gate(step)
-            yield f"data: {step} {self._nonce} {'x' * self._size}\n\n".encode()
+            yield self.chunk(step)
         self.note("ended")
 
     def failing(self) -> Iterator[bytes]:
-        """Raise in mid-stream, the first time."""
+        """Raise in the middle of the stream, in the first run only."""
         for number, chunk in enumerate(self.stream()):
             if number == 3 and self.number == 1:
                 raise RuntimeError("this app fails in mid-stream")
@@ -202,7 +171,7 @@ def _store(url: str) -> Any:
 
 
 STORE = _store(os.environ["TEST_STORE"])
-STORE.check()  # so that a worker inherits what was in use before the fork
+STORE.check()  # so that the workers inherit a store that was in use before the fork
 # Given by hand: with the defaults a middleware warns when it is built, and these logs have to be empty.
 BY_HAND = {"bound_headers": ("authorization", "cookie", "x-api-key", "host")}
 CONFIG = IdempotencyConfig(**{"key_prefix": "served"} | json.loads(os.environ["TEST_CONFIG"]))

@@ -1,11 +1,10 @@
 """A server and a client for one request, in this process and strict about PEP 3333.
 
-`serve` makes one request and returns what came. What the server does and what the app does stand in one list of
-events, in their order: an app under test adds its own.
+`serve` makes one request and returns its answer. One list of events records what the server and the app do, in
+their order; an app under test adds its own events.
 """
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +14,7 @@ from idempotency_mw import current_execution
 from idempotency_mw.core.record import Claim, Existing, Operation
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from tests import canaries
+from tests.answers import HTTPAnswer
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Headers = Iterable[tuple[str, str]]
@@ -22,12 +22,12 @@ TEXT = ("Content-Type", "text/plain")
 
 
 class ProtocolError(AssertionError):
-    """The app broke PEP 3333; what a server raises then."""
+    """The app broke PEP 3333; a server raises such an error."""
 
 
 @dataclass
-class Answer:
-    """What the client got, and how the app's call ended."""
+class Answer(HTTPAnswer):
+    """The answer that the client got, and how the app's call ended."""
 
     status: int | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -38,26 +38,6 @@ class Answer:
     def all(self, name: str) -> list[str]:
         return [value for each, value in self.headers if each.lower() == name.lower()]
 
-    def one(self, name: str) -> str | None:
-        values = self.all(name)
-        assert len(values) <= 1, values
-        return values[0] if values else None
-
-    @property
-    def replayed(self) -> bool:
-        return self.one("idempotent-replayed") == "true"
-
-    @property
-    def slug(self) -> str:
-        """The last part of a problem's type."""
-        assert self.one("content-type") == "application/problem+json", self
-        problem = json.loads(self.body)
-        assert problem["status"] == self.status
-        return problem["type"].rsplit(":", 1)[1]
-
-    def brief(self) -> tuple[int | None, bytes]:
-        return self.status, self.body
-
     def ok(self) -> "Answer":
         if self.raised is not None:
             raise AssertionError("the app's call raised") from self.raised
@@ -65,7 +45,7 @@ class Answer:
 
 
 class OneRead(io.BytesIO):
-    """An input that never ends by itself: a read beyond the body would wait for ever."""
+    """An input that never ends: a read beyond the body would block for ever."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__(body)
@@ -89,7 +69,7 @@ def environ_of(
     key: str | None = canaries.KEY,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return what a server gives. Lines with one name are joined, as PEP 3333 leaves no other way."""
+    """Return a server's environ. Headers of the same name are joined, as PEP 3333 has no other form for them."""
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": script,
@@ -111,13 +91,17 @@ def environ_of(
     canaries.secret_body(body)
     lines = [*([] if key is None else [("Idempotency-Key", key)]), *headers]
     canaries.secret_headers(lines)
+    _add_headers(environ, lines)
+    return environ | more
+
+
+def _add_headers(environ: dict[str, Any], lines: Headers) -> None:
     for name, value in lines:
         variable = name.upper().replace("-", "_")
         if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             variable = f"HTTP_{variable}"
             value = f"{environ[variable]},{value}" if variable in environ else value
         environ[variable] = value
-    return environ | more
 
 
 class _Server:
@@ -166,7 +150,7 @@ class _Server:
 def serve(
     app: WSGIApp, *, events: list[Any] | None = None, stop_after: int | None = None, **options: Any
 ) -> Answer:
-    """Make one request. `stop_after` so many chunks the server stops, and closes."""
+    """Make one request. After `stop_after` chunks the server stops and closes the body."""
     server = _Server([] if events is None else events, stop_after)
     try:
         server.run(app, environ_of(**options))
@@ -176,7 +160,7 @@ def serve(
 
 
 class Body:
-    """The iterable that an app returns, noting each chunk that is asked for, and its own closing."""
+    """The iterable that an app returns; notes each chunk that the server asks for, and its own `close`."""
 
     def __init__(self, chunks: Iterable[Any], events: list[Any], *, on_close: BaseException | None = None) -> None:
         self._chunks = iter(chunks)
@@ -197,8 +181,8 @@ class Body:
             raise self._on_close
 
 
-class Noting:
-    """A layer's verbs, passed on and noted. `claim` is the first one that came."""
+class NotingLayer:
+    """Passes the verbs on to `store` and notes them. `claim` is the first claim."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -223,7 +207,7 @@ class Noting:
         return getattr(self.store, verb)(*arguments)
 
     def record(self) -> Any:
-        """Return what stands under the first claim's key, None for nothing; the store is unchanged."""
+        """Return the record under the first claim's key, or `None` if the key is free. The store is unchanged."""
         probe = Claim(Operation(self.claim.storage_key, "0" * 64), "f" * 32, 1000, 1000, may_take_over=False)
         found = self.store.acquire(probe)
         if isinstance(found, Existing):
@@ -233,7 +217,7 @@ class Noting:
 
 
 class Service:
-    """An app behind the middleware. Counts its starts, and notes what happens."""
+    """An app behind the middleware; counts its starts and keeps their executions."""
 
     def __init__(self, app: WSGIApp, store: Any, **options: Any) -> None:
         self.app = app
@@ -249,3 +233,7 @@ class Service:
 
     def request(self, **options: Any) -> Answer:
         return serve(self.middleware, **options)
+
+
+def slug_of(answer: Answer) -> str | None:
+    return None if answer.ok().status == 200 else answer.slug

@@ -1,4 +1,4 @@
-"""Real WSGI servers as processes. Run as a module, it is those of them that have no command of their own."""
+"""Real WSGI servers as processes. As a module it runs the servers that have no command of their own."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ _PLAIN = "tests.wsgi.serving {app} {port} "
 
 
 class WSGIServer(Server):
-    """One server with its workers; those that fork import the app before."""
+    """One server with its workers; servers that fork import the app before the fork."""
 
     commands: ClassVar = {"werkzeug": _PLAIN + "werkzeug", "wsgiref": _PLAIN + "wsgiref"}
     if hasattr(os, "fork"):

@@ -1,4 +1,4 @@
-"""The surface of the scenarios, over WSGI: each request in a thread, the play as a WSGI app."""
+"""The surface of the scenarios over WSGI: each request runs in a thread, the play is a WSGI app."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ _threads = ThreadPoolExecutor(64, thread_name_prefix="scenario")
 
 
 class WSGISurface:
-    """A play behind the middleware. Counts the starts of the app."""
+    """A play behind the middleware; `runs` counts how often the app started."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class WSGISurface:
 
     @staticmethod
     def broken_off_after_one(play: Play) -> tuple[int | None, bytes]:
-        """Return what the client sees of an answer that fails in the second chunk's place.
+        """Return the status and body that the client gets if the app fails instead of sending its second chunk.
 
-        Nothing goes out before the first chunk that is not empty; that one is held unless a length is declared.
+        Nothing is sent before the first chunk that is not empty, and that one is held unless a length is declared.
         """
         is_out = play.chunks[0] and dict(play.headers).get(b"content-length")
         return (play.status, play.chunks[0]) if is_out else (None, b"")
@@ -77,7 +77,7 @@ class WSGISurface:
 
 
 class One(list[bytes]):
-    """A body of one chunk. What fails after it is its closing."""
+    """A body of one chunk; a failure after the chunk is raised by `close`."""
 
     def __init__(self, play: Play) -> None:
         super().__init__(play.chunks)
@@ -98,7 +98,7 @@ def _chunks(play: Play) -> Iterator[bytes]:
 
 
 class Conversation:
-    """One request, as the scenarios know it."""
+    """One request, with the methods that the scenarios use."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Conversation:
 
 
 class _Blocking:
-    """An async layer of the test's, for blocking code."""
+    """Gives blocking code an async layer of the test."""
 
     def __init__(self, layer: Any, awaited: Callable[[Awaitable[Any]], Any]) -> None:
         self._layer = layer

@@ -1,4 +1,4 @@
-"""Row 101 in process: the frameworks' own test clients, and what their apps do around a response."""
+"""Row 101, in this process, with the frameworks' own test clients."""
 
 from typing import Any
 
@@ -72,14 +72,14 @@ def is_replay(answer: Any) -> bool:
 
 
 @pytest.mark.row(88, 98, 101)
-def test_a_form_is_read_by_flask_as_ever(app):
+def test_flask_can_read_a_form(app):
     first, retry = twice(app, "/form", method="POST", data={"amount": "7"})
     assert first.json == {"amount": "7", "attempt": 1}
     assert (retry.data, is_replay(first), is_replay(retry)) == (first.data, False, True)
 
 
 @pytest.mark.row(65, 101)
-def test_a_stream_keeps_flasks_context_to_its_end(app):
+def test_a_stream_keeps_flasks_context_until_its_end(app):
     app.test_client().post("/stream", buffered=True)
     without_a_key = notes.copy()
     notes.clear()
@@ -90,14 +90,14 @@ def test_a_stream_keeps_flasks_context_to_its_end(app):
 
 
 @pytest.mark.row(93, 101)
-def test_what_flask_does_on_close_is_done_once_and_never_for_a_replay(app):
+def test_flasks_on_close_callbacks_run_once_and_not_for_a_replay(app):
     first, retry = twice(app, "/closing", method="POST")
     assert (first.data, retry.data) == (b"ab", b"ab")
     assert notes.count("closed") == 1
 
 
 @pytest.mark.row(99)
-def test_a_teardown_that_raises_before_the_body_is_asked_for_frees_the_key(app, memory):
+def test_a_teardown_that_raises_before_the_body_is_iterated_frees_the_key(app, memory):
     with pytest.raises(RuntimeError, match="teardown"):
         app.test_client().post("/teardown", headers=KEY)
     assert memory.calls == ["acquire", "release"]
@@ -107,7 +107,7 @@ def test_a_teardown_that_raises_before_the_body_is_asked_for_frees_the_key(app, 
 
 @pytest.mark.row(41, 42)
 @pytest.mark.parametrize("query", ["", "?missing=1"])
-def test_an_error_page_of_flasks_is_not_kept(app, query):
+def test_flasks_error_page_is_not_stored(app, query):
     first, retry = twice(app, f"/broken{query}", method="POST")
     assert first.status_code == retry.status_code == (404 if query else 500)
     assert not is_replay(retry)
@@ -115,7 +115,7 @@ def test_an_error_page_of_flasks_is_not_kept(app, query):
 
 @pytest.mark.row(3, 66, 71)
 @pytest.mark.parametrize("method", ["DELETE", "GET"])
-def test_an_answer_without_a_body_is_replayed_as_one(app, method):
+def test_an_answer_without_a_body_is_replayed_without_one(app, method):
     first, retry = twice(app, "/thing", method=method)
     assert (first.status_code, first.data) == (retry.status_code, retry.data) == (204, b"")
     assert is_replay(retry)
@@ -123,7 +123,7 @@ def test_an_answer_without_a_body_is_replayed_as_one(app, method):
 
 
 @pytest.mark.row(37, 101)
-def test_an_answer_that_a_client_has_not_read_yet_is_in_progress(app):
+def test_an_answer_that_the_client_has_not_read_yet_is_in_progress(app):
     client = Client(app)
     unread = client.post("/stream", headers=KEY, buffered=False)
     assert client.post("/stream", headers=KEY).status_code == 409

@@ -8,7 +8,16 @@ from secrets import token_hex
 import httpx
 import pytest
 
-from tests.asgi.serving import Caller, complaints, is_replay, post, post_until_settled, slug
+from tests.asgi.serving import (
+    Caller,
+    complaints,
+    is_replay,
+    post,
+    post_until_settled,
+    read_a_stream,
+    run_with_duplicates,
+    slug,
+)
 from tests.wsgi.serving import KINDS, WSGIServer
 
 every_framework = pytest.mark.parametrize("framework", ["plain", "werkzeug", "flask", "django"])
@@ -25,14 +34,14 @@ def process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def server(process: WSGIServer) -> Iterator[WSGIServer]:
-    """The running server, whose log has nothing to say of this test."""
+    """The running server; fails if it logs a complaint during the test."""
     yield process
     assert complaints(process.new_log()) == []
 
 
 @pytest.fixture
 def failing_server(process: WSGIServer) -> Iterator[WSGIServer]:
-    """The running server, whose log tells of the app's own exception."""
+    """The running server; fails unless it logs the app's own exception."""
     yield process
     assert "this app fails" in process.new_log()
 
@@ -45,7 +54,7 @@ async def client(process: WSGIServer) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def run() -> str:
-    """A name for one run, and its key too."""
+    """The name of one run, also used as its key."""
     return token_hex(6)
 
 
@@ -56,27 +65,8 @@ async def wait_for(server: WSGIServer, run: str, what: str) -> None:
 @every_framework
 @pytest.mark.row(5, 34, 35, 36, 37, 38, 101)
 async def test_one_key_has_one_run_and_one_answer(server, client, framework, run):
-    target = f"/{framework}/whole?run={run}&hold=0"
-    first = asyncio.ensure_future(post(client, target, run))
-    await wait_for(server, run, "begun.1")
-    meanwhile = await post(client, target, run)
-    other_meanwhile = await post(client, target, run, b'{"other": 1}')
-    server.marks.open_gate(run)
-    answer = await first
-    replay = await post(client, target, f'"{run}"')
-    other = await post(client, target, run, b'{"other": 1}')
-    missing = await post(client, f"/{framework}-required/whole?run={run}", None)
-
-    assert (meanwhile.status_code, slug(meanwhile)) == (409, "in-progress")
-    assert 1 <= int(meanwhile.headers["retry-after"]) <= 30
-    assert (other_meanwhile.status_code, slug(other_meanwhile)) == (422, "key-reused")
-    assert (answer.status_code, answer.headers["x-a"], is_replay(answer)) == (201, "1", False)
+    answer = await run_with_duplicates(server, client, framework, run)
     assert answer.json()["length"] == 2
-    assert (replay.status_code, replay.headers["x-a"], is_replay(replay)) == (201, "1", True)
-    assert replay.content == answer.content
-    assert (other.status_code, slug(other)) == (422, "key-reused")
-    assert (missing.status_code, slug(missing)) == (400, "key-missing")
-    assert [mark.attempt for mark in server.marks.begun(run)] == [1]
 
 
 @every_framework
@@ -90,7 +80,7 @@ async def test_an_error_status_frees_the_key(server, client, framework, run):
 
 @pytest.mark.row(39, 100)
 @pytest.mark.fault(24)
-async def test_of_eight_at_once_one_runs(server, client, run):
+async def test_one_of_eight_parallel_duplicates_runs(server, client, run):
     target = f"/flask/whole?run={run}&seconds=0.2"
     answers = await asyncio.gather(*(post(client, target, run) for _ in range(8)))
     assert len(server.marks.begun(run)) == 1
@@ -105,27 +95,14 @@ async def test_of_eight_at_once_one_runs(server, client, run):
 @pytest.mark.row(65, 79, 95, 101)
 async def test_the_first_bytes_of_a_stream_come_before_its_end(server, client, framework, keyed, run):
     target = f"/{framework}/stream?run={run}&hold=2&chunks=4"
-    headers = {"idempotency-key": run} if keyed else {}
-    async with client.stream("POST", target, headers=headers) as first:
-        chunks = first.aiter_raw()
-        body = await anext(chunks)
-        assert not server.marks.has(run, "ended")
-        server.marks.open_gate(run)
-        async for chunk in chunks:
-            body += chunk
-    assert body.count(b"data: ") == 4
-    if keyed:
-        replay = await client.post(target, headers=headers)
-        assert (replay.status_code, is_replay(replay), replay.content) == (200, True, body)
-        assert replay.headers["content-length"] == str(len(body))
-        assert len(server.marks.begun(run)) == 1
+    await read_a_stream(server, client, target, run, keyed=keyed)
 
 
 @every_framework
 @pytest.mark.parametrize("size", [1000, 100_000])
 @pytest.mark.row(76, 94, 101)
 @pytest.mark.fault(11)
-async def test_a_client_that_hangs_up_finds_the_whole_answer_at_its_retry(server, client, framework, size, run):
+async def test_the_retry_of_a_client_that_hung_up_gets_the_whole_stream(server, client, framework, size, run):
     target = f"/{framework}/stream?run={run}&hold=2&chunks=8&size={size}"
     async with Caller(server, target, run) as caller:
         await caller.send()
@@ -141,7 +118,7 @@ async def test_a_client_that_hangs_up_finds_the_whole_answer_at_its_retry(server
 @every_framework
 @pytest.mark.row(44, 101)
 @pytest.mark.fault(10)
-async def test_a_stream_that_fails_is_never_kept(failing_server, client, framework, run):
+async def test_a_stream_that_fails_is_not_stored(failing_server, client, framework, run):
     target = f"/{framework}/failing?run={run}"
     with contextlib.suppress(httpx.TransportError):
         broken = await post(client, target, run)
@@ -163,7 +140,7 @@ async def test_a_teardown_that_raises_frees_the_key(failing_server, client, run)
 
 
 @pytest.mark.row(93)
-async def test_what_a_response_does_when_it_is_closed_is_done_once(server, client, run):
+async def test_a_response_is_closed_once(server, client, run):
     target = f"/flask/closing?run={run}"
     for replayed in (False, True):
         assert is_replay(await post(client, target, run)) is replayed
@@ -176,7 +153,7 @@ async def test_what_a_response_does_when_it_is_closed_is_done_once(server, clien
 
 @pytest.mark.row(91, 97)
 @pytest.mark.parametrize("endpoint", ["write", "file"])
-async def test_a_body_that_was_written_or_is_a_file_is_replayed(server, client, endpoint, run):
+async def test_an_answer_by_write_or_from_a_file_is_replayed(server, client, endpoint, run):
     target = f"/plain/{endpoint}?run={run}"
     first, retry = await post(client, target, run), await post(client, target, run)
     assert first.content.count(b"data: ") == 5
@@ -189,11 +166,11 @@ async def chunked() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.row(96)
-async def test_a_chunked_request_is_read_where_the_server_can(server, client, run):
+async def test_a_chunked_request_is_read_if_the_server_supports_it(server, client, run):
     target = f"/plain/whole?run={run}"
     headers = {"host": "idempotency.test", "content-type": "application/json", "idempotency-key": run}
     for _ in range(20):
-        with contextlib.suppress(httpx.ReadError):  # of wsgiref, which leaves the body unread, and closes
+        with contextlib.suppress(httpx.ReadError):  # wsgiref closes without reading the body
             first = await client.post(target, content=chunked(), headers=headers)
             break
     length = 0 if server.kind == "wsgiref" else 8
@@ -207,7 +184,7 @@ async def test_a_chunked_request_is_read_where_the_server_can(server, client, ru
 async def test_a_body_that_ends_before_its_length_is_refused(server, run):
     async with Caller(server, f"/plain/whole?run={run}", run) as caller:
         await caller.write(caller.head + b"Content-Length: 10\r\n\r\n{}")
-        caller._writer.write_eof()
+        caller.end_writing()
         await caller.read_until(b"body-invalid")
         assert b" 400 " in caller.received
     assert server.marks.begun(run) == []

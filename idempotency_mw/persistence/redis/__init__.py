@@ -1,29 +1,24 @@
-"""Records in Redis or Valkey: a blocking layer and an async one, the same four scripts under both.
+"""Records in Redis or Valkey: a blocking layer and an async one, with the same five scripts.
 
-One round trip a verb. The server's clock decides. Floor: Redis 7.0, Valkey 7.2, redis-py 5.0; only
-`maxmemory-policy noeviction` keeps what was acknowledged.
+One round trip a verb. The server's clock decides. It needs Redis 7.0 or Valkey 7.2, and redis-py 5.0. A server
+keeps what it acknowledged only with `maxmemory-policy noeviction`.
 
-    layer          how a layer is built and named
+    layer          how a layer is built, and how its keys are named
     blocking       the blocking layer
     asynchronous   the async layer
-    commands       what is said, and what the replies mean
+    commands       the commands of the verbs, and what the replies mean
     scripts/       the verbs, in Lua
-    trips          several commands in one round trip
-    errors         what goes wrong, by the drivers' names
-    connection     where a server is
-    clients        clients that keep to a deadline
-    deadline       when a blocking verb must be over
-    direct, wire   a shorter way to one server than redis-py's async client, and one connection of it
-    direct_blocking, wire_blocking   the same for blocking code
-    stream         what has arrived on a connection, as redis-py's parsers read
-    queues         who may ask an async client at a time
-    resp           what of the protocol is written here
-    checks         what can be told before the first request
-    dropping       clients whose event loop is over
+    pipelines      several commands in one round trip
+    errors         what the drivers' errors mean, and when to try again
+    checks         what can be checked before the first request
+    address        where a server is
+    clients/       redis-py's clients, built so that they keep to a deadline
+    direct/        our own way to one server; it knows no idempotency
+    redis_py       redis-py's private names, each once
 """
 
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.asynchronous import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.redis.blocking import RedisPersistenceLayer
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
 
 __all__ = ["AsyncRedisPersistenceLayer", "RedisClientProtocol", "RedisConnection", "RedisPersistenceLayer"]

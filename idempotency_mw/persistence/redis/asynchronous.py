@@ -1,4 +1,4 @@
-"""The four verbs in Redis or Valkey, for asyncio code: as `redis/blocking.py`, and for several event loops."""
+"""The four verbs in Redis or Valkey, for asyncio code: as in `blocking.py`, and for several event loops."""
 
 import asyncio
 import os
@@ -7,21 +7,23 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, cast
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
-from idempotency_mw.persistence.redis import commands, errors, trips
+from idempotency_mw.persistence.redis import commands, errors, pipelines
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from idempotency_mw.persistence.redis.clients import async_client, closers
-from idempotency_mw.persistence.redis.commands import Call, Short
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.direct import DirectRedis
-from idempotency_mw.persistence.redis.dropping import drop
+from idempotency_mw.persistence.redis.clients.asynchronous import async_client
+from idempotency_mw.persistence.redis.clients.closing import closers, drop
+from idempotency_mw.persistence.redis.clients.limits import Limits
+from idempotency_mw.persistence.redis.commands import Call, TooFewReplicas
+from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.direct.resp import Reply
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
-from idempotency_mw.persistence.redis.layer import RedisLayer, Reply, wait_ms
-from idempotency_mw.persistence.redis.queues import Queues
-from idempotency_mw.persistence.redis.trips import RAW, Talk
+from idempotency_mw.persistence.redis.layer import Outcome, RedisLayer, wait_ms
+from idempotency_mw.persistence.redis.pipelines import RAW, PipelineSteps
+from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = ["AsyncRedisPersistenceLayer"]
 
@@ -29,12 +31,13 @@ __all__ = ["AsyncRedisPersistenceLayer"]
 class AsyncRedisPersistenceLayer(RedisLayer):
     """The four verbs for asyncio code.
 
-    A client that is brought along is used as it is, under this layer's deadline, and is not closed; it belongs
-    to the event loop that it was made for. `from_url` and `connect` build a client for each running event loop,
-    when first used there, and close them. `min_replicas` is as for `RedisPersistenceLayer`.
+    `from_url` and `connect` build a client for each running event loop when the layer is first used there, and
+    close them. A client that is brought along is used as it is, within `timeout_seconds`, and is not closed; it
+    belongs to the event loop for which it was made. `min_replicas` and what the verbs raise are as in
+    `RedisPersistenceLayer`.
 
-    A client that is built for a standalone server sends the commands of all callers over one connection, past
-    most of redis-py; `direct=False` builds redis-py's usual client, which takes a connection for each caller.
+    The client for a standalone server sends the commands of all callers over one connection, and bypasses most of
+    redis-py. `direct=False` builds redis-py's usual client, which takes a connection for each caller.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
         direct: bool = True,
-        **client_options: Any,
+        **client_options: object,
     ) -> None:
         is_client = not isinstance(client, RedisConnection)
         if is_client and not iscoroutinefunction(getattr(client, "execute_command", None)):
@@ -59,7 +62,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         )
         self._direct = direct
         self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int, int]] = {}  # process, thread
-        self._queues = Queues(for_replicas=bool(min_replicas))
+        self._limits = Limits(for_replicas=bool(min_replicas))
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
 
@@ -70,15 +73,15 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 return await self._run(commands.acquire(self._key(claim), claim), commands.read_acquire)
             found = await self._acquire_acknowledged(claim)
         except (IdempotencyPersistenceConnectionError, asyncio.CancelledError):
-            # The server may have heard it, or hear it yet. The acquire itself is over here, so that this
-            # release can't overtake it on our side.
+            # The server may have carried it out, or may do so later. The acquire is over on our side, so that the
+            # release can't overtake it here.
             task = asyncio.get_running_loop().create_task(self._release_in_doubt(claim))
             self._in_doubt.add(task)
             task.add_done_callback(self._in_doubt.discard)
             raise
-        return commands.unless_short(found)
+        return commands.unless_too_few(found)
 
-    async def _acquire_acknowledged(self, claim: Claim) -> Acquired | Existing | Short:
+    async def _acquire_acknowledged(self, claim: Claim) -> Acquired | Existing | TooFewReplicas:
         key, wanted = self._key(claim), self.min_replicas
         clock = asyncio.get_running_loop().time
         ends = clock() + self.timeout_seconds
@@ -86,7 +89,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         def wait() -> int:
             return wait_ms(self._client(), ends - clock())
 
-        return await self._talk(key, lambda: commands.acquire_acknowledged(key, claim, wanted, wait), waits=True)
+        return await self._run_pipeline(
+            key, lambda: commands.acquire_acknowledged(key, claim, wanted, wait), waits=True
+        )
 
     async def extend(self, claim: Claim) -> bool:
         """As `PersistenceLayer.extend`. One round trip."""
@@ -101,7 +106,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         return await self._complete_large(key, claim, result, temporary)
 
     async def _complete_large(self, key: str, claim: Claim, result: bytes, temporary: str) -> Settled | Lost:
-        return await self._talk(key, lambda: commands.complete_large(key, claim, result, temporary))
+        return await self._run_pipeline(key, lambda: commands.complete_large(key, claim, result, temporary))
 
     async def release(self, claim: Claim) -> bool:
         """As `PersistenceLayer.release`. One round trip."""
@@ -111,20 +116,20 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         """As `RedisPersistenceLayer.check`."""
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                client: Any = self._client()
+                client: Untyped = self._client()
                 check_version(await client.info("server"))
                 check_policy(await client.config_get("maxmemory-policy"))
         except NO_PERMISSION:
-            return  # an ACL may well forbid INFO and CONFIG; what answers is there
+            return  # an ACL may forbid INFO and CONFIG; the server answered, which is what matters
         except TimeoutError as error:
             raise self._too_late() from error
         except DRIVER_ERRORS as error:
             raise errors.translated(error) from error
 
     async def aclose(self) -> None:
-        """Wait for releases that are still under way, and close this loop's client, if this layer built it.
+        """Wait for releases that are still under way, and close this loop's client if this layer built it.
 
-        Clients of loops that are over go too.
+        Clients of loops that are over are closed too.
         """
         await self.until_released(self.timeout_seconds)
         self._drop_what_is_over()
@@ -134,9 +139,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 await close()
 
     async def until_released(self, seconds: float) -> None:
-        """Wait for this loop's releases that are still under way; stop them after so many seconds.
+        """Wait for this loop's releases that are still under way, and cancel them after so many seconds.
 
-        After that nothing of this layer is left on the loop, unless somebody asks.
+        Afterwards this layer has no task and no timer on the loop until a verb is called.
         """
         loop = asyncio.get_running_loop()
         under_way = [task for task in tuple(self._in_doubt) if task.get_loop() is loop]
@@ -176,39 +181,42 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                     del self._own[loop]
                     drop(client, loop, process)
 
-    async def _run(self, call: Call, read: Callable[[Any], Reply]) -> Reply:
-        """Ask once, where a connection is ready; only where that brings no answer there is more to do."""
-        client, reply = self._client(), None
+    async def _run(self, call: Call, read: Callable[[Reply], Outcome]) -> Outcome:
+        """Try once on an open shared connection. If there is none, or it fails, go on in `_within_deadline`."""
+        client = self._client()
+        reply: Reply = None
         ends = asyncio.get_running_loop().time() + self.timeout_seconds
         if isinstance(client, DirectRedis):
             command = call.packed()
-            if (wire := client.wire_for(command)) is not None:
+            if (connection := client.connection_for(command)) is not None:
                 try:
-                    reply = await wire.ask(command, ends)
+                    reply = await connection.ask(command, ends)
                 except asyncio.CancelledError:
-                    wire.end_if_deserted()
+                    connection.end_if_deserted()
                     raise
         if reply is None or isinstance(reply, Exception):
             reply = await self._after_first_try(call, ends, reply)
         return read(reply)
 
-    async def _after_first_try(self, call: Call, ends: float, failed: Exception | None) -> Any:
-        """Ask until there is an answer. The first try has failed, or there was none."""
+    async def _after_first_try(self, call: Call, ends: float, failed: Exception | None) -> Reply:
+        """Try until there is an answer. `failed` ended the first try; `None` if there was none."""
         if isinstance(failed, NO_SCRIPT):
             return await self._within_deadline(lambda: self._ask_by_text(call), ends)
         return await self._within_deadline(lambda: self._ask_once(call), ends, failed)
 
-    async def _talk(self, key: str, begin: Callable[[], Talk[Reply]], *, waits: bool = False) -> Reply:
-        async def ask() -> Reply:
+    async def _run_pipeline(
+        self, key: str, begin: Callable[[], PipelineSteps[Outcome]], *, waits: bool = False
+    ) -> Outcome:
+        async def ask() -> Outcome:
             client = self._client()
-            async with self._queues.of(client, waits=waits):
-                return await trips.ask_async(client, key, begin())
+            async with self._limits.semaphore_for(client, waits=waits):
+                return await pipelines.run_async(client, key, begin())
 
         return await self._within_deadline(ask, asyncio.get_running_loop().time() + self.timeout_seconds)
 
     async def _within_deadline(
-        self, ask: Callable[[], Awaitable[Reply]], ends: float, failed: Exception | None = None
-    ) -> Reply:
+        self, ask: Callable[[], Awaitable[Outcome]], ends: float, failed: Exception | None = None
+    ) -> Outcome:
         try:
             async with asyncio.timeout_at(ends):
                 return await self._ask(ask, ends, failed)
@@ -217,9 +225,9 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         except DRIVER_ERRORS as error:
             raise errors.translated(error) from error
 
-    async def _ask(self, ask: Callable[[], Awaitable[Reply]], ends: float, failed: Exception | None) -> Reply:
-        """Ask until there is an answer, an error that lasts, or no time for another try. One may have failed."""
-        pauses = errors.pauses()
+    async def _ask(self, ask: Callable[[], Awaitable[Outcome]], ends: float, failed: Exception | None) -> Outcome:
+        """Try until there is an answer, an error that lasts, or too little time. `failed` ended the first try."""
+        retries = errors.Retries()
         while True:
             try:
                 if failed is not None:
@@ -227,46 +235,46 @@ class AsyncRedisPersistenceLayer(RedisLayer):
                 return await ask()
             except DRIVER_ERRORS as error:
                 failed = None
-                pause = next(pauses)
-                if not errors.is_passing(error) or ends - asyncio.get_running_loop().time() <= pause:
+                pause = retries.pause_after(error, ends - asyncio.get_running_loop().time())
+                if pause is None:
                     raise
                 await asyncio.sleep(pause)
 
-    async def _ask_once(self, call: Call) -> Any:
+    async def _ask_once(self, call: Call) -> Reply:
         client = self._client()
-        if isinstance(client, DirectRedis):
-            return await _said(client, call)  # single commands share a connection: nobody keeps another from it
-        async with self._queues.of(client):
-            return await _said(client, call)
+        if isinstance(client, DirectRedis):  # single commands share a connection, so none has to wait in line
+            return await _asked(client, call)
+        async with self._limits.semaphore_for(client):
+            return await _asked(client, call)
 
-    async def _ask_by_text(self, call: Call) -> Any:
-        return await self._client().execute_command(*call.by_text, **RAW)
+    async def _ask_by_text(self, call: Call) -> Reply:
+        return cast("Reply", await self._client().execute_command(*call.by_text, **RAW))
 
     async def _release_in_doubt(self, claim: Claim) -> None:
         call = commands.release(self._key(claim), claim)
-        with suppress(*DRIVER_ERRORS):  # TimeoutError is an OSError; the lease ends it
+        with suppress(*DRIVER_ERRORS):  # with TimeoutError, which is an OSError: the lease ends the claim
             async with asyncio.timeout(self.timeout_seconds):
                 try:
                     await self._ask_once(call)
                 except DRIVER_ERRORS:
-                    # Once those have gone for whom a shared connection works, it is closed under this one.
+                    # This release may go out on the shared connection just before that is closed, because the
+                    # callers of its exchange have left. The next try goes on another one.
                     await self._ask_once(call)
 
     def _too_late(self) -> IdempotencyPersistenceConnectionError:
         return IdempotencyPersistenceConnectionError(f"Redis did not answer within {self.timeout_seconds} s")
 
 
-async def _said(client: RedisClientProtocol, call: Call) -> Any:
+async def _asked(client: RedisClientProtocol, call: Call) -> Reply:
     try:
-        return await client.execute_command(*call.by_digest, **RAW)
-    except NO_SCRIPT:
-        # Restarted, failed over, flushed, or evicted from the script cache.
-        return await client.execute_command(*call.by_text, **RAW)
+        return cast("Reply", await client.execute_command(*call.by_digest, **RAW))
+    except NO_SCRIPT:  # after a restart, a failover, a flush, or because the server's cache was full
+        return cast("Reply", await client.execute_command(*call.by_text, **RAW))
 
 
 def _is_over(loop: asyncio.AbstractEventLoop, thread: int) -> bool:
     """Tell whether the loop is closed, as `asyncio.run` leaves it, or another one runs in its thread.
 
-    Should it run again nevertheless, it gets a new client.
+    If it runs again nevertheless, it gets a new client.
     """
     return loop.is_closed() or (thread == threading.get_ident() and not loop.is_running())

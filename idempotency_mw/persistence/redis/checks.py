@@ -1,33 +1,23 @@
-"""What can be told of a client, a server and the options before the first request."""
+"""Checks of the client, the server and the options that can be made before the first request."""
 
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
-
-import redis.credentials
 
 from idempotency_mw.errors import IdempotencyConfigurationError
+from idempotency_mw.persistence.redis.redis_py import Untyped, tries_of
 
 __all__ = [
-    "are_heeded",
     "check_options",
+    "check_pipeline",
     "check_policy",
     "check_prefix",
-    "check_together",
     "check_version",
     "reply_within",
     "warn_if_slow",
 ]
 
 OLDEST_SERVER = (7, 0)
-
-_credentials: Any = redis.credentials
-_HEEDED = {
-    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
-    *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
-    *("socket_keepalive", "socket_keepalive_options", "socket_type"),
-}
 
 
 def check_prefix(key_prefix: object) -> str:
@@ -37,29 +27,29 @@ def check_prefix(key_prefix: object) -> str:
     return key_prefix
 
 
-def check_options(client_options: Mapping[str, Any]) -> None:
-    """Raise unless there are none: a client that is brought along has its own."""
+def check_options(client_options: Mapping[str, object]) -> None:
+    """Raise `IdempotencyConfigurationError` if there are options for a client that is brought along."""
     if client_options:
         raise IdempotencyConfigurationError(
             f"{', '.join(client_options)}: a client that is brought along has its options already"
         )
 
 
-def check_together(min_replicas: int, *, is_able: bool) -> None:
-    """Raise unless the client can send what the option needs in one trip."""
+def check_pipeline(min_replicas: int, *, is_able: bool) -> None:
+    """Raise `IdempotencyConfigurationError` for `min_replicas` with a client that has no pipeline."""
     if min_replicas and not is_able:
         raise IdempotencyConfigurationError("min_replicas: client has no pipeline, in which WAIT could go")
 
 
-def reply_within(client: Any) -> float | None:
-    """Return how many seconds a client waits for a reply, if that is known and bounded."""
+def reply_within(client: Untyped) -> float | None:
+    """Return how many seconds a client waits for a reply; `None` if that is not known, or without bound."""
     source = getattr(client, "connection_pool", None) or getattr(client, "nodes_manager", None)
     seconds = getattr(source, "connection_kwargs", {}).get("socket_timeout")
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def warn_if_slow(client: object, timeout_seconds: float) -> None:
-    """Warn when one command of a blocking client can take longer than a verb may."""
+    """Warn if one command of a blocking client can take longer than a verb may."""
     longest = _slowest(client)
     if longest is None or longest > timeout_seconds:
         bound = "without bound" if longest is None else f"up to {longest:g} s"
@@ -71,8 +61,8 @@ def warn_if_slow(client: object, timeout_seconds: float) -> None:
         )
 
 
-def _slowest(client: Any) -> float | None:
-    """Return how many seconds one command can take at most; None where no bound is known."""
+def _slowest(client: Untyped) -> float | None:
+    """Return how many seconds one command can take at most; `None` if no bound is known."""
     pool = getattr(client, "connection_pool", None)
     if pool is None:
         return None
@@ -80,14 +70,11 @@ def _slowest(client: Any) -> float | None:
     waits = [options.get(name) for name in ("socket_connect_timeout", "socket_timeout")]
     if None in waits:
         return None
-    retry = options.get("retry")
-    # get_retries() came with redis-py 6.
-    tries = 1 + (retry.get_retries() if hasattr(retry, "get_retries") else getattr(retry, "_retries", 0))
-    return float(tries * sum(waits))
+    return float(tries_of(options.get("retry")) * sum(waits))
 
 
-def check_version(info: Mapping[str, Any]) -> None:
-    """Raise `IdempotencyConfigurationError` for a server, or a node of a cluster, that is too old."""
+def check_version(info: Mapping[str, object]) -> None:
+    """Raise `IdempotencyConfigurationError` if the server, or a node of the cluster, is too old."""
     for version in _of_each_node(info, "redis_version"):
         if tuple(int(part) for part in re.findall(r"\d+", str(version))[:2]) < OLDEST_SERVER:
             raise IdempotencyConfigurationError(
@@ -95,8 +82,8 @@ def check_version(info: Mapping[str, Any]) -> None:
             )
 
 
-def check_policy(reply: Mapping[str, Any]) -> None:
-    """Warn about a server that may evict records when it is full."""
+def check_policy(reply: Mapping[str, object]) -> None:
+    """Warn if the server, or a node of the cluster, may evict records when it is full."""
     for policy in _of_each_node(reply, "maxmemory-policy"):
         if policy != "noeviction":
             warnings.warn(
@@ -107,15 +94,7 @@ def check_policy(reply: Mapping[str, Any]) -> None:
             )
 
 
-def _of_each_node(reply: Mapping[str, Any], name: str) -> list[Any]:
+def _of_each_node(reply: Mapping[str, object], name: str) -> list[Untyped]:
     """Return the named value, from one server's reply or from those of a cluster's nodes."""
-    replies: list[Any] = [reply] if name in reply else list(reply.values())
+    replies: list[Untyped] = [reply] if name in reply else list(reply.values())
     return [each[name] for each in replies if isinstance(each, Mapping) and name in each]
-
-
-def are_heeded(options: dict[str, Any]) -> bool:
-    """Tell whether none of these options would be overlooked on a direct path."""
-    # Credentials that change speak up, and only the usual client listens.
-    changing = getattr(_credentials, "StreamingCredentialProvider", ())
-    is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
-    return is_heeded and not isinstance(options.get("credential_provider"), changing)

@@ -1,13 +1,12 @@
-"""The errors of the drivers, by the names that redis-py gave them; what they are to us, and when to ask again.
+"""The drivers' errors: what they mean to us, and when to try again.
 
-A client that is brought along may be valkey-py's. Its errors bear the same names, and are no kin of redis-py's.
+An error passes (the verb is tried again until its deadline) or lasts (the verb fails at once): `is_passing`.
+A client that is brought along may be valkey-py's. Its errors have redis-py's names, but are no subclasses of them.
 """
 
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from random import uniform
-from typing import Any
 
 from redis import exceptions
 
@@ -16,6 +15,7 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
+from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = [
     "ASK",
@@ -25,16 +25,16 @@ __all__ = [
     "NO_SCRIPT",
     "RESPONSE",
     "UNKNOWN_NODE",
+    "Retries",
     "TryAgainError",
     "is_passing",
-    "pauses",
     "translated",
 ]
 
 Errors = tuple[type[Exception], ...]
 
 
-def _drivers() -> list[Any]:
+def _drivers() -> list[Untyped]:
     try:
         return [exceptions, import_module("valkey.exceptions")]
     except ImportError:
@@ -52,17 +52,20 @@ DRIVER_ERRORS: Errors = (
     OSError,
     *_named("RedisError", "RedisClusterException", "ValkeyError", "ValkeyClusterException"),
 )
-"""All that a driver raises when the server, or the way to it, fails."""
+"""Everything that a driver raises when the server or the network fails."""
 
 _PASSING: Errors = (
     OSError,
     *_named("ConnectionError"),  # LOADING and Sentinel's "no master found" are among these
-    *_named("InvalidResponse"),  # what a reply that can't be read is about may have been done
+    *_named("InvalidResponse"),  # the reply can't be read, and the command may have been carried out
     *_named("TimeoutError", "ReadOnlyError", "ClusterDownError", "TryAgainError", "MasterDownError"),
-    *_named("AskError"),  # and MOVED: followed by clients, unless slots move again and again
+    *_named("AskError"),  # and MOVED: clients follow these, unless slots move again and again
     *_named("ClusterError", "RedisClusterException", "ValkeyClusterException"),
 )
+"""Errors of a server or a network that may recover within the deadline. Any other error lasts."""
+
 _LASTING = _named("AuthenticationError", "AuthorizationError")
+"""These last although they are subclasses of `ConnectionError`."""
 
 NO_SCRIPT = _named("NoScriptError")
 NO_PERMISSION = _named("NoPermissionError")
@@ -70,14 +73,14 @@ RESPONSE = _named("ResponseError")
 MOVED = _named("MovedError")
 ASK = _named("AskError")
 UNKNOWN_NODE: Errors = (OSError, *_named("SlotNotCoveredError", "ConnectionError", "TimeoutError"))
-"""What a client raises that does not know, or no longer knows, where a key is."""
+"""What a client raises if it does not know, or no longer knows, which node has a key."""
 
 TryAgainError = exceptions.TryAgainError
 
 
-# What servers, of commands that they do not know, and redis-py, of those in a pipeline and of replies that it
-# can't read, quote: a storage key, a token, a result. The driver's own error, which ours is chained to, says it in
-# full.
+# A storage key, a token or a result may stand in an error: servers quote commands that they do not know, redis-py
+# quotes commands of a pipeline, and replies that it can't read. The driver's own error, to which ours is chained,
+# still has it.
 _QUOTED = re.compile(
     r"\ACommand # \d+ \(.*\) of pipeline caused error: |,? with args beginning with:.*|(?<=Protocol Error): .*",
     re.DOTALL,
@@ -85,15 +88,15 @@ _QUOTED = re.compile(
 
 
 def is_passing(error: Exception) -> bool:
-    """Tell whether asking again within the deadline can help: a restart, a failover, slots on the move."""
+    """Tell whether another try within the deadline can help: after a restart, a failover, a move of slots."""
     if isinstance(error, _LASTING):
         return False
-    # A master that becomes a replica ends its clients' WAIT so.
+    # A master that becomes a replica ends WAIT so. Drivers have no class for it, but its first word names it.
     return isinstance(error, _PASSING) or str(error).startswith("UNBLOCKED")
 
 
 def translated(error: Exception) -> IdempotencyPersistenceLayerError:
-    """Return the error of ours that the driver's error stands for."""
+    """Return our error for a driver's error, without what that one may quote."""
     said = _QUOTED.sub("", str(error))
     if is_passing(error):
         return IdempotencyPersistenceConnectionError(f"Redis can't be reached: {said}")
@@ -102,9 +105,19 @@ def translated(error: Exception) -> IdempotencyPersistenceLayerError:
     return IdempotencyPersistenceLayerError(f"Redis refused: {said}")
 
 
-def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each further try: doubling, jittered, a quarter of a second at most."""
-    longest = 0.02
-    while True:
-        yield uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
-        longest = min(longest * 2, 0.25)
+class Retries:
+    """Whether one verb tries again after an error, and when.
+
+    The pause doubles from 20 ms to 250 ms, with jitter down to half of it. The first is a few round trips, which
+    is as long as most interruptions take; the longest leaves time for several tries within a layer's default
+    time-out, 2 s.
+    """
+
+    def __init__(self) -> None:
+        self._longest = 0.02
+
+    def pause_after(self, error: Exception, left: float) -> float | None:
+        """Return the seconds until the next try; `None` if the error lasts, or too little time is left."""
+        longest, self._longest = self._longest, min(self._longest * 2, 0.25)
+        pause = uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
+        return pause if is_passing(error) and left > pause else None

@@ -1,31 +1,32 @@
-"""What the two Redis layers have in common: how they are built and named."""
+"""What both Redis layers have in common: how they are built, and how their keys are named."""
 
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from idempotency_mw.core.config import check_count, check_seconds
 from idempotency_mw.core.record import Claim
-from idempotency_mw.persistence.redis.checks import check_options, check_prefix, check_together, reply_within
+from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.checks import check_options, check_pipeline, check_prefix, reply_within
 from idempotency_mw.persistence.redis.commands import LARGE, temporary_key
-from idempotency_mw.persistence.redis.connection import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.trips import sends_together
+from idempotency_mw.persistence.redis.pipelines import has_pipeline
 
-__all__ = ["RedisLayer", "Reply", "wait_ms"]
+__all__ = ["Outcome", "RedisLayer", "wait_ms"]
 
-Reply = TypeVar("Reply")
+Outcome = TypeVar("Outcome")
 
 
 def wait_ms(client: RedisClientProtocol, left: float) -> int:
-    """Return how long replicas have to acknowledge: half of what is left of the deadline, or of the socket's wait.
+    """Return how many milliseconds replicas have to acknowledge.
 
-    The other half is for the way, and for the release of a claim that too few acknowledged. Never 0, which WAIT
-    takes for ever.
+    It is half of the seconds that are left, or of the client's own socket time-out if that is shorter. The other
+    half is for the network, and for releasing a claim that too few acknowledged. It is never 0, which makes WAIT
+    wait without end.
     """
     bound = reply_within(client)
     return max(int(min(left, bound or left) * 500), 1)
 
 
 class RedisLayer:
-    """What the two layers have in common: how they are built and named."""
+    """What both layers have in common: how they are built, and how their keys are named."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class RedisLayer:
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
-        **client_options: Any,
+        **client_options: object,
     ) -> None:
         check_seconds("timeout_seconds", timeout_seconds, least=0.001, most=3600)
         self.key_prefix = check_prefix(key_prefix)
@@ -42,9 +43,9 @@ class RedisLayer:
         self.min_replicas = min_replicas
         self._source = client
         self._client_options = client_options
-        self._sends_together = isinstance(client, RedisConnection) or sends_together(client)
+        self._has_pipeline = isinstance(client, RedisConnection) or has_pipeline(client)
         check_count("min_replicas", min_replicas, least=0)
-        check_together(min_replicas, is_able=self._sends_together)
+        check_pipeline(min_replicas, is_able=self._has_pipeline)
         if not isinstance(client, RedisConnection):
             check_options(client_options)
 
@@ -56,9 +57,9 @@ class RedisLayer:
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
-        **client_options: Any,
+        **client_options: object,
     ) -> Self:
-        """Build a layer with a client of its own, whose options are redis-py's. Connects when first used."""
+        """Build a layer with a client of its own. `client_options` are redis-py's. It connects when first used."""
         return cls(
             RedisConnection(url=url),
             key_prefix=key_prefix,
@@ -75,9 +76,9 @@ class RedisLayer:
         key_prefix: str = "idempotency:",
         timeout_seconds: float = 2.0,
         min_replicas: int = 0,
-        **client_options: Any,
+        **client_options: object,
     ) -> Self:
-        """Build a layer for a server, a cluster or a Sentinel group. Connects when first used."""
+        """Build a layer for a server, a cluster or a Sentinel group. It connects when first used."""
         return cls(
             connection,
             key_prefix=key_prefix,
@@ -90,8 +91,8 @@ class RedisLayer:
         return self.key_prefix + claim.operation.storage_key
 
     def _temporary(self, key: str, claim: Claim, result: bytes | None) -> str | None:
-        """Return the temporary key for this result, or None where it goes through the script."""
-        if result is None or len(result) < LARGE or not self._sends_together:
+        """Return the temporary key for this result, or `None` if it passes through the script."""
+        if result is None or len(result) < LARGE or not self._has_pipeline:
             return None
         return temporary_key(self.key_prefix, key, claim.token)
 

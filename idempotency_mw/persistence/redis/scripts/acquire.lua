@@ -1,19 +1,19 @@
--- Own the key, or learn what stands there, in one atomic step.
+-- Acquire the key, or return the record that stands there, in one atomic step.
 --
 -- KEYS[1]  the record
 -- ARGV[1]  token, 32 hexadecimal digits
 -- ARGV[2]  fingerprint, 64 hexadecimal digits
 -- ARGV[3]  lease in milliseconds
 -- ARGV[4]  retention in milliseconds
--- ARGV[5]  "1" where a lapsed claim may be taken over, else "0"
--- reply    the attempt: acquired  |  {0, remaining milliseconds, the record's bytes} existing, untouched
+-- ARGV[5]  "1" if a lapsed claim may be taken over, else "0"
+-- reply    the attempt: acquired  |  {0, remaining milliseconds, the record's bytes}: existing, untouched
 --
--- The bytes are those of frame.py. Remaining is, of a claim, until its lease lapses; of all else until the key expires.
--- Below 0 nothing remains: it has lapsed, or never expires, and is not ours then. What this script can't read, it hands
--- back for the layer to refuse.
+-- frame.py has the format of the bytes. A claim has the milliseconds until its lease lapses remaining, everything else
+-- those until the key expires. A negative number means: lapsed, or without an expiry, which is no record of ours. A
+-- record that this script can't read is returned as it is, and the layer refuses it.
 --
--- There is no shebang, on purpose: a full Redis then still reads and answers duplicates here, and refuses
--- only the write of a new claim, before any effect.
+-- There is no shebang, on purpose: a full Redis then still runs this script and answers duplicates. It refuses only the
+-- write of a new claim, before the app has run.
 
 local record = redis.call('GET', KEYS[1])
 local attempts = record and #record == 119 and string.find(record, '^1P[0-9a-f]+$')
@@ -29,9 +29,10 @@ local attempt = 1
 if record then
   local remaining = string.sub(record, 41, 55) - now
   if string.sub(record, 3, 34) == ARGV[1] then
-    -- A reply was lost on the way, and the client library asked again: the owner is the owner.
+    -- The owner asks again, because the reply to its first try was lost. It still owns the claim.
     attempt = attempts
   elseif ARGV[5] == '1' and remaining <= 0 and string.sub(record, 56) == ARGV[2] then
+    -- A takeover: the lease has lapsed, and it is the same request.
     attempt = math.min(attempts + 1, 999999)
   else
     return {0, remaining, record}

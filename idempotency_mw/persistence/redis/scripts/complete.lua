@@ -1,22 +1,22 @@
 #!lua flags=allow-oom
--- Put the result in place of a claim that stands. Never creates a record that is gone.
+-- Replace a claim that stands by its result. Never creates a record that is gone.
 --
 -- KEYS[1]  the record
 -- ARGV[1]  token
 -- ARGV[2]  retention in milliseconds
--- ARGV[3]  "C" completed  |  "N" completed, the result not kept
+-- ARGV[3]  "C" completed  |  "N" completed, and the result is not kept
 -- ARGV[4]  result
--- reply    1 settled, now or before  |  {0} nothing there
---          |  {0, remaining milliseconds, the record's bytes} somebody else's, or unreadable: untouched
+-- reply    1 settled, now or before  |  {0} the key is free
+--          |  {0, remaining milliseconds, the record's bytes}: another owner's, or unreadable; untouched
 --
--- allow-oom: a result is never lost to a full Redis after the app has run.
+-- allow-oom: a full Redis accepts it, so that no result is lost after the app has run.
 
 local record = redis.call('GET', KEYS[1])
 if not record then
   return {0}
 end
 
--- As frame.py reads it: anything else is not a record, and stays as it is.
+-- A claim as frame.py reads it, with this token. Anything else stays as it is.
 if #record == 119
   and string.sub(record, 1, 34) == '1P' .. ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)
@@ -26,7 +26,7 @@ then
   return 1
 end
 
--- What an earlier complete did, whose reply was lost. Completed is final.
+-- An earlier try has completed it, and its reply was lost. A completed record is final.
 if string.find(string.sub(record, 1, 119), '^1[CN][0-9a-f]+$')
   and string.sub(record, 3, 34) == ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
@@ -36,7 +36,7 @@ then
   return 1
 end
 
--- As acquire.lua replies.
+-- Reply as acquire.lua does.
 local remaining
 local lapses = string.match(record, '^1P') and string.match(string.sub(record, 41, 55), '^%d+$')
 if lapses then

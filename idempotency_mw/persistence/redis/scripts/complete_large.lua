@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
--- Put a result that lies under a temporary key in place of a claim that stands: as complete.lua, but the result does
--- not pass through Lua, which would copy it again and again.
+-- As complete.lua, with a result that lies under a temporary key already. It does not pass through Lua, which would copy
+-- it three times: as an argument, into the record, and to SET.
 --
 -- KEYS[1]  the record
--- KEYS[2]  the temporary key: 119 bytes of room for the prefix, then the result. Gone after this, whatever is replied
+-- KEYS[2]  the temporary key: 119 bytes of room for the prefix, then the result. It is gone after every reply
 -- ARGV[1]  token
 -- ARGV[2]  retention in milliseconds
--- ARGV[3]  length of what the temporary key holds
--- reply    1 settled, now or before  |  2 the temporary key is gone: nothing was changed  |  {0} nothing there
---          |  {0, remaining milliseconds, the record's bytes} somebody else's, or unreadable: untouched
+-- ARGV[3]  length of the value under the temporary key
+-- reply    1 settled, now or before  |  2 the temporary key is gone, nothing was changed  |  {0} the key is free
+--          |  {0, remaining milliseconds, the record's bytes} another owner's, or unreadable; untouched
 
 local record = redis.call('GET', KEYS[1])
 if not record then
@@ -16,7 +16,7 @@ if not record then
   return {0}
 end
 
--- As frame.py reads it: anything else is not a record, and stays as it is.
+-- A claim as frame.py reads it, with this token. Anything else stays as it is.
 if #record == 119
   and string.sub(record, 1, 34) == '1P' .. ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)
@@ -27,7 +27,8 @@ then
     return 2
   end
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
-  -- The record gets the expiry with the value. An ACL may forbid this alone, and the expiry is already long.
+  -- The record takes over value and expiry. An ACL may forbid RENAME alone; then the temporary key, whose expiry is
+  -- long by now, is deleted.
   local renamed = redis.pcall('RENAME', KEYS[2], KEYS[1])
   if renamed.err then
     redis.call('DEL', KEYS[2])
@@ -37,7 +38,7 @@ then
 end
 
 redis.call('DEL', KEYS[2])
--- What an earlier complete did, whose reply was lost. Completed is final.
+-- An earlier try has completed it, and its reply was lost. A completed record is final.
 if string.find(string.sub(record, 1, 119), '^1[CN][0-9a-f]+$')
   and string.sub(record, 3, 34) == ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d', 35)
@@ -47,7 +48,7 @@ then
   return 1
 end
 
--- As acquire.lua replies.
+-- Reply as acquire.lua does.
 local remaining
 local lapses = string.match(record, '^1P') and string.match(string.sub(record, 41, 55), '^%d+$')
 if lapses then

@@ -3,14 +3,14 @@
 --
 -- KEYS[1]  the record
 -- ARGV[1]  token
--- reply    1 released  |  0 the claim does not stand; nothing was changed  |  error UNREADABLE
+-- reply    1 released  |  0 the claim does not stand, nothing was changed  |  error UNREADABLE
 
 local record = redis.call('GET', KEYS[1])
 if not record then
   return 0
 end
 
--- As frame.py reads it: anything else is not a record, and stays as it is.
+-- A claim as frame.py reads it, with this token. Anything else stays as it is.
 if #record == 119
   and string.sub(record, 1, 34) == '1P' .. ARGV[1]
   and string.find(record, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d[0-9a-f]+$', 35)

@@ -1,0 +1,106 @@
+"""redis-py's connections, which keep to a deadline, and leave a server that was demoted.
+
+Demoted is a master that became a replica: it answers READONLY. Under its name there may be another server by
+now, the new master. So its connection is closed before the next command, which then goes to whatever the name
+leads to.
+"""
+
+import asyncio
+from typing import Any
+
+from redis.exceptions import ReadOnlyError
+
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
+from idempotency_mw.persistence.redis.redis_py import Untyped, with_time_outs
+
+__all__ = ["cancellable", "leaving_demoted", "within"]
+
+# What one release of redis-py annotates, another does not have: it is used untyped here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+
+class Demotion:
+    """Notes, as a context manager around the reading of replies, that the server said it is a replica now."""
+
+    def __init__(self) -> None:
+        self._is_noted = False
+
+    def __enter__(self) -> None:
+        """Begin to read a reply, which raises if it is an error."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ReadOnlyError):
+            self._is_noted = True
+
+    def is_new(self) -> bool:
+        """Tell whether the connection has to be closed before it is used again. True once for each demotion."""
+        noted, self._is_noted = self._is_noted, False
+        return noted
+
+
+def within(deadline: Deadline, base: type[Untyped]) -> type[Untyped]:
+    """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
+
+    class LeavingConnection(with_time_outs(base, deadline.left)):  # type: ignore[misc]
+        def __init__(self, *args: object, **options: object) -> None:
+            self.demotion = Demotion()
+            super().__init__(*args, **options)
+
+        def send_packed_command(self, *args: object, **options: object) -> None:
+            if self.demotion.is_new():
+                self.disconnect()
+            self.cut_waits()
+            super().send_packed_command(*args, **options)
+
+        def read_response(self, *args: Any, **options: Any) -> Any:
+            self.cut_waits()
+            with self.demotion:
+                return super().read_response(*args, **options)
+
+    return LeavingConnection
+
+
+def leaving_demoted(base: type[Untyped]) -> type[Untyped]:
+    """Return redis-py's async connection, which leaves a demoted server. Its waits are the layer's to bound."""
+
+    class AsyncLeavingConnection(base):  # type: ignore[misc]
+        def __init__(self, *args: object, **options: object) -> None:
+            self.demotion = Demotion()
+            super().__init__(*args, **options)
+
+        async def send_packed_command(self, *args: object, **options: object) -> None:
+            if self.demotion.is_new():
+                await self.disconnect()
+            await super().send_packed_command(*args, **options)
+
+        async def read_response(self, *args: Any, **options: Any) -> Any:
+            with self.demotion:
+                return await super().read_response(*args, **options)
+
+    return AsyncLeavingConnection
+
+
+def cancellable(base: type[Untyped]) -> type[Untyped]:
+    """Return redis-py's async connection, which can be cancelled while it sends.
+
+    With a `socket_timeout`, as connections to Sentinels have it, redis-py sends under `asyncio.wait_for`. In
+    Python 3.11 that can lose a cancellation:
+
+        time 0    the bytes are out, and `wait_for` is about to return
+        time 1    the deadline cancels the verb
+        time 2    `wait_for` returns as if nothing had happened
+
+    The verb would go on to the master, whose connection has no time-out of its own: a frozen master would hold it
+    for ever.
+    """
+
+    class CancellableConnection(base):  # type: ignore[misc]
+        async def send_packed_command(self, *args: object, **options: object) -> None:
+            task: Any = asyncio.current_task()
+            requests = task.cancelling()
+            await super().send_packed_command(*args, **options)
+            if task.cancelling() > requests:
+                await self.disconnect(nowait=True)
+                raise asyncio.CancelledError
+
+    return CancellableConnection
