@@ -366,7 +366,7 @@ BUILDS = (
         (
             (
                 "persistence/redis/errors.py",
-                "    if is_passing(error):\n        return Idem",
+                "    if is_transient(error):\n        return Idem",
                 "    if False:\n        return Idem",
             ),
         ),

@@ -1,26 +1,28 @@
 """The address of a server, a cluster or a Sentinel group: a value that is checked when it is built. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
-
-import redis.connection
 
 from idempotency_mw.core.config import check_type
 from idempotency_mw.errors import IdempotencyConfigurationError
-from idempotency_mw.persistence.redis.redis_py import Options, Untyped
+from idempotency_mw.persistence.redis.redis_py import Options, untyped_redis
 
-__all__ = ["RedisClientProtocol", "RedisConnection"]
+__all__ = ["AsyncOwnClient", "OwnClient", "RedisClientProtocol", "RedisConnection"]
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-_connection: Untyped = redis.connection
+_connection = untyped_redis.connection
+
+Ended_co = TypeVar("Ended_co", covariant=True)
 
 Mode = Literal["standalone", "cluster", "sentinel"]
 
 
 class RedisClientProtocol(Protocol):
-    """What the layers need of a client. All clients of redis-py and valkey-py have it."""
+    """What the layers need of a client. All clients of redis-py and valkey-py have it.
+
+    It is untyped because redis-py, valkey-py and their releases annotate it differently.
+    """
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send one command and return its reply, or an awaitable of it. Raises the driver's error.
@@ -28,6 +30,18 @@ class RedisClientProtocol(Protocol):
         With the option `NEVER_DECODE=True` text in the reply is bytes.
         """
         ...
+
+
+class OwnClient(RedisClientProtocol, Protocol[Ended_co]):
+    """A client that a layer built, and closes."""
+
+    def close(self) -> Ended_co:
+        """Close the client."""
+        ...
+
+
+AsyncOwnClient: TypeAlias = OwnClient[Awaitable[object]]
+"""The same for asyncio code, which awaits what `close` returns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

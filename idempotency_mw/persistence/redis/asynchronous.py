@@ -12,8 +12,8 @@ from typing import Self, cast
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, errors, pipelines
-from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.checks import check_policy, check_version
+from idempotency_mw.persistence.redis.address import AsyncOwnClient, RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.checks import AsyncInspected, check_policy, check_version
 from idempotency_mw.persistence.redis.clients.asynchronous import async_client
 from idempotency_mw.persistence.redis.clients.closing import closers, drop
 from idempotency_mw.persistence.redis.clients.limits import Limits
@@ -23,7 +23,6 @@ from idempotency_mw.persistence.redis.direct.resp import Reply
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import Outcome, RedisLayer, wait_ms
 from idempotency_mw.persistence.redis.pipelines import RAW, PipelineSteps
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = ["AsyncRedisPersistenceLayer"]
 
@@ -61,7 +60,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
             **client_options,
         )
         self._direct = direct
-        self._own: dict[asyncio.AbstractEventLoop, tuple[RedisClientProtocol, int, int]] = {}  # process, thread
+        self._own: dict[asyncio.AbstractEventLoop, tuple[AsyncOwnClient, int, int]] = {}  # process, thread
         self._limits = Limits(for_replicas=bool(min_replicas))
         self._dropping = threading.Lock()
         self._in_doubt: set[asyncio.Task[None]] = set()
@@ -116,7 +115,7 @@ class AsyncRedisPersistenceLayer(RedisLayer):
         """As `RedisPersistenceLayer.check`."""
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                client: Untyped = self._client()
+                client = cast("AsyncInspected", self._client())
                 check_version(await client.info("server"))
                 check_policy(await client.config_get("maxmemory-policy"))
         except NO_PERMISSION:

@@ -12,8 +12,8 @@ from typing import Self, cast
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import commands, errors, pipelines
-from idempotency_mw.persistence.redis.address import RedisClientProtocol, RedisConnection
-from idempotency_mw.persistence.redis.checks import check_policy, check_version, warn_if_slow
+from idempotency_mw.persistence.redis.address import OwnClient, RedisClientProtocol, RedisConnection
+from idempotency_mw.persistence.redis.checks import Inspected, check_policy, check_version, warn_if_slow
 from idempotency_mw.persistence.redis.clients.blocking import blocking_client
 from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import Call, TooFewReplicas
@@ -23,7 +23,6 @@ from idempotency_mw.persistence.redis.direct.resp import Reply
 from idempotency_mw.persistence.redis.errors import DRIVER_ERRORS, NO_PERMISSION, NO_SCRIPT
 from idempotency_mw.persistence.redis.layer import Outcome, RedisLayer, wait_ms
 from idempotency_mw.persistence.redis.pipelines import RAW, PipelineSteps
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = ["RedisPersistenceLayer"]
 
@@ -72,7 +71,7 @@ class RedisPersistenceLayer(RedisLayer):
         self._direct = direct
         self._deadline = Deadline()
         self._building = threading.Lock()
-        self._own: RedisClientProtocol | None = None
+        self._own: OwnClient[object] | None = None
         self._in_doubt: set[threading.Thread] = set()
         if not isinstance(client, RedisConnection):
             warn_if_slow(client, timeout_seconds)
@@ -121,7 +120,7 @@ class RedisPersistenceLayer(RedisLayer):
         """
         self._deadline.start(self.timeout_seconds)
         try:
-            client: Untyped = self._client()
+            client = cast("Inspected", self._client())
             check_version(client.info("server"))
             check_policy(client.config_get("maxmemory-policy"))
         except NO_PERMISSION:

@@ -2,12 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from typing import Protocol, TypeAlias
 
 from idempotency_mw.errors import IdempotencyConfigurationError
-from idempotency_mw.persistence.redis.redis_py import Untyped, tries_of
+from idempotency_mw.persistence.redis.redis_py import tries_of
 
 __all__ = [
+    "AsyncInspected",
+    "Inspected",
     "check_options",
     "check_pipeline",
     "check_policy",
@@ -18,6 +21,33 @@ __all__ = [
 ]
 
 OLDEST_SERVER = (7, 0)
+
+Told: TypeAlias = Mapping[str, "str | int | float | Told"]
+"""What a server tells of itself; a cluster's client returns that of each node, by the node's name."""
+
+
+class Inspected(Protocol):
+    """A blocking client that asks a server for its version and its configuration."""
+
+    def info(self, section: str) -> Told:
+        """Return a section of what INFO tells."""
+        ...
+
+    def config_get(self, pattern: str) -> Told:
+        """Return the values of CONFIG GET."""
+        ...
+
+
+class AsyncInspected(Protocol):
+    """As `Inspected`, for asyncio code."""
+
+    def info(self, section: str) -> Awaitable[Told]:
+        """As `Inspected.info`."""
+        ...
+
+    def config_get(self, pattern: str) -> Awaitable[Told]:
+        """As `Inspected.config_get`."""
+        ...
 
 
 def check_prefix(key_prefix: object) -> str:
@@ -41,7 +71,7 @@ def check_pipeline(min_replicas: int, *, is_able: bool) -> None:
         raise IdempotencyConfigurationError("min_replicas: client has no pipeline, in which WAIT could go")
 
 
-def reply_within(client: Untyped) -> float | None:
+def reply_within(client: object) -> float | None:
     """Return how many seconds a client waits for a reply; `None` if that is not known, or without bound."""
     source = getattr(client, "connection_pool", None) or getattr(client, "nodes_manager", None)
     seconds = getattr(source, "connection_kwargs", {}).get("socket_timeout")
@@ -61,7 +91,7 @@ def warn_if_slow(client: object, timeout_seconds: float) -> None:
         )
 
 
-def _slowest(client: Untyped) -> float | None:
+def _slowest(client: object) -> float | None:
     """Return how many seconds one command can take at most; `None` if no bound is known."""
     pool = getattr(client, "connection_pool", None)
     if pool is None:
@@ -73,7 +103,7 @@ def _slowest(client: Untyped) -> float | None:
     return float(tries_of(options.get("retry")) * sum(waits))
 
 
-def check_version(info: Mapping[str, object]) -> None:
+def check_version(info: Told) -> None:
     """Raise `IdempotencyConfigurationError` if the server, or a node of the cluster, is too old."""
     for version in _of_each_node(info, "redis_version"):
         if tuple(int(part) for part in re.findall(r"\d+", str(version))[:2]) < OLDEST_SERVER:
@@ -82,7 +112,7 @@ def check_version(info: Mapping[str, object]) -> None:
             )
 
 
-def check_policy(reply: Mapping[str, object]) -> None:
+def check_policy(reply: Told) -> None:
     """Warn if the server, or a node of the cluster, may evict records when it is full."""
     for policy in _of_each_node(reply, "maxmemory-policy"):
         if policy != "noeviction":
@@ -94,7 +124,7 @@ def check_policy(reply: Mapping[str, object]) -> None:
             )
 
 
-def _of_each_node(reply: Mapping[str, object], name: str) -> list[Untyped]:
+def _of_each_node(reply: Told, name: str) -> list[object]:
     """Return the named value, from one server's reply or from those of a cluster's nodes."""
-    replies: list[Untyped] = [reply] if name in reply else list(reply.values())
+    replies = [reply] if name in reply else list(reply.values())
     return [each[name] for each in replies if isinstance(each, Mapping) and name in each]

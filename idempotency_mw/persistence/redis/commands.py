@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Record, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError, IdempotencyRecordError
 from idempotency_mw.persistence.frame import read_record
 from idempotency_mw.persistence.redis.direct.resp import Reply, bulk, packed
-from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_passing
+from idempotency_mw.persistence.redis.errors import NO_SCRIPT, is_transient
 from idempotency_mw.persistence.redis.pipelines import RAW, Command, PipelineSteps
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = [
     "LARGE",
@@ -189,7 +188,7 @@ def acquire_acknowledged(
     answer = read_acquire(_unless_error(found))
     if isinstance(answer, Existing):
         return answer  # nothing was written, and the app will not run
-    if isinstance(acknowledged, Exception) and is_passing(acknowledged):
+    if isinstance(acknowledged, Exception) and is_transient(acknowledged):
         raise acknowledged  # the next try acquires the own token again, and waits again
     if not isinstance(acknowledged, int) or acknowledged < wanted:
         (released,) = yield [release(key, claim).by_text]
@@ -264,7 +263,7 @@ def read_flag(reply: Reply) -> bool:
     return reply == 1
 
 
-def _record(reply: Untyped) -> Record:
+def _record(reply: Any) -> Record:  # `Any`, because unpacking is the check
     try:
         _, remaining_ms, data = reply
         return read_record(data, remaining_ms)

@@ -1,12 +1,13 @@
 """The drivers' errors: what they mean to us, and when to try again.
 
-An error passes (the verb is tried again until its deadline) or lasts (the verb fails at once): `is_passing`.
+An error is transient (the verb is tried again until its deadline) or lasts (the verb fails at once).
 A client that is brought along may be valkey-py's. Its errors have redis-py's names, but are no subclasses of them.
 """
 
 import re
 from importlib import import_module
 from random import uniform
+from types import ModuleType
 
 from redis import exceptions
 
@@ -15,7 +16,6 @@ from idempotency_mw.errors import (
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = [
     "ASK",
@@ -27,14 +27,14 @@ __all__ = [
     "UNKNOWN_NODE",
     "Retries",
     "TryAgainError",
-    "is_passing",
+    "is_transient",
     "translated",
 ]
 
 Errors = tuple[type[Exception], ...]
 
 
-def _drivers() -> list[Untyped]:
+def _drivers() -> list[ModuleType]:
     try:
         return [exceptions, import_module("valkey.exceptions")]
     except ImportError:
@@ -54,7 +54,7 @@ DRIVER_ERRORS: Errors = (
 )
 """Everything that a driver raises when the server or the network fails."""
 
-_PASSING: Errors = (
+_TRANSIENT: Errors = (
     OSError,
     *_named("ConnectionError"),  # LOADING and Sentinel's "no master found" are among these
     *_named("InvalidResponse"),  # the reply can't be read, and the command may have been carried out
@@ -63,6 +63,10 @@ _PASSING: Errors = (
     *_named("ClusterError", "RedisClusterException", "ValkeyClusterException"),
 )
 """Errors of a server or a network that may recover within the deadline. Any other error lasts."""
+
+_TRANSIENT_WORDS = ("UNBLOCKED",)
+"""First words of transient errors for which drivers have no class. A master that becomes a replica ends WAIT with
+UNBLOCKED."""
 
 _LASTING = _named("AuthenticationError", "AuthorizationError")
 """These last although they are subclasses of `ConnectionError`."""
@@ -87,18 +91,17 @@ _QUOTED = re.compile(
 )
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Tell whether another try within the deadline can help: after a restart, a failover, a move of slots."""
     if isinstance(error, _LASTING):
         return False
-    # A master that becomes a replica ends WAIT so. Drivers have no class for it, but its first word names it.
-    return isinstance(error, _PASSING) or str(error).startswith("UNBLOCKED")
+    return isinstance(error, _TRANSIENT) or str(error).startswith(_TRANSIENT_WORDS)
 
 
 def translated(error: Exception) -> IdempotencyPersistenceLayerError:
     """Return our error for a driver's error, without what that one may quote."""
     said = _QUOTED.sub("", str(error))
-    if is_passing(error):
+    if is_transient(error):
         return IdempotencyPersistenceConnectionError(f"Redis can't be reached: {said}")
     if said.startswith(("WRONGTYPE", "UNREADABLE")):
         return IdempotencyRecordError("the store holds something that is not a record of this version")
@@ -120,4 +123,4 @@ class Retries:
         """Return the seconds until the next try; `None` if the error lasts, or too little time is left."""
         longest, self._longest = self._longest, min(self._longest * 2, 0.25)
         pause = uniform(longest / 2, longest)  # noqa: S311 - spreads load, guards nothing
-        return pause if is_passing(error) and left > pause else None
+        return pause if is_transient(error) and left > pause else None

@@ -11,14 +11,13 @@ sends the first command by itself, which teaches it the map. So a first command 
 repeated.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar, cast
 
 from idempotency_mw.persistence.redis.address import RedisClientProtocol
 from idempotency_mw.persistence.redis.direct.resp import Argument, Reply
 from idempotency_mw.persistence.redis.errors import ASK, MOVED, RESPONSE, UNKNOWN_NODE, TryAgainError
-from idempotency_mw.persistence.redis.redis_py import Untyped
 
 __all__ = ["RAW", "Command", "PipelineSteps", "has_pipeline", "run", "run_async", "send", "send_async"]
 
@@ -30,6 +29,40 @@ Outcome = TypeVar("Outcome")
 PipelineSteps: TypeAlias = Generator[Sequence[Command], Sequence[Reply], Outcome]
 
 _ASKING: Command = ("ASKING",)
+
+Result_co = TypeVar("Result_co", covariant=True)
+Node_co = TypeVar("Node_co", covariant=True)
+
+
+class _Pipeline(Protocol[Result_co]):
+    """redis-py's pipeline. An async one returns an awaitable of the replies."""
+
+    def execute_command(self, *args: Argument, **options: object) -> object: ...
+    def execute(self, *, raise_on_error: bool) -> Result_co: ...
+
+
+class _HasPipeline(Protocol[Result_co]):
+    def pipeline(self, *, transaction: bool) -> _Pipeline[Result_co]: ...
+
+
+class _Redirection(Protocol):
+    host: str
+    port: int
+
+
+class _KnowsNodes(RedisClientProtocol, Protocol[Node_co]):
+    """A client of redis-py for a cluster."""
+
+    def get_node_from_key(self, key: str) -> Node_co: ...
+    def get_node(self, *, host: str, port: int) -> Node_co | None: ...
+
+
+class _Cluster(_KnowsNodes[object], Protocol):
+    def get_redis_connection(self, node: object) -> _HasPipeline[Sequence[Reply]]: ...
+
+
+class _AsyncNode(Protocol):
+    async def execute_pipeline(self, commands: "list[_NodeCommand]") -> object: ...
 
 
 def has_pipeline(client: object) -> bool:
@@ -59,19 +92,20 @@ async def run_async(client: RedisClientProtocol, key: str, steps: PipelineSteps[
         return outcome
 
 
-def send(client: Untyped, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
+def send(client: RedisClientProtocol, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
     """Send the commands, all about this key or about none, in one trip. Return their replies."""
     commands = _as_taken(client, commands)
-    if hasattr(client, "send_pipeline"):
-        return list(client.send_pipeline(commands))
+    own: Callable[[Sequence[Command]], Sequence[Reply]] | None = getattr(client, "send_pipeline", None)
+    if own is not None:
+        return list(own(commands))
     if len(commands) == 1:
         try:
             return [client.execute_command(*commands[0], **RAW)]
         except RESPONSE as error:
             return [error]
     if hasattr(client, "get_node_from_key"):
-        return _send_in_cluster(client, key, commands)
-    return _pipelined(client, commands)
+        return _send_in_cluster(cast("_Cluster", client), key, commands)
+    return _pipelined(cast("_HasPipeline[Sequence[Reply]]", client), commands)
 
 
 def _as_taken(client: object, commands: Sequence[Command]) -> Sequence[Command]:
@@ -83,14 +117,14 @@ def _as_taken(client: object, commands: Sequence[Command]) -> Sequence[Command]:
     ]
 
 
-def _pipelined(client: Untyped, commands: Sequence[Command]) -> Sequence[Reply]:
+def _pipelined(client: _HasPipeline[Sequence[Reply]], commands: Sequence[Command]) -> Sequence[Reply]:
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command, **RAW)
     return list(pipeline.execute(raise_on_error=False))
 
 
-def _send_in_cluster(client: Untyped, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
+def _send_in_cluster(client: _Cluster, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
     try:
         replies = _at_owner(client, key, commands)
         if isinstance(replies[0], MOVED):
@@ -99,13 +133,13 @@ def _send_in_cluster(client: Untyped, key: str, commands: Sequence[Command]) -> 
     except UNKNOWN_NODE:
         _teach(client, commands)
         raise
-    if _is_asked_elsewhere(replies):
-        node = _named(client, replies[0])
+    if (redirection := _asked_elsewhere(replies)) is not None:
+        node = _named(client, redirection)
         return _pipelined(client.get_redis_connection(node), _each_asking(commands))[1::2]
     return replies
 
 
-def _at_owner(client: Untyped, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
+def _at_owner(client: _Cluster, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
     return _pipelined(client.get_redis_connection(client.get_node_from_key(key)), commands)
 
 
@@ -115,25 +149,28 @@ def _teach(client: RedisClientProtocol, commands: Sequence[Command]) -> None:
         client.execute_command(*commands[0], **RAW)
 
 
-async def send_async(client: Untyped, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
+async def send_async(client: RedisClientProtocol, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
     """As `send`."""
     commands = _as_taken(client, commands)
-    if hasattr(client, "send_pipeline"):
-        return list(await client.send_pipeline(commands))
+    own: Callable[[Sequence[Command]], Awaitable[Sequence[Reply]]] | None = getattr(client, "send_pipeline", None)
+    if own is not None:
+        return list(await own(commands))
     if len(commands) == 1:
         try:
             return [await client.execute_command(*commands[0], **RAW)]
         except RESPONSE as error:
             return [error]
     if hasattr(client, "get_node_from_key"):
-        return await _send_in_cluster_async(client, key, commands)
-    pipeline = client.pipeline(transaction=False)
+        return await _send_in_cluster_async(cast("_KnowsNodes[_AsyncNode]", client), key, commands)
+    pipeline = cast("_HasPipeline[Awaitable[Sequence[Reply]]]", client).pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command, **RAW)
     return list(await pipeline.execute(raise_on_error=False))
 
 
-async def _send_in_cluster_async(client: Untyped, key: str, commands: Sequence[Command]) -> Sequence[Reply]:
+async def _send_in_cluster_async(
+    client: _KnowsNodes[_AsyncNode], key: str, commands: Sequence[Command]
+) -> Sequence[Reply]:
     try:
         replies = await _at_node(client.get_node_from_key(key), commands)
         if isinstance(replies[0], MOVED):
@@ -142,8 +179,8 @@ async def _send_in_cluster_async(client: Untyped, key: str, commands: Sequence[C
     except UNKNOWN_NODE:
         await _teach_async(client, commands)
         raise
-    if _is_asked_elsewhere(replies):
-        return (await _at_node(_named(client, replies[0]), _each_asking(commands)))[1::2]
+    if (redirection := _asked_elsewhere(replies)) is not None:
+        return (await _at_node(_named(client, redirection), _each_asking(commands)))[1::2]
     return replies
 
 
@@ -156,7 +193,7 @@ class _NodeCommand:
         self.result: Reply = None
 
 
-async def _at_node(node: Untyped, commands: Sequence[Command]) -> Sequence[Reply]:
+async def _at_node(node: _AsyncNode, commands: Sequence[Command]) -> Sequence[Reply]:
     sent = [_NodeCommand(command) for command in commands]
     await node.execute_pipeline(sent)
     for each in sent:
@@ -172,12 +209,15 @@ async def _teach_async(client: RedisClientProtocol, commands: Sequence[Command])
         await client.execute_command(*commands[0], **RAW)
 
 
-def _is_asked_elsewhere(replies: Sequence[Reply]) -> bool:
-    """Tell whether the key's slot is on the move, and the key has to be looked for where it moves to."""
-    return isinstance(replies[0], ASK) and not isinstance(replies[0], MOVED)
+def _asked_elsewhere(replies: Sequence[Reply]) -> _Redirection | None:
+    """Return the error that says where the key's slot is moving to; `None` if the slot is not on the move."""
+    first = replies[0]
+    if isinstance(first, ASK) and not isinstance(first, MOVED):
+        return cast("_Redirection", first)
+    return None
 
 
-def _named(client: Untyped, error: Untyped) -> Untyped:
+def _named(client: _KnowsNodes[Node_co], error: _Redirection) -> Node_co:
     """Return the node that the error names."""
     node = client.get_node(host=error.host, port=error.port)
     if node is None:

@@ -81,12 +81,17 @@ def test_any_history_has_the_same_answers_in_redis_and_in_memory(layer, store, s
         assert shape_in_redis(layer, store, name) == shape_in_memory(memory, clock, name)
 
 
+def records(memory):
+    """Return what the layer in memory holds: its verbs show neither when it expires nor can they end a lease."""
+    return memory._records
+
+
 def lapse(memory, store, clock, prefix, name):
-    """End the lease of what stands, on both sides, without moving a clock."""
-    held = memory._records.get(name)
+    """End the lease of the record in both stores, without moving a clock: the server's can't be moved."""
+    held = records(memory).get(name)
     data = store.get(prefix + name)
     if held is not None and held.frame.status is Status.IN_PROGRESS:
-        memory._records[name] = replace(held, frame=replace(held.frame, lease_until_ms=int(clock() * 1000)))
+        records(memory)[name] = replace(held, frame=replace(held.frame, lease_until_ms=int(clock() * 1000)))
         store.set(prefix + name, replace(Frame.decode(data), lease_until_ms=1).encode(), keepttl=True)
 
 
@@ -102,7 +107,7 @@ def shape_in_redis(layer, store, name):
 
 
 def shape_in_memory(memory, clock, name):
-    held = memory._records.get(name)
+    held = records(memory).get(name)
     if held is None:
         return None
     now_ms = int(clock() * 1000)

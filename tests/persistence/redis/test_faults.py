@@ -464,6 +464,7 @@ def test_without_a_thread_for_the_release_the_stores_error_is_raised_all_the_sam
 @pytest.mark.fault(4)
 def test_closing_accepts_a_release_whose_thread_is_about_to_start(monkeypatch):
     layer = RedisPersistenceLayer.from_url("redis://127.0.0.1:1", timeout_seconds=0.2)
+    before = set(threading.enumerate())
     begun, gate = threading.Event(), threading.Event()
     start = threading.Thread.start
 
@@ -484,4 +485,4 @@ def test_closing_accepts_a_release_whose_thread_is_about_to_start(monkeypatch):
     gate.set()
     acquiring.join()
     layer.close()
-    assert not any(thread.is_alive() for thread in layer._in_doubt)
+    assert set(threading.enumerate()) <= before

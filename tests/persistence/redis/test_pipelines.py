@@ -9,7 +9,7 @@ from redis import exceptions
 from idempotency_mw.core.record import Acquired, Settled
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, commands
-from idempotency_mw.persistence.redis.errors import is_passing
+from idempotency_mw.persistence.redis.errors import is_transient
 from idempotency_mw.persistence.redis.pipelines import send, send_async
 from tests.persistence.driven import a_claim
 from tests.virtual_time import on_virtual_time
@@ -32,7 +32,7 @@ def test_a_master_that_steps_down_during_a_wait_is_tried_again():
     assert [command[0] for command in next(talk)] == ["EVALSHA", "WAIT"]
     with pytest.raises(exceptions.ResponseError) as raised:
         talk.send([1, UNBLOCKED])
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
 
 
 def test_a_claim_that_can_not_be_released_either_is_acquired_again():
@@ -42,7 +42,7 @@ def test_a_claim_that_can_not_be_released_either_is_acquired_again():
     assert release[0] == "EVAL"
     with pytest.raises(exceptions.ReadOnlyError) as raised:
         talk.send([exceptions.ReadOnlyError("READONLY You can't write against a read only replica.")])
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
 
 
 def test_more_acknowledgements_than_are_wanted_are_enough():
@@ -132,9 +132,9 @@ def test_a_client_that_does_not_know_a_slot_is_made_to_ask():
     with pytest.raises(exceptions.SlotNotCoveredError) as raised:
         send(client, KEY, [("EVALSHA",), ("WAIT",)])
     assert client.said == [("EVALSHA",)]
-    assert is_passing(raised.value)
+    assert is_transient(raised.value)
 
 
 def test_slots_that_move_again_and_again_are_a_passing_error():
-    assert is_passing(exceptions.MovedError("7 127.0.0.1:7007"))
-    assert is_passing(exceptions.AskError("7 127.0.0.1:7007"))
+    assert is_transient(exceptions.MovedError("7 127.0.0.1:7007"))
+    assert is_transient(exceptions.AskError("7 127.0.0.1:7007"))

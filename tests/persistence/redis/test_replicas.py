@@ -10,6 +10,7 @@ from idempotency_mw.errors import (
     IdempotencyConfigurationError,
     IdempotencyPersistenceConnectionError,
     IdempotencyPersistenceLayerError,
+    IdempotencyRecordError,
 )
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis.clients.closing import closers
@@ -167,6 +168,16 @@ def test_a_claim_whose_reply_was_lost_is_acknowledged_when_it_is_asked_for_again
     assert store.exists(PREFIX + claim.storage_key) == 0
 
 
+def test_a_wait_that_is_not_answered_with_a_number_is_an_error_and_the_claim_is_released(layer, proxy):
+    claim = a_claim()
+    proxy.when(b"WAIT", "answer request", reply=b":1\r\n+OK\r\n")
+    with pytest.raises(IdempotencyRecordError):
+        layer.acquire(claim)
+    asked, released = proxy.requests
+    assert b"WAIT" in asked
+    assert claim.token.encode() in released
+
+
 def test_a_server_that_lost_the_scripts_is_waited_for_again(layer, proxy, store):
     store.script_flush()
     assert layer.acquire(a_claim()) == Acquired(1)
@@ -187,7 +198,7 @@ def test_a_wait_is_over_before_the_clients_own_time_out(kind, master, replica):
 
         assert fastest(lambda: seconds(refused), SHORT + SLACK) <= SHORT + SLACK
         for close in closers(given):
-            layer._call(close) if kind is AsyncRedisPersistenceLayer else close()
+            layer.runner.run(close()) if kind is AsyncRedisPersistenceLayer else close()
 
 
 def test_an_acl_that_forbids_wait_leaves_no_claim(kind, master, replica, store):

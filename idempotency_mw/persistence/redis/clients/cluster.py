@@ -1,7 +1,6 @@
 """redis-py's cluster clients, where slots move and callers come at once."""
 
 import asyncio
-from typing import Any
 
 from idempotency_mw.persistence.redis.redis_py import Untyped
 
@@ -19,11 +18,14 @@ def open_to_newcomers(base: type[Untyped]) -> type[Untyped]:
     """
 
     class OpenCluster(base):  # type: ignore[misc]
-        def get_node(self, host: Untyped = None, port: Untyped = None, node_name: Untyped = None) -> Any:
+        def get_node(
+            self, host: str | None = None, port: int | str | None = None, node_name: str | None = None
+        ) -> object:
             node = super().get_node(host, port, node_name)
-            return node or self._newcomer(*(node_name.rsplit(":", 1) if node_name else (host, port)))
+            return node or self._newcomer(node_name or f"{host}:{port}")
 
-        def _newcomer(self, host: str, port: Untyped) -> Any:
+        def _newcomer(self, name: str) -> object:
+            host, port = name.rsplit(":", 1)
             nodes = self.nodes_manager
             kind: Untyped = type(next(iter(nodes.nodes_cache.values())))
             # An async node makes its own connections. A blocking one is given a pool when it is first used.
@@ -46,7 +48,7 @@ def one_first(base: type[Untyped]) -> type[Untyped]:
         first = asyncio.Lock()
         is_known = False
 
-        async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async def execute_command(self, *args: object, **options: object) -> object:
             if not self.is_known:
                 async with self.first:
                     if not self.is_known:

@@ -6,17 +6,14 @@ leads to.
 """
 
 import asyncio
-from typing import Any
+from typing import cast
 
 from redis.exceptions import ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
-from idempotency_mw.persistence.redis.redis_py import Untyped, with_time_outs
+from idempotency_mw.persistence.redis.redis_py import AsyncRedisPyConnection, RedisPyConnection, with_time_outs
 
 __all__ = ["cancellable", "leaving_demoted", "within"]
-
-# What one release of redis-py annotates, another does not have: it is used untyped here.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 
 class Demotion:
@@ -38,7 +35,7 @@ class Demotion:
         return noted
 
 
-def within(deadline: Deadline, base: type[Untyped]) -> type[Untyped]:
+def within(deadline: Deadline, base: type[RedisPyConnection]) -> type[RedisPyConnection]:
     """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
 
     class LeavingConnection(with_time_outs(base, deadline.left)):  # type: ignore[misc]
@@ -52,7 +49,7 @@ def within(deadline: Deadline, base: type[Untyped]) -> type[Untyped]:
             self.cut_waits()
             super().send_packed_command(*args, **options)
 
-        def read_response(self, *args: Any, **options: Any) -> Any:
+        def read_response(self, *args: object, **options: object) -> object:
             self.cut_waits()
             with self.demotion:
                 return super().read_response(*args, **options)
@@ -60,10 +57,10 @@ def within(deadline: Deadline, base: type[Untyped]) -> type[Untyped]:
     return LeavingConnection
 
 
-def leaving_demoted(base: type[Untyped]) -> type[Untyped]:
+def leaving_demoted(base: type[AsyncRedisPyConnection]) -> type[AsyncRedisPyConnection]:
     """Return redis-py's async connection, which leaves a demoted server. Its waits are the layer's to bound."""
 
-    class AsyncLeavingConnection(base):  # type: ignore[misc]
+    class AsyncLeavingConnection(base):  # type: ignore[misc, valid-type]
         def __init__(self, *args: object, **options: object) -> None:
             self.demotion = Demotion()
             super().__init__(*args, **options)
@@ -73,14 +70,14 @@ def leaving_demoted(base: type[Untyped]) -> type[Untyped]:
                 await self.disconnect()
             await super().send_packed_command(*args, **options)
 
-        async def read_response(self, *args: Any, **options: Any) -> Any:
+        async def read_response(self, *args: object, **options: object) -> object:
             with self.demotion:
                 return await super().read_response(*args, **options)
 
     return AsyncLeavingConnection
 
 
-def cancellable(base: type[Untyped]) -> type[Untyped]:
+def cancellable(base: type[AsyncRedisPyConnection]) -> type[AsyncRedisPyConnection]:
     """Return redis-py's async connection, which can be cancelled while it sends.
 
     With a `socket_timeout`, as connections to Sentinels have it, redis-py sends under `asyncio.wait_for`. In
@@ -94,9 +91,9 @@ def cancellable(base: type[Untyped]) -> type[Untyped]:
     for ever.
     """
 
-    class CancellableConnection(base):  # type: ignore[misc]
+    class CancellableConnection(base):  # type: ignore[misc, valid-type]
         async def send_packed_command(self, *args: object, **options: object) -> None:
-            task: Any = asyncio.current_task()
+            task = cast("asyncio.Task[None]", asyncio.current_task())
             requests = task.cancelling()
             await super().send_packed_command(*args, **options)
             if task.cancelling() > requests:

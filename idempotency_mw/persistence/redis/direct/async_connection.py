@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, MutableSet, Sequence
 from contextvars import Context
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
@@ -19,7 +19,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 from idempotency_mw.persistence.redis.direct.exchanges import Exchanges
 from idempotency_mw.persistence.redis.direct.resp import Argument, Push, Reader, Reply, pieces
 from idempotency_mw.persistence.redis.redis_py import (
-    Untyped,
+    AsyncRedisPyConnection,
     abort,
     can_not_be_taken_over,
     server_error,
@@ -43,7 +43,9 @@ class Connection(asyncio.Protocol):
     With `patience`, it is closed when replies are due and nothing has come for so many seconds.
     """
 
-    def __init__(self, connection: Untyped, lent: MutableSet[Untyped], patience: float = inf) -> None:
+    def __init__(
+        self, connection: AsyncRedisPyConnection, lent: MutableSet[AsyncRedisPyConnection], patience: float = inf
+    ) -> None:
         """Take over redis-py's connection, and add it to those that its pool has lent.
 
         Raises redis-py's `ConnectionError` if the server has closed it, or has said more than it was asked.
@@ -126,7 +128,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """As `asyncio.Protocol.data_received`."""
         self._heard = self._loop.time()
-        events: list[Untyped] = self._reader.read(data)  # only replies are handed on, and no `Push`
+        events: list[Any] = self._reader.read(data)  # `Any`, because only a loop knows that no `Push` goes on
         for event in events:
             if type(event) not in _PLAIN:
                 self._receive_each(events)

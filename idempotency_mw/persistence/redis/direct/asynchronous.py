@@ -10,20 +10,25 @@ that this path does not heed, the usual client is used: `can_be_direct`.
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Final
+from typing import Final, Protocol
 
-import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from idempotency_mw.persistence.redis.direct.async_connection import Connection
 from idempotency_mw.persistence.redis.direct.deadline import IDLE_SECONDS
 from idempotency_mw.persistence.redis.direct.options import are_heeded
 from idempotency_mw.persistence.redis.direct.resp import Argument, Reply, packed
-from idempotency_mw.persistence.redis.redis_py import Options, Untyped, abort, has_what_direct_needs, lent_by
+from idempotency_mw.persistence.redis.redis_py import (
+    AsyncRedisPyConnection,
+    AsyncRedisPyPool,
+    Options,
+    abort,
+    has_what_direct_needs,
+    lent_by,
+    untyped_redis,
+)
 
 __all__ = ["OWN_CONNECTIONS", "DirectRedis", "can_be_direct"]
-
-_Redis: Untyped = redis.asyncio.Redis
 
 OWN_CONNECTIONS: Final = 16
 """How many connections carry commands that would keep other callers waiting. Callers wait in line for them, so
@@ -34,13 +39,17 @@ _LARGE: Final = 64 << 10
 """A larger command does not go on the shared connection. So one exchange sends 128 times this at most, 8 MiB."""
 
 
-def can_be_direct(client: Untyped, options: Options) -> bool:
+class _HasPool(Protocol):
+    connection_pool: AsyncRedisPyPool
+
+
+def can_be_direct(client: _HasPool, options: Options) -> bool:
     """Tell whether all options of this client are heeded here, and redis-py has the names that are needed."""
     pool = client.connection_pool
     return has_what_direct_needs(pool.make_connection(), pool) and are_heeded(options)
 
 
-class DirectRedis(_Redis):  # type: ignore[misc]
+class DirectRedis(untyped_redis.asyncio.Redis):  # type: ignore[misc]
     """redis-py's client for one event loop, whose raw commands (`NEVER_DECODE`) go the shorter way.
 
     What would keep other callers waiting goes on a connection of its own: a large command, and several together,
@@ -51,7 +60,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
     takes_parts = True
     """An argument of commands that are sent together may be a tuple of its parts."""
 
-    def __init__(self, connection_pool: Untyped, patience: float) -> None:
+    def __init__(self, connection_pool: AsyncRedisPyPool, patience: float) -> None:
         super().__init__(connection_pool=connection_pool)
         self._patience = patience
         self._shared: Connection | None = None
@@ -61,7 +70,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         self._own = asyncio.Semaphore(OWN_CONNECTIONS)
         self._is_closed = False
 
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
+    async def execute_command(self, *args: Argument, **options: object) -> object:
         """Send one command, and return its reply, undecoded; an error is raised."""
         if "NEVER_DECODE" not in options:
             return await super().execute_command(*args, **options)
@@ -162,7 +171,7 @@ class DirectRedis(_Redis):  # type: ignore[misc]
         return None
 
     async def _new_connection(self, patience: float = inf) -> Connection:
-        made = self.connection_pool.make_connection()
+        made: AsyncRedisPyConnection = self.connection_pool.make_connection()
         made.maint_notifications_config = None  # redis-py 7.1 on: pushes for connections that its pool watches
         try:
             await made.connect()

@@ -12,31 +12,33 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from os import getpid
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
-import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingConnection
 from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from idempotency_mw.persistence.redis.direct.options import are_heeded
 from idempotency_mw.persistence.redis.direct.resp import Argument, Reply, packed, pieces
-from idempotency_mw.persistence.redis.redis_py import Options, Untyped, has_what_direct_needs
+from idempotency_mw.persistence.redis.redis_py import (
+    Options,
+    RedisPyConnection,
+    has_what_direct_needs,
+    untyped_redis,
+)
 
 __all__ = ["DirectBlockingRedis", "can_be_direct_blocking"]
-
-_Redis: Untyped = redis.Redis
 
 MOST_IDLE: Final = 50
 """How many idle connections stay open in a process: as many as redis-py's `BlockingConnectionPool` has at most."""
 
 
-def can_be_direct_blocking(make_connection: Callable[[], Untyped], options: Options) -> bool:
+def can_be_direct_blocking(make_connection: Callable[[], RedisPyConnection], options: Options) -> bool:
     """Tell whether all options are heeded here, and redis-py and the platform have the names that are needed."""
     return are_heeded(options) and hasattr(select, "poll") and has_what_direct_needs(make_connection())
 
 
-class DirectBlockingRedis(_Redis):  # type: ignore[misc]
+class DirectBlockingRedis(untyped_redis.Redis):  # type: ignore[misc]
     """redis-py's client, whose raw commands (`NEVER_DECODE`) go the shorter way. For any number of threads.
 
     Each process has its own idle connections, listed by its number, because a fork copies those of its parent
@@ -48,7 +50,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
     """An argument of commands that are sent together may be a tuple of its parts."""
 
     def __init__(
-        self, connection_pool: Untyped, make_connection: Callable[[], Untyped], deadline: Deadline
+        self, connection_pool: object, make_connection: Callable[[], RedisPyConnection], deadline: Deadline
     ) -> None:
         self._make_connection = make_connection
         self._deadline = deadline
@@ -56,7 +58,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         self._idle: dict[int, list[BlockingConnection]] = {}
         super().__init__(connection_pool=connection_pool)
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
+    def execute_command(self, *args: Argument, **options: object) -> object:
         """Send one command, and return its reply, undecoded; an error is raised."""
         if "NEVER_DECODE" not in options:
             return super().execute_command(*args, **options)
@@ -120,7 +122,7 @@ class DirectBlockingRedis(_Redis):  # type: ignore[misc]
         super().close()
 
 
-def _check_all_is_read(connection: Untyped) -> None:
+def _check_all_is_read(connection: RedisPyConnection) -> None:
     """Raise if more has come than the handshake's replies: what follows would pass for the reply to a command."""
     if connection.can_read(timeout=0):
         raise RedisConnectionError("the server said more than it was asked")

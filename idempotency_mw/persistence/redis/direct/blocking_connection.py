@@ -16,7 +16,7 @@ from redis.exceptions import InvalidResponse, ReadOnlyError
 
 from idempotency_mw.persistence.redis.direct.deadline import IDLE_SECONDS, bounded
 from idempotency_mw.persistence.redis.direct.resp import Push, Reader, Reply, plain
-from idempotency_mw.persistence.redis.redis_py import Untyped, server_error, socket_of
+from idempotency_mw.persistence.redis.redis_py import RedisPyConnection, server_error, socket_of
 
 __all__ = ["BlockingConnection"]
 
@@ -36,7 +36,7 @@ class BlockingConnection:
 
     __slots__ = ("_asked", "_longest", "_poll", "_sock", "_was_idle", "close")
 
-    def __init__(self, connection: Untyped) -> None:
+    def __init__(self, connection: RedisPyConnection) -> None:
         self._sock = socket_of(connection)
         self._asked = monotonic()
         self._was_idle = False

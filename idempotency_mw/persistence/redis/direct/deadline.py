@@ -9,7 +9,7 @@ __all__ = ["IDLE_SECONDS", "Deadline", "bounded"]
 IDLE_SECONDS: Final = 30.0
 """A connection that was idle for longer is not used for a pipeline or by a thread again: a firewall or load
 balancer may have forgotten it, and what it then swallows is a result. Azure's forgets after 4 minutes by
-default, AWS's (NLB) after 350 s; private firewalls are stricter."""
+default, AWS's (NLB) after 350 s; a private firewall may be stricter."""
 
 _LEAST: Final = 0.001
 """The shortest time-out of a socket, 1 ms. 0 would put the socket into non-blocking mode, and less is an error."""

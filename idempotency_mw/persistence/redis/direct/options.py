@@ -2,13 +2,10 @@
 
 from typing import Final
 
-import redis.credentials
-
-from idempotency_mw.persistence.redis.redis_py import Options, Untyped
+from idempotency_mw.persistence.redis.redis_py import Options, untyped_redis
 
 __all__ = ["are_heeded"]
 
-_credentials: Untyped = redis.credentials
 _HEEDED: Final = {
     *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name", "protocol"),
     *("lib_name", "lib_version", "driver_info", "decode_responses", "ssl", "socket_connect_timeout"),
@@ -19,6 +16,6 @@ _HEEDED: Final = {
 def are_heeded(options: Options) -> bool:
     """Tell whether a direct path heeds all of these options."""
     # Credentials that change are announced to the usual client alone.
-    changing = getattr(_credentials, "StreamingCredentialProvider", ())
+    changing = getattr(untyped_redis.credentials, "StreamingCredentialProvider", ())
     is_heeded = all(name in _HEEDED or name.startswith("ssl_") for name in options)
     return is_heeded and not isinstance(options.get("credential_provider"), changing)

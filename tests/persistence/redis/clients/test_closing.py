@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import os
+import selectors
 import warnings
+import weakref
 
 import pytest
 import redis
@@ -15,9 +17,12 @@ from idempotency_mw.persistence.redis import (
     RedisConnection,
     RedisPersistenceLayer,
 )
+from idempotency_mw.persistence.redis.clients.asynchronous import async_client
 from idempotency_mw.persistence.redis.clients.closing import closers, drop
+from idempotency_mw.persistence.redis.pipelines import RAW
 from tests.clusters import SERVICE, until
 from tests.persistence.driven import KINDS, a_claim, driven, rival
+from tests.persistence.redis.direct.blocking_talk import ids
 from tests.persistence.redis.test_building import quick
 from tests.proxy import Proxy
 
@@ -28,19 +33,24 @@ def kind(request):
 
 
 def test_a_client_that_is_brought_along_is_not_closed(any_server):
-    client = quick(port=any_server.port)
+    client = quick(port=any_server.port, client_name="brought")
     with RedisPersistenceLayer(client) as layer:
         layer.acquire(a_claim())
-        held = client.connection_pool._available_connections[0]
-    assert held._sock is not None
+        before = ids(any_server, "brought")
+    assert len(before) == 1
+    client.ping()
+    assert ids(any_server, "brought") == before
     client.close()
 
 
 async def test_an_async_client_that_is_brought_along_is_not_closed(any_server):
-    client = redis.asyncio.Redis(port=any_server.port)
+    client = redis.asyncio.Redis(port=any_server.port, client_name="brought_async")
     async with AsyncRedisPersistenceLayer(client) as layer:
         await layer.acquire(a_claim())
-    assert client.connection_pool._available_connections[0].is_connected
+        before = ids(any_server, "brought_async")
+    assert len(before) == 1
+    await client.ping()
+    assert ids(any_server, "brought_async") == before
     await closers(client)[0]()
 
 
@@ -86,13 +96,18 @@ def test_each_event_loop_has_a_client_of_its_own_and_a_closed_one_is_dropped_in_
     where = connections(any_server, cluster, sentinel)[mode]
     servers = [any_server, sentinel, *cluster.masters]
     layer = AsyncRedisPersistenceLayer.connect(where)
-    claim = a_claim()
-    assert asyncio.run(layer.acquire(claim)) == Acquired(1)
+    claim, loops = a_claim(), []
+
+    async def acquire(claim):
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        return await layer.acquire(claim)
+
+    assert asyncio.run(acquire(claim)) == Acquired(1)
     first = connections_to(*servers)
     for _ in range(3):
-        assert isinstance(asyncio.run(layer.acquire(rival(claim))), Existing)
+        assert isinstance(asyncio.run(acquire(rival(claim))), Existing)
     gc.collect()  # whatever complains when it is collected does so here
-    assert len(layer._own) == 1
+    assert [each() is None for each in loops] == [True, True, True, False]
     until(lambda: connections_to(*servers) <= first + 1, within=2)  # a cluster may be asked at another node
     asyncio.run(_settled(layer, claim))
     gc.collect()
@@ -160,15 +175,18 @@ def test_a_fork_leaves_the_connection_of_its_parents_loop_alone(any_server):
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "usual"])
 def test_a_client_that_another_process_made_is_dropped_and_its_sockets_stay_registered(any_server, direct):
     async def connected():
-        layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=direct)
-        assert await layer.acquire(a_claim()) == Acquired(1)
-        return layer._client()
+        client = async_client(RedisConnection(url=any_server.url), 2.0, direct=direct)
+        assert await client.execute_command("ECHO", "x", **RAW) == b"x"
+        return client
 
-    loop = asyncio.SelectorEventLoop()
+    selector = selectors.DefaultSelector()
+    loop = asyncio.SelectorEventLoop(selector)
+    before = len(selector.get_map())
     client = loop.run_until_complete(connected())
-    heard = set(loop._selector.get_map())
+    registered = set(selector.get_map())
+    assert len(registered) == before + 1
     drop(client, loop, os.getpid() + 1)
-    assert set(loop._selector.get_map()) == heard
+    assert set(selector.get_map()) == registered
     loop.close()
 
 
@@ -181,15 +199,20 @@ def test_a_transport_that_can_not_be_aborted_is_left_to_the_collector():
         transport = Transport()
 
     class Connection:
-        _writer = _reader = Writer()
+        def __init__(self, writer):
+            self._writer = self._reader = writer
+
+    writer = Writer()
 
     class Pool:
-        _available_connections = (Connection(),)
+        _available_connections = (Connection(writer),)
 
     class Client:
         connection_pool = Pool()
 
+    left = weakref.ref(writer)
+    del writer
     loop = asyncio.new_event_loop()
     loop.close()
     drop(Client(), loop, os.getpid())
-    assert Pool._available_connections[0]._writer is None
+    assert left() is None

@@ -11,6 +11,8 @@ from idempotency_mw.persistence.redis import (
     RedisConnection,
     RedisPersistenceLayer,
 )
+from idempotency_mw.persistence.redis.clients.blocking import blocking_client
+from idempotency_mw.persistence.redis.direct.deadline import Deadline
 from tests.clusters import RedisCluster
 from tests.persistence.driven import a_claim
 
@@ -39,15 +41,17 @@ SLOTS = ("cmdstat_cluster|slots", "cmdstat_cluster|shards")
 
 
 def test_a_connection_that_is_not_open_opens_to_send(any_server):
-    with RedisPersistenceLayer.from_url(any_server.url) as layer:
-        layer.check()
-        connection = layer._own.connection_pool.make_connection()
-        connection.send_packed_command(connection.pack_command("PING"))
-        assert connection.read_response() in (b"PONG", "PONG")
-        connection.disconnect()
+    deadline = Deadline()
+    deadline.start(10.0)
+    client = blocking_client(RedisConnection(url=any_server.url), deadline, direct=False)
+    connection = client.connection_pool.make_connection()
+    connection.send_packed_command(connection.pack_command("PING"))
+    assert connection.read_response() in (b"PONG", "PONG")
+    connection.disconnect()
 
 
 def redirections(client):
+    """Return how many commands the client's server has answered with MOVED."""
     return client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"]
 
 
@@ -65,14 +69,10 @@ async def test_slots_that_have_moved_do_not_cost_connections_on_which_others_wai
             for node in (others[0], source, others[1]):
                 for slot in moved:
                     node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-            redirected = sum(
-                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
-            )
+            redirected = sum(map(redirections, clients))
             for claim in claims:
                 assert await layer.extend(claim) is False
             after = {each["id"] for client in clients for each in client.client_list()}
-            seen = sum(
-                client.info("errorstats").get("errorstat_MOVED", {"count": 0})["count"] for client in clients
-            )
+            seen = sum(map(redirections, clients))
     assert seen - redirected == len(moved) >= 5
     assert before <= after

@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from idempotency_mw.core.record import Acquired
-from idempotency_mw.persistence.redis import (
-    AsyncRedisPersistenceLayer,
-)
+from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
+from idempotency_mw.persistence.redis.clients.limits import Limits
 from tests.persistence.driven import a_claim
 
 
@@ -41,3 +40,16 @@ async def test_a_crowd_opens_a_few_connections_and_not_one_each(any_server):
         await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(400)))
         with any_server.client() as store:
             assert 1 <= sum(each["name"] == "herd" for each in store.client_list()) <= 50
+
+
+def test_an_open_loop_keeps_its_limit_while_other_loops_come_and_go():
+    limits = Limits(for_replicas=False)
+
+    async def limit():
+        return limits.semaphore_for(Crowded())
+
+    with asyncio.Runner() as open_yet:
+        before = open_yet.run(limit())
+        others = [asyncio.run(limit()) for _ in range(3)]
+        assert before not in others
+        assert open_yet.run(limit()) is before

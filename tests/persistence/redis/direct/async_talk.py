@@ -1,4 +1,4 @@
-"""Helpers of the tests of the async direct path: a client, a relay before its server, its open timers."""
+"""Helpers of the tests of the async direct path: a client, its connections, a relay, and the loop's timers."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
@@ -8,6 +8,7 @@ from idempotency_mw.persistence.redis.clients.asynchronous import async_client
 from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct.asynchronous import DirectRedis
+from idempotency_mw.persistence.redis.redis_py import lent_by
 
 
 @asynccontextmanager
@@ -23,20 +24,35 @@ async def direct(url, timeout=10.0, **options):
 
 
 async def echo(client, text):
-    """Ask for the text back; a reply that is another's is no reply."""
+    """Send ECHO, and check that the reply is this text and not the reply to another caller."""
     reply = await client.execute_command("ECHO", text, **RAW)
     assert reply == text.encode()
 
 
 def connections(client):
-    return len(client.connection_pool._in_use_connections)
+    """Return how many connections the client has open."""
+    return len(lent_by(client.connection_pool))
+
+
+def shared(client):
+    """Return the connection that callers share. It must be open."""
+    connection = client.connection_for(b"")
+    assert connection is not None
+    return connection
+
+
+def let_time_pass(seconds):
+    """Put the loop's clock forward, as it is after the process was frozen for so long."""
+    loop = asyncio.get_running_loop()
+    usual = loop.time
+    loop.time = lambda: usual() + seconds
 
 
 @asynccontextmanager
 async def relay(port, edit=lambda reply: reply, pause=0.0, **options):
-    """Stand before a port, and pass each reply through `edit`. Yields where it listens, and who is connected.
+    """Relay the connections to a port, and pass what the server sends through `edit`.
 
-    With a pause a long reply comes in pieces.
+    Yields the relay's port, and a list of the writers to its clients. With a pause, a long reply comes in pieces.
     """
     clients = []
 
@@ -58,6 +74,7 @@ async def relay(port, edit=lambda reply: reply, pause=0.0, **options):
 
 
 async def pump(reader, writer, edit, pause=0.0):
+    """Copy a stream to its end, and close the other side then."""
     with suppress(OSError):
         while came := await reader.read(1 << 20):
             data = edit(came)
@@ -70,5 +87,5 @@ async def pump(reader, writer, edit, pause=0.0):
 
 
 def timers():
-    """Return the timers that are armed on this loop."""
+    """Return the timers that are armed on this loop, for which asyncio has no public name."""
     return [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]

@@ -18,8 +18,10 @@ from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct.async_connection import Connection
 from idempotency_mw.persistence.redis.direct.asynchronous import can_be_direct
+from idempotency_mw.persistence.redis.redis_py import can_not_be_taken_over
 from tests.persistence.driven import a_claim
 from tests.persistence.redis.direct.async_talk import connections, direct, echo, relay
+from tests.persistence.redis.direct.blocking_talk import connected, ids
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -185,10 +187,12 @@ async def test_credentials_that_change_are_left_to_the_usual_client():
     assert type(async_client(where, 2.0, direct=True, credential_provider=Changing())) is redis.asyncio.Redis
 
 
-async def test_the_usual_client_is_what_direct_false_asks_for(any_server):
-    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=False) as layer:
-        assert await layer.acquire(a_claim()) == Acquired(1)
-        assert type(layer._client()) is redis.asyncio.Redis
+@pytest.mark.parametrize(("is_direct", "opened"), [(True, 1), (False, 5)])
+async def test_callers_of_a_layer_share_a_connection_unless_direct_is_false(any_server, is_direct, opened):
+    name = f"direct-{is_direct}"
+    async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=is_direct, client_name=name) as layer:
+        assert await asyncio.gather(*(layer.acquire(a_claim()) for _ in range(5))) == [Acquired(1)] * 5
+        assert connected(any_server, name) == opened
 
 
 def test_a_redis_py_that_lacks_a_needed_name_is_used_as_the_usual_client():
@@ -205,10 +209,15 @@ def test_a_redis_py_that_lacks_a_needed_name_is_used_as_the_usual_client():
 
 
 async def test_a_connection_that_the_server_has_closed_already_is_not_taken_over(any_server):
-    async with direct(any_server.url) as client:
+    async with direct(any_server.url, client_name="closed_at_once") as client:
         connection = client.connection_pool.make_connection()
         await connection.connect()
-        connection._reader.feed_eof()
+        (known,) = ids(any_server, "closed_at_once")
+        with any_server.client() as store:
+            store.client_kill_filter(_id=known)
+        while ids(any_server, "closed_at_once"):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # until asyncio has read the end
         with pytest.raises(redis.ConnectionError, match="at once"):
             Connection(connection, set())
         await connection.disconnect()
@@ -224,3 +233,19 @@ async def test_a_server_that_says_more_than_the_handshake_asked_is_refused(any_s
         with pytest.raises(redis.ConnectionError, match="more than it was asked"):
             await client.send_pipeline([("ECHO", "x")])
         assert connections(client) == 0
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+async def test_a_connection_is_not_taken_over_while_hiredis_holds_a_part_of_what_came(is_left):
+    class Hiredis:
+        def has_data(self):
+            return is_left
+
+    class Parser:
+        _reader = Hiredis()
+
+    class Connection:
+        _parser = Parser()
+        _reader = asyncio.StreamReader()
+
+    assert can_not_be_taken_over(Connection()) is is_left

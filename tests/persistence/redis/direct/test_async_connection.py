@@ -1,7 +1,6 @@
 """A shared connection: each reply goes to its caller, whatever happens, and each deadline is kept."""
 
 import asyncio
-import math
 import time
 
 import pytest
@@ -11,8 +10,17 @@ import redis.asyncio
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.redis.commands import RAW
 from idempotency_mw.persistence.redis.direct.resp import packed
+from idempotency_mw.persistence.redis.redis_py import lent_by, transport_of
 from tests.persistence.driven import a_claim
-from tests.persistence.redis.direct.async_talk import connections, direct, echo, relay, timers
+from tests.persistence.redis.direct.async_talk import (
+    connections,
+    direct,
+    echo,
+    let_time_pass,
+    relay,
+    shared,
+    timers,
+)
 from tests.proxy import Proxy
 
 
@@ -23,9 +31,9 @@ async def test_a_reply_that_comes_slowly_is_not_taken_for_silence(any_server):
         direct(f"redis://127.0.0.1:{port}", timeout=2 * patience) as client,
     ):
         await echo(client, "first")
-        connection = client._shared
+        connection = shared(client)
         await echo(client, "slow" * 150)  # seven pieces, which take longer than the patience
-        assert client._shared is connection
+        assert shared(client) is connection
 
 
 async def test_a_reply_that_is_lost_never_makes_the_next_one_pass_for_it(any_server):
@@ -43,7 +51,7 @@ async def test_a_reply_that_is_lost_never_makes_the_next_one_pass_for_it(any_ser
         assert all(each is None or isinstance(each, redis.ConnectionError) for each in replies)
 
 
-@pytest.mark.parametrize("more", [b"+OK\r\n", b"?\r\n"])
+@pytest.mark.parametrize("more", [b"+OK\r\n", b"?\r\n", b">2\r\n+invalidate\r\n*0\r\n"])
 async def test_a_connection_on_which_the_server_says_more_than_it_was_asked_is_not_used_again(any_server, more):
     async with relay(any_server.port) as (port, clients), direct(f"redis://127.0.0.1:{port}") as client:
         await echo(client, "before")
@@ -111,8 +119,8 @@ async def test_a_connection_whose_callers_are_all_gone_is_closed(any_server):
 async def test_a_caller_whose_turn_has_not_come_when_the_connection_ends_gets_an_error(any_server):
     async with direct(any_server.url) as client:
         await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3)))
-        answer = client._shared.ask(packed(("PING",)))
-        client._shared.end("for the test")
+        answer = shared(client).ask(packed(("PING",)))
+        shared(client).end("for the test")
         assert isinstance(await answer, redis.ConnectionError)
         await echo(client, "after")
 
@@ -121,15 +129,20 @@ async def test_a_caller_whose_turn_has_not_come_when_the_connection_ends_gets_an
 async def test_a_caller_that_asks_before_the_end_of_the_connection_is_reported_gets_an_error(
     any_server, were_many
 ):
+    loop, was_done = asyncio.get_running_loop(), []
     async with direct(any_server.url) as client:
         await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
-        connection = client._shared
-        connection._transport.close()  # as asyncio does when it reads the end
-        answer = connection.ask(packed(("PING",)), asyncio.get_running_loop().time() + 60)
+        (made,) = lent_by(client.connection_pool)
+        if not were_many:  # else the command is sent in the loop's next turn
+            transport_of(made).close()  # as asyncio does when it reads the end
+        answer = shared(client).ask(packed(("PING",)), loop.time() + 60)
         if were_many:
-            connection._begin()
-        assert answer.done()
+            loop.call_soon(lambda: was_done.append(answer.done()))
+            transport_of(made).close()
+        else:
+            was_done.append(answer.done())
         assert isinstance(await answer, redis.ConnectionError)
+        assert was_done == [True]
         assert timers() == []
         await echo(client, "after")
 
@@ -139,21 +152,23 @@ async def test_each_caller_waits_until_its_own_deadline_on_a_connection_that_goe
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3)))
-            connection = client._shared
+            connection = shared(client)
             proxy.when(b"", "delay reply", seconds=1.0)
             command, begun = packed(("ECHO", "late")), clock()
             late, early, waits, gone = (
-                connection.ask(command, begun + seconds) for seconds in (5.0, 0.1, 0.6, 0.1)
+                connection.ask(command, begun + seconds) for seconds in (60.0, 0.1, 0.6, 0.1)
             )
             gone.cancel()
             assert isinstance(await early, TimeoutError)
             assert clock() >= begun + 0.1
             assert not waits.done()
-            assert connection._alarm.when > begun + 0.1  # and does not look again and again
+            assert [timer.when() > begun + 0.1 for timer in timers()] == [True]  # and does not look all the time
             assert isinstance(await waits, TimeoutError)
             assert clock() >= begun + 0.6
             assert (await late, connection.is_open) == (b"late", True)
-            assert connection._exchanges.next_deadline == math.inf
+            let_time_pass(6)  # until the timer has rung that was set while replies were due
+            await asyncio.sleep(0.01)
+            assert timers() == []  # none for the deadline of a caller that has its reply
 
 
 async def test_a_deadline_that_ends_as_an_earlier_reply_comes_leaves_later_deadlines(any_server):
@@ -161,9 +176,9 @@ async def test_a_deadline_that_ends_as_an_earlier_reply_comes_leaves_later_deadl
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             await echo(client, "connected")
-            connection, command = client._shared, packed(("ECHO", "x"))
+            connection, command = shared(client), packed(("ECHO", "x"))
             first, second = connection.ask(command, clock() + 5.0), connection.ask(command, clock() + 0.05)
-            time.sleep(0.1)  # whose code keeps the loop finds both at once: the reply, and the second's deadline
+            time.sleep(0.1)  # the loop is busy, and finds the reply and the end of the second deadline together
             proxy.freeze()
             assert (await first, type(await second)) == (b"x", TimeoutError)
             async with asyncio.timeout(2):
@@ -217,13 +232,13 @@ async def test_a_connection_that_rests_has_one_timer_which_is_gone_after_a_momen
 
 @pytest.mark.parametrize("were_many", [False, True])
 async def test_a_connection_that_rested_for_longer_than_its_patience_is_not_silent(any_server, were_many):
-    clock = asyncio.get_running_loop().time
     async with direct(any_server.url, timeout=0.1) as client:
         await asyncio.gather(*(echo(client, f"{caller}") for caller in range(3 if were_many else 1)))
-        connection = client._shared
-        connection._heard -= 60
-        answer = connection.ask(packed(("ECHO", "x")), clock() + 5)
-        connection._look()  # as a timer does that was set before
+        connection = shared(client)
+        let_time_pass(60)
+        await asyncio.sleep(0)  # from here on the timer that was set before rings in this turn of the loop
+        answer = connection.ask(packed(("ECHO", "x")), asyncio.get_running_loop().time() + 5)
+        await asyncio.sleep(0)
         assert len(timers()) == 1
         assert (await answer, connection.is_open) == (b"x", True)
 
@@ -260,3 +275,30 @@ async def test_a_connection_to_a_server_that_became_a_replica_is_closed_and_late
                     await echo(client, "refused")
             assert connections(client) == before - 1
             await echo(client, "after")
+
+
+async def test_what_a_server_says_after_it_became_a_replica_goes_to_nobody(any_server):
+    async with (
+        relay(any_server.port, lambda reply: reply.replace(b"$3\r\nbad\r\n", READONLY + b"$5\r\nstale\r\n")) as (
+            port,
+            _,
+        ),
+        direct(f"redis://127.0.0.1:{port}") as client,
+    ):
+        await echo(client, "good")
+        refused, later = await asyncio.gather(echo(client, "bad"), echo(client, "good"), return_exceptions=True)
+        assert isinstance(refused, redis.ReadOnlyError)
+        assert isinstance(later, redis.ConnectionError)
+        await echo(client, "after")
+
+
+async def test_a_push_message_is_not_taken_for_the_reply_that_is_due(any_server):
+    push = b">2\r\n+invalidate\r\n*0\r\n"
+    async with (
+        relay(any_server.port, lambda reply: reply.replace(b"$3\r\nbad", push + b"$3\r\nbad")) as (port, _),
+        direct(f"redis://127.0.0.1:{port}") as client,
+    ):
+        await echo(client, "good")
+        with pytest.raises(redis.ConnectionError, match="nobody had asked for"):
+            await echo(client, "bad")
+        await echo(client, "after")

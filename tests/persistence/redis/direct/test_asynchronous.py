@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import warnings
+import weakref
 from contextlib import suppress
 from random import Random
 
@@ -15,7 +16,7 @@ from idempotency_mw.core.record import Acquired
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 from idempotency_mw.persistence.redis.commands import RAW
 from tests.persistence.driven import a_claim
-from tests.persistence.redis.direct.async_talk import connections, direct, echo
+from tests.persistence.redis.direct.async_talk import connections, direct, echo, let_time_pass, timers
 from tests.proxy import Proxy
 
 LARGE = 10 << 20
@@ -92,20 +93,40 @@ async def test_claims_of_callers_who_leave_one_by_one_are_released_though_their_
                 await asyncio.sleep(0.01)
             await layer.until_released(2.0)
             with any_server.client() as store:
-                assert not any(store.exists(layer._key(claim)) for claim in claims)
+                assert not any(store.exists(layer.key_prefix + claim.storage_key) for claim in claims)
 
 
 async def test_closing_waits_for_its_own_loops_releases_while_another_loop_begins_one(any_server):
     class Elsewhere:
-        """A release on another loop; just now there comes the next."""
+        """A release on another loop. Another one begins there when it is asked for its loop."""
 
         def get_loop(self):
-            layer._in_doubt.add(object())
+            releases.add(object())
 
     async with AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True) as layer:
-        layer._in_doubt.add(Elsewhere())
+        releases = layer._in_doubt  # the only way to make the other loop's thread add one in that moment
+        releases.add(Elsewhere())
         await layer.until_released(2.0)
-        layer._in_doubt.clear()
+        assert len(releases) == 2
+        releases.clear()
+
+
+async def test_a_release_that_gets_no_answer_is_given_up_when_the_time_to_wait_for_it_is_over(any_server):
+    with Proxy(any_server.port) as proxy:
+        async with AsyncRedisPersistenceLayer.from_url(proxy.url, timeout_seconds=60, direct=True) as layer:
+            await layer.extend(a_claim())
+            proxy.when(b"EVALSHA", "hang reply")
+            acquiring = asyncio.ensure_future(layer.acquire(a_claim()))
+            while proxy.planned:
+                await asyncio.sleep(0.01)
+            proxy.when(b"", "hang request", times=None)
+            acquiring.cancel()
+            await asyncio.wait([acquiring])
+            assert len(asyncio.all_tasks()) > 1
+            async with asyncio.timeout(5):
+                await layer.until_released(0.1)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert timers() == []
 
 
 async def test_a_large_command_or_reply_goes_beside_small_ones(any_server):
@@ -185,8 +206,7 @@ async def test_a_connection_that_was_idle_so_long_that_a_firewall_may_have_forgo
     with Proxy(any_server.port) as proxy:
         async with direct(proxy.url) as client:
             await asyncio.gather(*(client.send_pipeline([("ECHO", "a")]) for _ in range(3)))
-            for connection in client._idle:
-                connection._heard -= 31  # seconds
+            let_time_pass(31)
             proxy.freeze()
             async with asyncio.timeout(2):
                 assert await client.send_pipeline([("ECHO", "b")]) == [b"b"]
@@ -239,8 +259,10 @@ def test_a_loop_that_is_closed_while_clients_are_open_causes_no_warning(any_serv
 
 def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_closed(any_server):
     layer = AsyncRedisPersistenceLayer.from_url(any_server.url, direct=True)
+    loops_used = []
 
     async def wait_in_line():
+        loops_used.append(weakref.ref(asyncio.get_running_loop()))
         async with layer:
             claims = [a_claim() for _ in range(20)]
             await asyncio.gather(*(layer.complete(claim, b"x" * 10_000) for claim in claims))
@@ -249,9 +271,10 @@ def test_loops_on_which_callers_waited_in_line_are_forgotten_once_they_are_close
         open_yet.run(wait_in_line())
         for _ in range(3):
             asyncio.run(wait_in_line())
+        open_yet.run(wait_in_line())
         gc.collect()
-        assert len(layer._limits._semaphores) == 2
-        assert open_yet.get_loop() in layer._limits._semaphores
+        _, *closed, _, _ = loops_used
+        assert [each() for each in closed] == [None, None]  # the last one is forgotten when the next loop comes
 
 
 async def used_and_closed(layer):

@@ -11,18 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from idempotency_mw.persistence.redis.direct.blocking import (
-    _rested,
-)
+from idempotency_mw.persistence.redis.direct import blocking
+from idempotency_mw.persistence.redis.direct.resp import packed
 from tests.clusters import until
 from tests.persistence.redis.direct.blocking_talk import (
     connected,
     direct,
     echo,
     idle,
+    idle_lists,
     said,
     several_idle,
+    sockets_to,
     together,
+    until_unfit,
 )
 from tests.proxy import Proxy
 
@@ -61,12 +63,17 @@ def test_there_are_as_many_connections_as_threads_that_ask_and_few_are_kept(any_
         until(lambda: connected(any_server, "many") == 50, within=2)
 
 
-def test_a_connection_that_another_thread_takes_first_is_not_waited_for():
+def test_a_thread_connects_if_another_one_takes_the_last_idle_connection_first(any_server):
     class Emptied(list):
+        """A list that has just become empty: it had something when the client looked."""
+
         def __bool__(self):
             return True
 
-    assert _rested(Emptied(), 0.0) is None
+    with direct(any_server.url) as client:
+        idle_lists(client)[os.getpid()] = Emptied()
+        echo(client, "after")
+        assert len(idle(client)) == 1
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -98,7 +105,7 @@ def test_what_the_server_says_unasked_is_not_a_reply_to_the_next_command(any_ser
     with Proxy(any_server.port) as proxy, direct(proxy.url) as client:
         several_idle(client)
         proxy.say(b"$5\r\nstale\r\n")
-        until(lambda: all(not each.is_fit(time.monotonic()) for each in idle(client)), within=2)
+        until_unfit(client)
         echo(client, "after")
         assert len(idle(client)) == 1
 
@@ -110,57 +117,52 @@ def test_connections_that_the_server_closed_meanwhile_cost_no_error_and_no_pause
             for each in store.client_list():
                 if each["name"] == "killed":
                     store.client_kill_filter(_id=each["id"])
-        until(lambda: all(not each.is_fit(time.monotonic()) for each in idle(client)), within=2)
+        until_unfit(client)
         echo(client, "after")
         assert len(idle(client)) == 1
 
 
 def test_connections_that_were_idle_so_long_that_a_firewall_may_have_forgotten_them_are_not_used(any_server):
-    with Proxy(any_server.port) as proxy, direct(proxy.url) as client:
+    with Proxy(any_server.port) as proxy, direct(proxy.url, client_name="rested") as client:
         several_idle(client)
-        left = tuple(idle(client))
-        for connection in left:
-            connection._asked -= 31  # seconds
         proxy.freeze()
-        echo(client, "after", within=1)
-        assert [connection._sock.fileno() for connection in left] == [-1, -1, -1]
+        now = time.monotonic() + 31
+        assert client.ask(packed(("ECHO", "after")), now, now + 1) == b"after"
         assert len(idle(client)) == 1
+        until(lambda: connected(any_server, "rested") == 1, within=2)
+
+
+def test_connections_that_were_idle_for_less_time_are_used(any_server):
+    with direct(any_server.url) as client:
+        before = said(client, "CLIENT", "ID")
+        now = time.monotonic() + 29
+        assert client.ask(packed(("CLIENT", "ID")), now, now + 1) == before
 
 
 def test_a_child_uses_no_socket_of_its_parent_and_closes_its_copies(any_server):
-    with direct(any_server.url, client_name="forked") as client:
+    others = sockets_to(any_server.port)
+    with direct(any_server.url) as client:
         several_idle(client)
         own = said(client, "CLIENT", "ID")
-        parents = [connection._sock.fileno() for connection in idle(client)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, from 3.12 on
             child = os.fork()
         if child == 0:
             theirs = said(client, "CLIENT", "ID")
-            still_open = [each for each in parents if is_open(each)]
-            # The new socket takes one of the numbers, if they were closed first.
-            os._exit(0 if theirs != own and len(still_open) <= 1 and list(client._idle) == [os.getpid()] else 1)
+            os._exit(0 if theirs != own and len(sockets_to(any_server.port) - others) == 1 else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert said(client, "CLIENT", "ID") == own
         assert len(idle(client)) == 3
 
 
-def test_what_another_process_left_is_closed_when_this_one_begins(any_server):
-    with direct(any_server.url) as client:
+def test_what_another_process_left_is_closed_and_forgotten_when_this_one_begins(any_server, monkeypatch):
+    with direct(any_server.url, client_name="left") as client:
         several_idle(client)
-        left = client._idle[-1] = client._idle.pop(os.getpid())
-        descriptors = [connection._sock.fileno() for connection in left]
-        client._begin_in_this_process()
-        assert client._idle == {os.getpid(): []}
-        assert not any(map(is_open, descriptors))
-
-
-def is_open(descriptor):
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+        with monkeypatch.context() as in_a_child:
+            in_a_child.setattr(blocking, "getpid", lambda: -1)
+            echo(client, "the child's first")
+            until(lambda: connected(any_server, "left") == 1, within=2)
+        assert idle(client) == []  # also for a process that gets the number of the first one later
 
 
 def test_children_of_a_process_whose_threads_ask_all_the_time_can_ask(any_server):

@@ -22,6 +22,7 @@ from tests.persistence.redis.direct.async_talk import relay
 from tests.persistence.redis.direct.blocking_talk import (
     direct,
     echo,
+    ids,
     said,
 )
 from tests.proxy import Proxy
@@ -108,15 +109,15 @@ def test_the_usual_client_is_what_direct_false_asks_for(any_server):
 def test_the_usual_client_leaves_a_server_that_is_a_replica_now_too(any_server):
     with (
         Proxy(any_server.port) as proxy,
-        RedisPersistenceLayer.from_url(proxy.url, direct=False) as layer,
+        RedisPersistenceLayer.from_url(proxy.url, direct=False, client_name="leaving") as layer,
     ):
         assert layer.acquire(a_claim()) == Acquired(1)
-        before = layer._client().client_id()
+        before = ids(any_server, "leaving")
         proxy.when(
             b"EVALSHA", "answer request", reply=b"-READONLY You can't write against a read only replica.\r\n"
         )
         assert layer.acquire(a_claim()) == Acquired(1)
-        assert layer._client().client_id() != before
+        assert len(ids(any_server, "leaving") - before) == 1
 
 
 def test_a_redis_py_that_lacks_a_needed_name_is_used_as_the_usual_client():

@@ -9,17 +9,15 @@ import pytest
 import redis
 
 from idempotency_mw.persistence.redis.direct.blocking_connection import BlockingConnection
-from tests.persistence.redis.direct.blocking_talk import exchange
+from tests.persistence.redis.direct.blocking_talk import OnSocket, exchange
 
 
 @contextmanager
 def a_connection():
     """Yield a connection, and the other end of it."""
     ours, theirs = socket.socketpair()
-    connection = redis.Connection()
-    connection._sock = ours
     with closing(theirs), closing(ours):
-        yield BlockingConnection(connection), theirs
+        yield BlockingConnection(OnSocket(ours)), theirs
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,8 @@ def test_a_reply_that_trickles_in_ends_with_the_deadline():
 class Pouring:
     """A socket on which there is always something to read, for a second."""
 
-    def __init__(self):
+    def __init__(self, sock):
+        self.fileno = sock.fileno
         self.ends = time.monotonic() + 1.0
 
     def settimeout(self, _seconds):
@@ -121,10 +120,17 @@ class Pouring:
     def recv(self, _size):
         return b"$99999999\r\n" if time.monotonic() < self.ends else b""
 
+    def shutdown(self, _how):
+        pass
+
+    def close(self):
+        pass
+
 
 def test_a_reply_that_comes_without_a_pause_and_without_an_end_ends_with_the_deadline():
-    with a_connection() as (connection, _):
-        connection._sock = Pouring()
+    ours, theirs = socket.socketpair()
+    with closing(theirs), closing(ours):
+        connection = BlockingConnection(OnSocket(Pouring(ours)))
         with pytest.raises(TimeoutError):
             exchange(connection, within=0.1)
 

@@ -14,9 +14,17 @@ import redis
 from idempotency_mw.core.record import Acquired
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import RedisPersistenceLayer
+from idempotency_mw.persistence.redis.direct.blocking import DirectBlockingRedis
 from tests.clusters import until
 from tests.persistence.driven import a_claim
-from tests.persistence.redis.direct.blocking_talk import connected, direct, echo, idle, several_idle
+from tests.persistence.redis.direct.blocking_talk import (
+    DEADLINE,
+    connected,
+    direct,
+    echo,
+    idle,
+    several_idle,
+)
 from tests.proxy import Proxy
 
 
@@ -61,15 +69,17 @@ def test_an_interrupt_while_it_connects_leaves_no_connection(any_server):
 
     class Interrupted(redis.Connection):
         def connect(self):
-            made.append(self)
             super().connect()
+            made.append(self)  # nothing is closed by the collector
+            assert connected(any_server, "interrupted_early") == 1
             raise KeyboardInterrupt
 
-    with direct(any_server.url) as client:
-        client._make_connection = lambda: Interrupted(port=any_server.port)
-        with pytest.raises(KeyboardInterrupt):
-            echo(client, "never")
-        assert [each._sock for each in made] == [None]
+    options = {"port": any_server.port, "client_name": "interrupted_early"}
+    client = DirectBlockingRedis(redis.ConnectionPool(**options), lambda: Interrupted(**options), DEADLINE)
+    with pytest.raises(KeyboardInterrupt):
+        echo(client, "never")
+    assert len(made) == 1
+    until(lambda: connected(any_server, "interrupted_early") == 0, within=2)
 
 
 UNDER_GEVENT = """
@@ -129,10 +139,11 @@ def test_a_connection_that_hangs_or_breaks_costs_no_caller_its_answer(any_server
         RedisPersistenceLayer.from_url(proxy.url, timeout_seconds=1.0, direct=True) as layer,
     ):
         assert layer.acquire(a_claim()) == Acquired(1)
-        several_idle(layer._client())
+        client = layer._client()
+        several_idle(client)
         proxy.when(b"EVALSHA", action)
         assert layer.acquire(a_claim()) == Acquired(1)
-        several_idle(layer._client())
+        several_idle(client)
         proxy.freeze()
         assert layer.acquire(a_claim()) == Acquired(1)
 

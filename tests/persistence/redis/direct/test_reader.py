@@ -12,6 +12,7 @@ from redis.exceptions import InvalidResponse
 
 from idempotency_mw.persistence.redis.direct.resp import Push, Reader
 from idempotency_mw.persistence.redis.redis_py import server_error
+from tests.persistence.redis.direct.blocking_talk import OnSocket
 
 CANARY = "stored-response-7f3a"
 
@@ -148,16 +149,17 @@ class Source:
     def settimeout(self, _seconds):
         pass
 
+    def shutdown(self, _how):
+        pass
+
+    def close(self):
+        pass
+
 
 def by_redis_py(kind, stream, count):
-    connection = redis.Connection()
-    connection._sock = Source(stream)
     parser = kind(1 << 16)
-    parser.on_connect(connection)
-    try:
-        return [comparable(parser.read_response(disable_decoding=True)) for _ in range(count)]
-    finally:
-        connection._sock = None
+    parser.on_connect(OnSocket(Source(stream)))
+    return [comparable(parser.read_response(disable_decoding=True)) for _ in range(count)]
 
 
 @pytest.mark.parametrize(("kind", "replies"), [(_RESP2Parser, RESP2), (_RESP3Parser, RESP3)], ids=["2", "3"])
