@@ -94,6 +94,7 @@ application = IdempotencyMiddleware(
         # Deliveries of one event have different numbers, but it is the same event.
         payload_validation_jmespath="[id, data]",
         expires_after_seconds=7 * 86400,
+        key_prefix="webhooks",  # other services on this Redis have other names, and so other records
     ),
     http=rule_of,
 )

@@ -80,7 +80,11 @@ app = FastAPI(title="Payments", lifespan=lifespan)
 app.add_middleware(
     IdempotencyMiddleware,
     persistence_store=store,
-    config=IdempotencyConfig(lease_seconds=LEASE_SECONDS, event_key_jmespath="idempotency_key"),
+    config=IdempotencyConfig(
+        lease_seconds=LEASE_SECONDS,
+        event_key_jmespath="idempotency_key",
+        key_prefix="payments",  # other services on this Redis have other names, and so other records
+    ),
     http=rule_of,
 )
 # The middleware added last is the outermost. CORS is outermost, so that replays and refusals get its headers, too.

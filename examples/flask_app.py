@@ -62,7 +62,10 @@ store.check()  # fail at the start, not at the first booking, if it can't be use
 app.wsgi_app = IdempotencyMiddleware(  # type: ignore[method-assign]
     app.wsgi_app,
     persistence_store=store,
-    config=IdempotencyConfig(lease_seconds=LEASE_SECONDS),
+    config=IdempotencyConfig(
+        lease_seconds=LEASE_SECONDS,
+        key_prefix="bookings",  # other services on this Redis have other names, and so other records
+    ),
     http=HTTPConfig(required=True, caller=agency_of),
 )
 

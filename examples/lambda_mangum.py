@@ -22,7 +22,7 @@ from mangum import Mangum
 from pydantic import BaseModel, PositiveInt
 from starlette.requests import Request
 
-from idempotency_mw import HTTPConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
@@ -44,6 +44,7 @@ app = FastAPI(title="Payments")
 app.add_middleware(
     IdempotencyMiddleware,
     persistence_store=store,
+    config=IdempotencyConfig(key_prefix="payments"),  # other services on this Redis have other names
     http=HTTPConfig(required=True, caller=caller_of),
 )
 

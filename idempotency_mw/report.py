@@ -1,4 +1,7 @@
-"""Warnings about what went wrong without changing the answer, on the logger `idempotency_mw`.
+"""What is logged, on the logger `idempotency_mw`.
+
+Warnings about what went wrong without changing the answer; and when a surface is built, one line that says how,
+with warnings about options that are dangerous.
 
 Of a request, only the first characters of its storage key are logged. They find the record, and as part of a
 digest they reveal nothing.
@@ -12,13 +15,17 @@ __all__ = [
     "answer_cut_off",
     "answer_not_kept",
     "answer_not_storable",
+    "built",
     "claim_not_settled",
     "completion_lost",
     "execution_too_long",
+    "file_open_to_others",
     "key_missing",
     "lease_lost",
     "lease_not_extended",
+    "namespace_shared",
     "protection_disabled",
+    "senders_bound_by_default",
     "store_passed_by",
     "store_refused",
     "winner_unreadable",
@@ -78,8 +85,41 @@ def answer_not_kept(storage_key: str) -> None:
 
 
 def answer_not_storable(storage_key: str) -> None:
-    """The answer has a header that can't be stored: the record is a tombstone."""
-    _warn(storage_key, "the answer can't be stored; duplicates will be refused")
+    """The answer can't be stored, or would come back changed: the record is a tombstone.
+
+    HTTP: it has a header that can't be stored. Functions: JSON can't hold the result, or the serializer would
+    bring back another value.
+    """
+    _warn(storage_key, "the answer can't be stored, or would come back changed; duplicates will be refused")
+
+
+def built(surface: str, line: str, level: int) -> None:
+    """A surface was built: what it protects, and how."""
+    _logger.log(level, "%s: %s", surface, line)
+
+
+def senders_bound_by_default(surface: str, senders: str) -> None:
+    """A surface has neither `caller` nor `bound_headers`: what separates senders is what the library guesses."""
+    _logger.warning(
+        "%s: no caller is given: %s. Set `caller` in HTTPConfig, or `bound_headers` to what your app goes by",
+        surface,
+        senders,
+    )
+
+
+def namespace_shared(surface: str, prefix: str) -> None:
+    """Nothing in the names of the records tells this service from others on the same Redis."""
+    _logger.warning(
+        "%s: services that share this Redis share their keys: set `key_prefix` in IdempotencyConfig, or another "
+        "than %r in the layer",
+        surface,
+        prefix,
+    )
+
+
+def file_open_to_others(name: str, mode: int) -> None:
+    """The store's file may be read or written by others than its owner."""
+    _logger.warning("%s: others than its owner may read or write it (mode %o); make it 600", name, mode)
 
 
 def key_missing(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Every report is one warning on the logger `idempotency_mw`; of a request it has the start of a storage key."""
+"""Every report is on one logger. Those about a request are warnings and have of it the start of a storage key."""
 
 import inspect
 import logging
@@ -14,7 +14,10 @@ ERROR = IdempotencyPersistenceConnectionError("connection refused")
 OF_FUNCTIONS = ("key_missing", "protection_disabled")
 """Reports that take a function's name."""
 
-OF_RECORDS = sorted({*report.__all__} - {*OF_FUNCTIONS})
+OF_SURFACES = ("built", "file_open_to_others", "namespace_shared", "senders_bound_by_default")
+"""Reports made when a surface or a layer is built; `test_startup` and the tests of the layers cover them."""
+
+OF_RECORDS = sorted({*report.__all__} - {*OF_FUNCTIONS, *OF_SURFACES})
 """Reports that take a storage key."""
 
 

@@ -153,7 +153,9 @@ def test_no_canary_is_in_the_errors_and_logs_of_refused_calls(caplog):
 def test_no_canary_is_in_the_error_for_a_payload_without_a_key(payload, caplog):
     caplog.set_level(logging.DEBUG)
     config = IdempotencyConfig(event_key_jmespath="abs(key)", raise_on_no_idempotency_key=True)
-    function = idempotent_function(lambda given: given, persistence_store=MemoryPersistenceLayer(), config=config)
+    function = idempotent_function(
+        lambda given: given, persistence_store=MemoryPersistenceLayer(), config=config, key_prefix="given"
+    )
     with pytest.raises(IdempotencyError) as refused:
         function(payload)
     for line in traceback.format_exception_only(refused.value):

@@ -23,6 +23,7 @@ from idempotency_mw.http.config import HTTPConfig
 from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Response
 from idempotency_mw.http.rules import Hook, Rules
+from idempotency_mw.http.startup import announce_surface
 from idempotency_mw.lifecycle.claims import AsyncClaimLifecycle
 from idempotency_mw.lifecycle.waiting import RemainingSeconds
 from idempotency_mw.persistence.adapted import Store, for_async
@@ -58,6 +59,7 @@ class IdempotencyMiddleware:
         self._passing = self._rules.passing_methods
         self._sought = self._rules.sought_header
         self._sought_length = len(self._sought or b"")
+        announce_surface("ASGI middleware", self._rules, persistence_store)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection. Anything but a protected request passes to the app, untouched."""

@@ -68,6 +68,9 @@ class IdempotencyConfig:
     """Keep completed records in this process too."""
     local_cache_max_items: int = 256
     """How many completed records the local cache holds: the default of Powertools for AWS Lambda."""
+    local_cache_max_bytes: int = 64 * 2**20
+    """How many bytes it holds at most; a record that is larger is not held. 256 answers of 1 MiB, the defaults of
+    `local_cache_max_items` and `max_response_body`, would be 256 MiB in each process."""
 
     def __post_init__(self) -> None:
         check_seconds("expires_after_seconds", self.expires_after_seconds, least=0.001)
@@ -87,6 +90,7 @@ class IdempotencyConfig:
             raise IdempotencyConfigurationError("response_hook must be callable")
         check_type("key_prefix", self.key_prefix, str)
         check_count("local_cache_max_items", self.local_cache_max_items, least=1)
+        check_count("local_cache_max_bytes", self.local_cache_max_bytes, least=1)
 
     @property
     def lease_ms(self) -> int:

@@ -9,6 +9,7 @@ run           one run of a function under a claim
 answers       what a caller gets instead of a run
 serializers   results as bytes
 rebuilding    dataclasses from JSON data, by their annotations
+equality      whether a result would come back as it was
 plain         payloads as plain JSON data
 """
 

@@ -5,6 +5,7 @@ passed along with the call.
 """
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from idempotency_mw.functions.plain import is_missing, plain_payload
 from idempotency_mw.functions.run import run, run_async, runs_async
 from idempotency_mw.functions.serializers import OutputSerializer
 from idempotency_mw.lifecycle.claims import AsyncClaimLifecycle, ClaimLifecycle
+from idempotency_mw.lifecycle.startup import announce
 from idempotency_mw.lifecycle.waiting import RemainingSeconds
 from idempotency_mw.persistence.adapted import Store, for_async, for_blocking
 
@@ -66,6 +68,16 @@ class _Guard:
         self._event_key = Selection.of_option(config.event_key_jmespath, config.jmespath_options)
         self._validation = Selection.of_option(config.payload_validation_jmespath, config.jmespath_options)
 
+    def _announce(self, options: Options) -> None:
+        """Log one line at DEBUG.
+
+        Not at INFO as a middleware does: functions are decorated by the dozen, when modules are imported. Nor is
+        there a warning about a shared namespace: a function's module and name are part of its keys.
+        """
+        expression = self._config.event_key_jmespath
+        key = "key is the payload" if expression is None else f"key in the payload at {expression}"
+        announce(self._name, (key,), options.persistence_store, self._config, level=logging.DEBUG)
+
     def _prepared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[KeyedCall | None, RemainingSeconds | None]:
@@ -100,6 +112,7 @@ class Guard(_Guard):
     def __init__(self, function: Callable[..., Any], arguments: Arguments, options: Options) -> None:
         super().__init__(function, arguments, options)
         self._lifecycle = ClaimLifecycle(for_blocking(options.persistence_store, self._config), self._config)
+        self._announce(options)
 
     def wrapper(self) -> Callable[..., Any]:
         """Return the decorated function."""
@@ -128,6 +141,7 @@ class AsyncGuard(_Guard):
     def __init__(self, function: Callable[..., Any], arguments: Arguments, options: Options) -> None:
         super().__init__(function, arguments, options)
         self._lifecycle = AsyncClaimLifecycle(for_async(options.persistence_store, self._config), self._config)
+        self._announce(options)
 
     def wrapper(self) -> Callable[..., Any]:
         """Return the decorated function."""

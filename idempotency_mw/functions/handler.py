@@ -12,6 +12,7 @@ from idempotency_mw.errors import IdempotencyConfigurationError
 from idempotency_mw.functions.calls import Call
 from idempotency_mw.functions.run import run, run_async, runs_async
 from idempotency_mw.lifecycle.claims import AsyncClaimLifecycle, ClaimLifecycle
+from idempotency_mw.lifecycle.startup import announce, warn_of_shared_namespace
 from idempotency_mw.persistence.adapted import Store, for_async, for_blocking
 from idempotency_mw.persistence.base import PersistenceLayer
 
@@ -28,6 +29,7 @@ class IdempotencyHandler:
 
     def __init__(self, persistence_store: PersistenceLayer, config: IdempotencyConfig) -> None:
         self._lifecycle = ClaimLifecycle(for_blocking(persistence_store, config), config)
+        _announce(self, persistence_store, config)
 
     def handle(self, call: Call, function: Callable[[], Answer]) -> Answer:
         """Run the function, or return what it returned for this key before. A refusal is raised as its error.
@@ -48,7 +50,14 @@ class AsyncIdempotencyHandler:
 
     def __init__(self, persistence_store: Store, config: IdempotencyConfig) -> None:
         self._lifecycle = AsyncClaimLifecycle(for_async(persistence_store, config), config)
+        _announce(self, persistence_store, config)
 
     async def handle(self, call: Call, function: Callable[[], Awaitable[Answer]]) -> Answer:
         """As `IdempotencyHandler.handle`, for an async function."""
         return await run_async(self._lifecycle, call.keyed(self._lifecycle.config), function)
+
+
+def _announce(handler: object, persistence_store: object, config: IdempotencyConfig) -> None:
+    surface = type(handler).__name__
+    announce(surface, ("key given with each call",), persistence_store, config)
+    warn_of_shared_namespace(surface, persistence_store, config)

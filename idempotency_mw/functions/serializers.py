@@ -6,10 +6,10 @@
          2      ...  value: JSON, in ASCII, with NaN and infinities as Python writes and reads them
                      failure: the name of the exception's class, in UTF-8
 
-Without a serializer a result is kept as JSON keeps it: a tuple comes back as a list, a member of an Enum whose
-value is text comes back as text, and a numeric key of a dict comes back as text. A serializer turns a result
-into JSON data and back into its class. None is always kept as None. Nothing from a store is trusted, and
-nothing is ever unpickled.
+Without a serializer a result is kept as JSON maps it: a tuple comes back as a list, a member of an Enum whose
+value is text or a whole number comes back as that value, and a key of a dict that is a number, a bool or None
+comes back as text. A serializer turns a result into JSON data and back into its class, and is kept only if it
+comes back equal. None is always kept as None. Nothing from a store is trusted, and nothing is ever unpickled.
 """
 
 import json
@@ -19,6 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, NamedTuple, Protocol, Union, cast, get_args, get_origin, get_type_hints
 
 from idempotency_mw.errors import IdempotencyConfigurationError, IdempotencyRecordError
+from idempotency_mw.functions.equality import maps_to, same, same_data
 from idempotency_mw.functions.rebuilding import checked_dataclass, data_of, rebuilt
 
 __all__ = [
@@ -42,20 +43,23 @@ _CLASS_NAME = re.compile(rf"[\w.<>]{{1,{_LONGEST_CLASS_NAME}}}")
 
 
 class OutputSerializer(Protocol):
-    """Turns results into JSON data and back. Both methods may raise anything."""
+    """Turns results into JSON data and back. Both methods may raise anything.
+
+    Both are called before a result is kept: it is kept only if `from_dict` returns a value that equals the result,
+    as its class defines equality, and if `to_dict` makes the same data of that value again. Otherwise the caller
+    still gets the result, and the record becomes a tombstone: a duplicate raises
+    `IdempotencyResponseNotKeptError`.
+    """
 
     def to_dict(self, data: Any) -> Any:
-        """Return the JSON data for a result.
-
-        If it raises, the caller still gets the result, and the record becomes a tombstone: a duplicate raises
-        `IdempotencyResponseNotKeptError`.
-        """
+        """Return the JSON data for a result. If it raises, the result is not kept."""
         ...
 
     def from_dict(self, data: Any) -> Any:
         """Return the result for its JSON data.
 
-        If it raises, the duplicate raises `IdempotencyRecordError`, and the function does not run.
+        If it raises before the result is kept, the result is not kept. If it raises for a duplicate, the duplicate
+        raises `IdempotencyRecordError`, and the function does not run.
         """
         ...
 
@@ -79,7 +83,9 @@ class CustomDictSerializer:
 class PydanticSerializer:
     """Keeps instances of one pydantic 2 model.
 
-    An instance of a subclass is not kept: its own fields would be lost.
+    An instance of a subclass is not kept: its own fields would be lost. Nor is one that would come back changed: a
+    `SecretStr` is written masked, a field with `exclude=True` not at all, and a field with `serialization_alias`
+    alone can't be read again.
     """
 
     def __init__(self, model: Any) -> None:
@@ -100,7 +106,8 @@ class PydanticSerializer:
 class DataclassSerializer:
     """Keeps instances of one dataclass, rebuilt by the annotations of its fields, nested dataclasses too.
 
-    An instance that would not come back equal is not kept, such as a field annotated as `Any` that holds a date.
+    An instance that would not come back equal is not kept, such as one whose field is annotated as `Any` and holds
+    a date. Without equality of its own (`eq=False`) a dataclass is compared field by field.
     """
 
     def __init__(self, model: Any) -> None:
@@ -109,10 +116,7 @@ class DataclassSerializer:
     def to_dict(self, data: Any) -> Any:
         """Return the fields as JSON data."""
         _check_class(data, self._model)
-        members = data_of(data)
-        if self._model.__dataclass_params__.eq and rebuilt(self._model, members) != data:
-            raise ValueError("the instance would not come back equal")
-        return members
+        return data_of(data)
 
     def from_dict(self, data: Any) -> Any:
         """Return an instance."""
@@ -163,12 +167,22 @@ class StoredFailure(NamedTuple):
 
 
 def encode_value(result: Any, serializer: OutputSerializer | None) -> bytes | None:
-    """Return the bytes of a result, or None if it can't be kept."""
+    """Return the bytes of a result, or None if it can't be kept, or would come back as another value."""
     try:
         data = result if result is None or serializer is None else serializer.to_dict(result)
-        return b"1V" + _ENCODER.encode(data).encode("ascii")
+        encoded = b"1V" + _ENCODER.encode(data).encode("ascii")
+        return encoded if _comes_back(encoded, result, serializer) else None
     except Exception:  # noqa: BLE001 - the caller must get its result, whatever a serializer raises
         return None
+
+
+def _comes_back(encoded: bytes, result: Any, serializer: OutputSerializer | None) -> bool:
+    """Tell whether a duplicate would get the result that these bytes were made of. May raise anything."""
+    (stored,) = decode(encoded, serializer)
+    if result is None or serializer is None:
+        return maps_to(result, stored)
+    data = _ENCODER.encode(serializer.to_dict(stored))
+    return same_data(encoded[2:].decode("ascii"), data) and same(result, stored)
 
 
 def encode_failure(error: Exception) -> bytes:

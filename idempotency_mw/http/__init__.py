@@ -1,6 +1,7 @@
 """HTTP as values and decisions. Knows neither ASGI nor WSGI, and no store.
 
 config         the options of HTTP
+startup        what a surface logs when it is built
 rules          the options of a surface, and the exchange for each request
 exchange       the decisions about one request
 key            the idempotency key, from a header or a JSON body

@@ -30,6 +30,9 @@ DROPPED_HEADERS = (
 )
 """Headers that are true of one answer only: its time, its hop, its credentials, its rate limit, its trace."""
 
+_BOUND_BY_DEFAULT = ("authorization", "cookie", "host", "x-api-key")
+"""This very object stands for "not given": the same names given by hand are another object."""
+
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 
 
@@ -59,7 +62,7 @@ class HTTPConfig:
     """Refuse a request without a key, instead of passing it to the app."""
     caller: Callable[[Any], str | Awaitable[str]] | None = None
     """Returns who sends the request, as a stable identity. Takes the framework's own request, without its body."""
-    bound_headers: Collection[str] = ("authorization", "cookie", "x-api-key", "host")
+    bound_headers: Collection[str] = _BOUND_BY_DEFAULT
     """Headers that must be equal for a retry to be the same request, as long as there is no `caller`."""
     storable: Callable[[int], bool] = _is_success
     """Tells whether an answer with this status is kept. By default 2xx and 3xx."""
@@ -80,7 +83,9 @@ class HTTPConfig:
         for name in ("methods", "bound_headers", "dropped_headers"):
             # As a sorted tuple: hashable, and in the same order in every process, because the bound headers go
             # into the fingerprint in this order, and a set has another order in each process.
-            object.__setattr__(self, name, _names(name, getattr(self, name)))
+            given = getattr(self, name)
+            if given is not _BOUND_BY_DEFAULT:
+                object.__setattr__(self, name, _names(name, given))
         object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
         if self.header is not None:
             _check_name("header", self.header)
@@ -95,6 +100,11 @@ class HTTPConfig:
             _check_hook("caller", self.caller)
         _check_hook("storable", self.storable)
         check_seconds("max_wait_seconds", self.max_wait_seconds, least=0, most=3600)
+
+    @property
+    def binds_by_hand(self) -> bool:
+        """Whether `bound_headers` was given, be it empty."""
+        return self.bound_headers is not _BOUND_BY_DEFAULT
 
 
 def _names(option: str, given: Any) -> tuple[str, ...]:

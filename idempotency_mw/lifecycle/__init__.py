@@ -6,4 +6,5 @@ heartbeat         extends the leases of blocking code, in a thread
 async_heartbeat   extends the leases of asyncio code, with a timer on each event loop
 waiting           how long a duplicate waits, how often it asks, and how many may wait at once
 shielding         finishes a step although its task is cancelled
+startup           what a surface logs when it is built
 """

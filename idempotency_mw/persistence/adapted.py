@@ -24,7 +24,9 @@ def for_blocking(persistence_store: object, config: IdempotencyConfig) -> Persis
             "persistence_store is async: WSGI apps and plain functions need a blocking layer"
         )
     blocking = cast("PersistenceLayer", layer)
-    return LocalCache(blocking, config.local_cache_max_items) if config.use_local_cache else blocking
+    if not config.use_local_cache:
+        return blocking
+    return LocalCache(blocking, config.local_cache_max_items, config.local_cache_max_bytes)
 
 
 def for_async(persistence_store: object, config: IdempotencyConfig) -> AsyncPersistenceLayer:
@@ -33,7 +35,9 @@ def for_async(persistence_store: object, config: IdempotencyConfig) -> AsyncPers
     Raises `IdempotencyConfigurationError` if the object lacks one of the four verbs.
     """
     layer = as_async(_checked(persistence_store))
-    return AsyncLocalCache(layer, config.local_cache_max_items) if config.use_local_cache else layer
+    if not config.use_local_cache:
+        return layer
+    return AsyncLocalCache(layer, config.local_cache_max_items, config.local_cache_max_bytes)
 
 
 def _checked(persistence_store: object) -> Store:

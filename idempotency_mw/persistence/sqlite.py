@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -16,13 +15,13 @@ from typing import Literal, Self, get_args
 from idempotency_mw.core.config import check_choice, check_seconds
 from idempotency_mw.core.record import Acquired, Claim, Existing, Lost, Settled
 from idempotency_mw.errors import (
-    IdempotencyConfigurationError,
     IdempotencyPersistenceConnectionError,
     IdempotencyPersistenceLayerError,
     IdempotencyRecordError,
 )
 from idempotency_mw.persistence import verbs
 from idempotency_mw.persistence.frame import Frame
+from idempotency_mw.persistence.sqlite_file import Identity, checked_path, identity, prepared
 from idempotency_mw.persistence.verbs import StoredFrame
 
 __all__ = ["SQLitePersistenceLayer"]
@@ -58,6 +57,11 @@ class SQLitePersistenceLayer:
     Each process has one connection, used by one thread at a time; a forked child opens its own. Each acquire
     that writes also deletes up to eight expired records: more than it adds, so that expired records can't pile
     up, and few enough to keep the transaction short.
+
+    The file is made for its owner alone (0600), `-wal` and `-shm` too. A process stays with the file that it
+    opened first. If that file is removed or replaced, every verb raises `IdempotencyPersistenceLayerError`, until
+    the file is put back, the process is started again, or the layer is closed. Raises
+    `IdempotencyConfigurationError` if the path is a symbolic link or a `file:` URI.
     """
 
     def __init__(
@@ -68,12 +72,9 @@ class SQLitePersistenceLayer:
         timeout_seconds: float = 2.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        name = os.fspath(path)
-        if not name or ":memory:" in name:
-            raise IdempotencyConfigurationError("path must name a file; in memory, use MemoryPersistenceLayer")
+        self.path = checked_path(path)
         check_choice("durability", durability, get_args(Durability))
         check_seconds("timeout_seconds", timeout_seconds, least=0.001, most=3600)
-        self.path = Path(name).absolute()
         self.timeout_seconds = timeout_seconds
         self._durability = durability
         self._clock = clock
@@ -125,10 +126,11 @@ class SQLitePersistenceLayer:
             return
 
     def close(self) -> None:
-        """Close this process's connection. The layer opens it again when it is next used."""
+        """Close this process's connection. When the layer is next used, it opens the file that is there then."""
         if self._process.is_ours():
             with self._process.lock:
                 self._process.close()
+                self._process.file = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,12 +155,19 @@ class SQLitePersistenceLayer:
         """
         if not self._process.is_ours():
             self._inherited.append(self._process)
-            self._process = _Process()
+            self._process = _Process(self._process.file)
         return self._process
 
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
-        """Hold the file's write lock. Commit at the end; on any exception undo everything."""
+        """Hold the file's write lock. Commit at the end; on any exception undo everything.
+
+            time 0    A opens the file
+            time 1    the file is removed; B opens a new one under the same path
+            time 2    A commits to the file that nobody will ever read again
+
+        So which file is at the path is looked up after the commit: A's verb fails, and nothing was acknowledged.
+        """
         ends = time.monotonic() + self.timeout_seconds
         process = self._here()
         if not process.lock.acquire(timeout=self.timeout_seconds):
@@ -175,10 +184,24 @@ class SQLitePersistenceLayer:
             if isinstance(error, sqlite3.Error):
                 raise _translated(error, self.timeout_seconds) from error
             raise
+        else:
+            self._check_file(process.file)
         finally:
             process.lock.release()
 
+    def _check_file(self, opened: Identity | None) -> None:
+        """Raise if another file is at the path than the one that this process opened first, or none.
+
+        The connection stays open: as long as it is, no new file gets the same inode.
+        """
+        if identity(self.path) != opened:
+            raise IdempotencyPersistenceLayerError(
+                f"the SQLite file {self.path.name!r} was removed or replaced: put it back, or restart this process"
+            )
+
     def _open(self, process: "_Process", ends: float) -> sqlite3.Connection:
+        file = process.file or prepared(self.path)
+        self._check_file(file)
         process.connection = connection = sqlite3.connect(
             self.path, timeout=_left_ms(ends) / 1000, isolation_level=None, check_same_thread=False
         )
@@ -188,13 +211,16 @@ class SQLitePersistenceLayer:
         connection.execute(f"PRAGMA synchronous = {self._durability}")
         connection.execute(_SCHEMA)
         connection.execute(_INDEX)
+        process.file = file
         return connection
 
 
 class _Process:
     """One process's connection, and the lock that lets one thread use it at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Identity | None = None) -> None:
+        self.file = file
+        """Which file it opened first; a forked child stays with its parent's."""
         self.pid = os.getpid()
         self.lock = Lock()
         self.connection: sqlite3.Connection | None = None

@@ -19,6 +19,7 @@ from idempotency_mw.http.exchange import Exchange, Keyed, Pass, Refuse, Wanted
 from idempotency_mw.http.message import Response, meta_variable
 from idempotency_mw.http.problem import Refusal
 from idempotency_mw.http.rules import Hook, Rules
+from idempotency_mw.http.startup import announce_surface
 from idempotency_mw.lifecycle.claims import ClaimLifecycle
 from idempotency_mw.persistence.adapted import for_blocking
 from idempotency_mw.persistence.base import PersistenceLayer
@@ -62,6 +63,7 @@ class IdempotencyMiddleware:
         self._ask = _asking_with_werkzeug() if self._rules.ask_the_framework else None
         sought = self._rules.sought_header
         self._sought = None if sought is None else meta_variable(sought)
+        announce_surface("WSGI middleware", self._rules, persistence_store)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request. One that is not protected passes to the app, untouched."""

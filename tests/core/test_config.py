@@ -28,6 +28,7 @@ DEFAULTS = {
     "key_prefix": "",
     "use_local_cache": False,
     "local_cache_max_items": 256,
+    "local_cache_max_bytes": 64 * 2**20,
 }
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -55,6 +56,7 @@ ACCEPTED = {
     "key_prefix": ["", "orders", "\u00fc:*{}\x00"],
     "use_local_cache": [True, False],
     "local_cache_max_items": [1, 256, 10**6],
+    "local_cache_max_bytes": [1, 10**12],
 }
 
 NO_SECONDS = [-1, -0.001, MAX_SECONDS + 1, NAN, INFINITY, -INFINITY, True, None, "30", 1j]
@@ -80,6 +82,7 @@ REFUSED = {
     "key_prefix": [None, b"orders", 1],
     "use_local_cache": NO_FLAG,
     "local_cache_max_items": [0, -1, 1.0, True, None, "256"],
+    "local_cache_max_bytes": [0, -1, 1.0, True, None, "256"],
 }
 
 

@@ -210,16 +210,17 @@ async def test_a_call_is_refused_or_runs_unprotected_if_the_store_fails(surface)
     assert await surface.call(passing, 1) == 1
 
 
+@pytest.mark.row(138)
 async def test_the_local_cache_answers_without_the_store_and_compares_fingerprints(surface):
     layer = surface.failing()
     config = IdempotencyConfig(use_local_cache=True, event_key_jmespath="id", payload_validation_jmespath="amount")
     function = surface.function(config=config)
     for _ in range(3):
         assert await surface.call(function, {"id": 1, "amount": 2}) == {"id": 1, "amount": 2}
-    assert layer.calls == ["acquire", "complete", "acquire"]
+    assert layer.calls == ["acquire", "complete"]
     with pytest.raises(IdempotencyValidationError):
         await surface.call(function, {"id": 1, "amount": 3})
-    assert layer.calls == ["acquire", "complete", "acquire"]
+    assert layer.calls == ["acquire", "complete"]
     assert len(surface.runs) == 1
 
 

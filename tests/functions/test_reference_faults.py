@@ -427,7 +427,7 @@ def test_the_local_cache_is_thread_safe():
         assert [work(2), work(2)] == [2, 2]
         evicted.set()
 
-    assert [work(1), work(1)] == [1, 1]  # the second call caches the record
+    assert [work(1), work(1)] == [1, 1]
     with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader, ThreadPoolExecutor(1) as other:
         done = other.submit(evict)
         assert reader.submit(work, 1).result() == 1

@@ -7,14 +7,16 @@ import sys
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
+from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Generic, NamedTuple, Optional, TypeVar
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, SecretStr, field_serializer
 
 from idempotency_mw.errors import (
     IdempotencyConfigurationError,
@@ -35,6 +37,20 @@ from idempotency_mw.functions.serializers import (
 from tests.functions.golden import Colour, Line
 
 ROOT = Path(__file__).parents[2]
+
+
+class Text(StrEnum):
+    RED = "red"
+
+
+class Level(IntEnum):
+    HIGH = 3
+
+
+class Pair(NamedTuple):
+    left: int
+    right: Any
+
 
 json_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters()),
@@ -77,6 +93,34 @@ def test_the_stored_form_is_pinned():
     assert encode_value({"b": [1, None], "a": "\u00e9"}, None) == b'1V{"b":[1,null],"a":"\\u00e9"}'
     assert encode_failure(KeyError("secret")) == b"1Fbuiltins.KeyError"
     assert decode(b"1Fbuiltins.KeyError", None) == StoredFailure("builtins.KeyError")
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize(
+    ("result", "comes_back"),
+    [
+        (
+            {2: (2, (3,)), 1.5: "a", True: None, "b": math.nan},
+            {"2": [2, [3]], "1.5": "a", "true": None, "b": math.nan},
+        ),
+        ({None: 1, math.inf: 2}, {"null": 1, "Infinity": 2}),
+        (Pair(1, Text.RED), [1, "red"]),
+        ({Text.RED: Level.HIGH}, {"red": 3}),
+    ],
+    ids=["keys and tuples", "other keys", "named tuple", "enums"],
+)
+def test_what_json_merely_maps_is_kept_as_mapped(result, comes_back):
+    assert repr(there_and_back(result)) == repr(comes_back)
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize(
+    "result",
+    [{1: "a", "1": "b"}, [{True: 1, "true": 2}], {None: 1, "null": 2}, "\ud83d\ude00", {"\ud83d\ude00": 1}],
+    ids=["numbers", "bools", "None", "surrogates", "surrogates in a key"],
+)
+def test_what_json_would_change_is_not_kept(result):
+    assert encode_value(result, None) is None
 
 
 @pytest.mark.parametrize("result", [object(), b"x", {1}, {(1,): 2}, 10**5000, date(2026, 1, 2)], ids=type)
@@ -170,10 +214,14 @@ def test_an_instance_that_would_not_be_restored_equal_is_not_stored(result):
 @dataclass(eq=False)
 class Uncomparable:
     size: int
+    more: Any = None
 
 
-def test_a_dataclass_without_equality_is_stored():
-    assert there_and_back(Uncomparable(3), DataclassSerializer(Uncomparable)).size == 3
+def test_a_dataclass_without_equality_is_compared_field_by_field():
+    serializer = DataclassSerializer(Uncomparable)
+    assert there_and_back(Uncomparable(3, {"a": [math.nan]}), serializer).size == 3
+    for lossy in (date(2026, 1, 2), {"a": (1,)}, [Decimal(1)], {1: 2}):
+        assert encode_value(Uncomparable(3, lossy), serializer) is None
 
 
 class Receipt(BaseModel):
@@ -197,6 +245,102 @@ def test_a_strict_model_with_aliases_is_restored_equal():
     assert encode_value(longer, PydanticSerializer(Receipt)) is None
 
 
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    model_config = ConfigDict(frozen=True, extra="allow")
+    items: list[Item]
+    tags: set[str] = set()
+    at: datetime | None = None
+    either: int | str = 0
+    near: float = 0.0
+    _seen: int = PrivateAttr(default=0)
+
+
+class Lines(RootModel[list[Receipt]]):
+    pass
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+PAGES = {
+    "generic": Page[Receipt](items=[RECEIPT, RECEIPT], either="1"),
+    "a set": Page[int](items=[1], tags={"b", "a", "c"}),
+    "a zone": Page[int](items=[1], at=datetime(2026, 7, 1, 12, tzinfo=BERLIN)),
+    "an hour that comes twice": Page[int](items=[1], at=datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1)),
+    "NaN": Page[float](items=[math.nan], near=math.nan),
+    "extra": Page[int](items=[], more=1),
+    "a whole number as float": Page[int].model_construct(items=[1], near=2, tags=set(), at=None, either=0),
+    "root": Lines([RECEIPT]),
+}
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_model_that_comes_back_equal_is_kept(name):
+    page = PAGES[name]
+    again = there_and_back(page, PydanticSerializer(type(page)))
+    assert type(again) is type(page)
+    assert again.model_dump_json() == page.model_dump_json() or again == page
+
+
+class Card(BaseModel):
+    id: str
+    secret: SecretStr = SecretStr("")
+    inner: str = Field(default="", exclude=True)
+    rate: float = 0
+    anything: Any = None
+    alone: str = Field(default="", serialization_alias="byItself")
+    _seen: int = PrivateAttr(default=0)
+
+    @field_serializer("rate")
+    def rounded(self, rate):
+        return round(rate, 2)
+
+
+def seen(card):
+    card._seen = 1
+    return card
+
+
+class Camel(BaseModel):
+    order_id: str = Field(serialization_alias="orderId")
+
+
+LOSSY = {
+    "a secret": Card(id="c1", secret=SecretStr("cs_123")),
+    "an excluded field": Card(id="c1", inner="kept out"),
+    "a rounded number": Card(id="c1", rate=1.005),
+    "an alias with a default": Card(id="c1", alone="a"),
+    "an alias": Camel(order_id="o1"),
+    "another type": Card(id="c1", anything=date(2026, 1, 2)),
+    "a private attribute": seen(Card(id="c1")),
+    "an extra": Page[int](items=[], more=date(2026, 1, 2)),
+}
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize("name", LOSSY)
+async def test_a_model_that_would_come_back_changed_is_not_kept(surface, caplog, name):
+    result = LOSSY[name]
+
+    async def body(payload):
+        return result
+
+    function = surface.function(body, output_serializer=PydanticSerializer(type(result)))
+    assert await surface.call(function, 1) is result
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "would come back changed" in warning
+    assert "cs_123" not in caplog.text
+    with pytest.raises(IdempotencyResponseNotKeptError):
+        await surface.call(function, 1)
+    assert len(surface.runs) == 1
+
+
+def test_a_model_with_defaults_alone_is_kept():
+    assert there_and_back(Card(id="c1"), PydanticSerializer(Card)) == Card(id="c1")
+
+
 def test_a_record_that_the_model_refuses_is_an_error_that_does_not_quote_it():
     with pytest.raises(IdempotencyRecordError) as caught:
         decode(b'1V{"no":"4111"}', PydanticSerializer(Receipt))
@@ -205,9 +349,76 @@ def test_a_record_that_the_model_refuses_is_an_error_that_does_not_quote_it():
 
 def test_a_custom_serializer_is_two_functions():
     serializer = CustomDictSerializer(
-        lambda line: {"sku": line.sku.int}, lambda data: Line(UUID(int=data["sku"]), 0)
+        lambda line: {"sku": line.sku.int, "price": str(line.price)},
+        lambda data: Line(UUID(int=data["sku"]), Decimal(data["price"])),
     )
-    assert there_and_back(LINE, serializer) == Line(LINE.sku, 0)
+    assert there_and_back(LINE, serializer) == LINE
+
+
+class Vague:
+    """Without equality."""
+
+    def __init__(self, size, more=0):
+        self.size = size
+        self.more = more
+
+
+class Array:
+    """Compares as an array does: element by element."""
+
+    def __init__(self, *values):
+        self.values = values
+
+    def __eq__(self, other):
+        return Array(*map(lambda a, b: a == b, self.values, other.values))
+
+    def __bool__(self):
+        raise ValueError("the truth of an array")
+
+    __hash__ = None
+
+
+@dataclass
+class Measured:
+    array: Array
+
+
+def serializer_of(to_dict, from_dict):
+    return CustomDictSerializer(to_dict, from_dict)
+
+
+KEPT = [
+    (Vague(1), serializer_of(lambda x: {"size": x.size}, lambda data: Vague(data["size"]))),
+    ([Vague(1)], serializer_of(lambda xs: [x.size for x in xs], lambda data: [Vague(each) for each in data])),
+    (Array(1, 2), serializer_of(lambda x: list(x.values), lambda data: Array(*data))),
+    (Measured(Array(1)), serializer_of(lambda x: list(x.array.values), lambda data: Measured(Array(*data)))),
+    (Decimal("NaN"), serializer_of(str, Decimal)),
+    ((1, 2), serializer_of(list, tuple)),
+    ({3, 1}, serializer_of(lambda x: {"all": [*sorted(x, reverse=len(x) > 1)]}, lambda data: set(data["all"]))),
+    ({"a": 5}, serializer_of(lambda x: x["a"], lambda data: {"a": float(data)})),
+]
+CHANGED = [
+    (Vague(1, more=2), serializer_of(vars, lambda data: Vague(data["size"]))),
+    (Vague(1), serializer_of(vars, lambda data: data)),
+    (Vague(1), serializer_of(lambda x: None, lambda data: Vague(1))),
+    ((1, 2), serializer_of(lambda x: x, lambda data: data)),
+    ([Vague(1)], serializer_of(lambda xs: [x.size for x in xs], lambda data: [Vague(each) for each in data[1:]])),
+    ({1, 2}, serializer_of(list, lambda data: set(data[:1]))),
+    (Decimal("1.005"), serializer_of(float, lambda data: Decimal(str(round(data, 2))))),
+    (datetime(2026, 1, 2, tzinfo=BERLIN), serializer_of(lambda x: x.isoformat()[:19], datetime.fromisoformat)),
+]
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize(("result", "serializer"), KEPT, ids=range(len(KEPT)))
+def test_what_a_serializer_of_ones_own_brings_back_is_kept(result, serializer):
+    assert type(there_and_back(result, serializer)) is type(result)
+
+
+@pytest.mark.row(134)
+@pytest.mark.parametrize(("result", "serializer"), CHANGED, ids=range(len(CHANGED)))
+def test_what_a_serializer_of_ones_own_would_change_is_not_kept(result, serializer):
+    assert encode_value(result, serializer) is None
 
 
 @pytest.mark.parametrize(

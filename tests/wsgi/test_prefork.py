@@ -169,7 +169,7 @@ def test_a_layer_that_was_in_use_before_the_fork_works_in_every_child(store):
 
 ENDING = """
 import threading
-from idempotency_mw import IdempotencyConfig
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from tests.wsgi.driver import environ_of
 from idempotency_mw.wsgi import IdempotencyMiddleware
@@ -179,7 +179,8 @@ def app(environ, start_response):
     yield b"never read"
 
 config = IdempotencyConfig(lease_seconds=0.003)
-middleware = IdempotencyMiddleware(app, persistence_store=MemoryPersistenceLayer(), config=config)
+http = HTTPConfig(bound_headers=())
+middleware = IdempotencyMiddleware(app, persistence_store=MemoryPersistenceLayer(), config=config, http=http)
 assert threading.active_count() == 1, "no thread before the first claim"
 bodies = [middleware(environ_of(key=f"k-{number}"), lambda *_: None) for number in range(50)]
 assert threading.active_count() == 2, "one thread for all claims"
@@ -197,7 +198,7 @@ if sys.argv[1] == "late":  # as with gunicorn --preload: gevent patches in the w
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from idempotency_mw import IdempotencyConfig
+from idempotency_mw import HTTPConfig, IdempotencyConfig
 from idempotency_mw.persistence.memory import MemoryPersistenceLayer
 from idempotency_mw.wsgi import IdempotencyMiddleware
 from tests.wsgi.driver import NotingLayer, environ_of, serve
@@ -209,7 +210,8 @@ def app(environ, start_response):
     return [environ["HTTP_IDEMPOTENCY_KEY"].encode()]
 
 store = NotingLayer(MemoryPersistenceLayer())
-middleware = IdempotencyMiddleware(app, persistence_store=store, config=IdempotencyConfig(lease_seconds=0.15))
+config, http = IdempotencyConfig(lease_seconds=0.15), HTTPConfig(bound_headers=())
+middleware = IdempotencyMiddleware(app, persistence_store=store, config=config, http=http)
 jobs = [gevent.spawn(serve, middleware, key=f"k-{number % 5}") for number in range(10)]
 gevent.joinall(jobs)
 answers = [job.value.ok() for job in jobs]
