@@ -58,6 +58,9 @@ _wsgi = partial(_http, workload.call_wsgi, is_async=False)
 
 # This library
 
+BOUND = ("authorization", "cookie", "host", "x-api-key")
+"""The default, given by hand: otherwise a middleware warns that nobody chose what separates senders."""
+
 
 def ours(url: str, size: int) -> Contestant:
     from idempotency_mw.asgi import IdempotencyMiddleware
@@ -67,32 +70,31 @@ def ours(url: str, size: int) -> Contestant:
     held = Held()
     bare = workload.asgi_app(held, size)
     store = AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
-    http = HTTPConfig(max_response_body=max(2**20, 2 * size))
+    http = HTTPConfig(bound_headers=BOUND, max_response_body=max(2**20, 2 * size))
     return _asgi(IdempotencyMiddleware(bare, persistence_store=store, http=http), held, bare)
 
 
 def ours_stream(url: str, size: int) -> Contestant:  # noqa: ARG001 - its answers have a size of their own
     from idempotency_mw.asgi import IdempotencyMiddleware
+    from idempotency_mw.http.config import HTTPConfig
     from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer
 
     bare = workload.streaming_app()
-    app = IdempotencyMiddleware(
-        bare, persistence_store=AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
-    )
+    store = AsyncRedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    app = IdempotencyMiddleware(bare, persistence_store=store, http=HTTPConfig(bound_headers=BOUND))
     return _asgi(app, Held(), bare)
 
 
 def ours_wsgi(url: str, size: int) -> Contestant:
+    from idempotency_mw.http.config import HTTPConfig
     from idempotency_mw.persistence.redis import RedisPersistenceLayer
     from idempotency_mw.wsgi import IdempotencyMiddleware
 
     held = Held()
     bare = workload.wsgi_app(held, size)
-    return _wsgi(
-        IdempotencyMiddleware(bare, persistence_store=RedisPersistenceLayer.from_url(url, timeout_seconds=60)),
-        held,
-        bare,
-    )
+    store = RedisPersistenceLayer.from_url(url, timeout_seconds=60)
+    app = IdempotencyMiddleware(bare, persistence_store=store, http=HTTPConfig(bound_headers=BOUND))
+    return _wsgi(app, held, bare)
 
 
 def ours_function(url: str, size: int, validated: str | None = None) -> Contestant:
