@@ -26,7 +26,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from idempotency_mw import IdempotencyConfig, current_execution
+from idempotency_mw import HTTPConfig, IdempotencyConfig, current_execution
 from idempotency_mw.asgi import IdempotencyMiddleware
 from idempotency_mw.core.record import Claim, Settled
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
@@ -38,6 +38,9 @@ from proof.stage.journal import Journal
 __all__ = ["MOMENTS", "Setting", "Stage", "asgi_app", "wsgi_app"]
 
 _name: ContextVar[str] = ContextVar("name of the execution that runs in this context")
+
+HTTP = HTTPConfig(bound_headers=("authorization", "cookie", "host", "x-api-key"))
+"""The default, given by hand: a middleware warns when nobody chose what separates senders."""
 
 MOMENTS = ("before the effect", "after the effect", "before complete", "after complete")
 
@@ -222,7 +225,8 @@ def asgi_app(setting: Setting, stage: Stage | None = None, layer: Any = None) ->
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    return IdempotencyMiddleware(app, persistence_store=noting, config=IdempotencyConfig(**setting.config))
+    config = IdempotencyConfig(**setting.config)
+    return IdempotencyMiddleware(app, persistence_store=noting, config=config, http=HTTP)
 
 
 def wsgi_app(setting: Setting) -> WSGIIdempotencyMiddleware:
@@ -241,4 +245,5 @@ def wsgi_app(setting: Setting) -> WSGIIdempotencyMiddleware:
         return [body]
 
     layer = _Noting(setting.layer(is_async=False), stage)
-    return WSGIIdempotencyMiddleware(app, persistence_store=layer, config=IdempotencyConfig(**setting.config))
+    config = IdempotencyConfig(**setting.config)
+    return WSGIIdempotencyMiddleware(app, persistence_store=layer, config=config, http=HTTP)
