@@ -3,194 +3,23 @@
     python tools/architecture.py            writes the picture
     python tools/architecture.py --check    fails if the picture is not what the code says now
 
-The floors are those of the first import-linter contract of layers in pyproject.toml. A room is a module or a
-folder that the contract names; a folder inside a room is a room of its own. The package itself, and modules that
-nothing imports, are doors: what users import.
-
-Each room is a row. Its line runs to the right and bends down into one lane for each room that it imports; a lane
-ends with the arrow into that room. Rows are ordered so that all lanes run downward. If an import can't, that is an
-error.
+`house.py` finds the rooms and the imports between them. Each room is a row. Its line runs to the right and bends
+down into one lane for each room that it imports; a lane ends with the arrow into that room. Rows are ordered so
+that all lanes run downward. If an import can't, that is an error.
 """
 
 import argparse
-import ast
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from textwrap import wrap
 
+from house import House, Room, house_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = Path("docs/pictures/architecture.svg")
-
-
-class ArchitectureError(Exception):
-    """The code can't be drawn: a module has no floor, or an import runs upward."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """One row of the picture. `path` is dotted, without the package; `modules` are the files in it.
-
-    `place` is where the contract names it: the floor, then the place on that floor.
-    """
-
-    path: str
-    place: tuple[int, int]
-    about: str
-    modules: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Its path, as in the file system."""
-        return self.path.replace(".", "/")
-
-    @property
-    def module_lines(self) -> list[str]:
-        """Its modules, in lines that fit."""
-        return wrap("   ".join(self.modules), MODULE_CHARACTERS)
-
-    @property
-    def height(self) -> int:
-        """How much of the picture it needs."""
-        return 28 + 15 * len(self.module_lines)
-
-    @property
-    def floor(self) -> int:
-        """The floor, counted from the top; doors stand above all if the contract does not name them."""
-        return self.place[0]
-
-    @property
-    def parent(self) -> str:
-        """The room that this one is a part of, or nothing."""
-        return self.path.rpartition(".")[0]
-
-
-@dataclass(frozen=True)
-class House:
-    """The rooms from top to bottom, and for each the rooms that it imports."""
-
-    rooms: tuple[Room, ...]
-    imports: dict[str, frozenset[str]]
-
-
-# What the code says.
-
-
-def house_of(root: Path) -> House:
-    """Read the package whose name and floors stand in pyproject.toml. Raises `ArchitectureError`."""
-    linter = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
-    package: str = linter["root_package"]
-    places = _places(linter["contracts"], package)
-    sources = {_dotted(path, root): path for path in sorted((root / package).rglob("*.py"))}
-    wanted = {name: set(_imported(path, name, sources)) for name, path in sources.items()}
-    used = set().union(*wanted.values())
-    room_of = {name: _room(name, package, places, used, sources) for name in sources}
-    imports: dict[str, set[str]] = {room: set() for room in room_of.values()}
-    for name, targets in wanted.items():
-        imports[room_of[name]] |= {room_of[target] for target in targets} - {room_of[name]}
-    rooms = [_described(room, room_of, sources, package, places) for room in imports]
-    frozen = {room: frozenset(targets) for room, targets in imports.items()}
-    return House(tuple(_from_top_to_bottom(rooms, frozen)), frozen)
-
-
-DOORS = "doors"
-
-
-def _places(contracts: list[dict], package: str) -> dict[str, tuple[int, int]]:
-    """Return the floor of each module or folder that the contract names, and its place on it."""
-    layers = next(
-        each["layers"]
-        for each in contracts
-        if each["type"] == "layers" and each.get("containers", [package]) == [package]
-    )
-    return {
-        name.strip(" ()").removeprefix(f"{package}."): (floor, place)
-        for floor, layer in enumerate(layers)
-        for place, name in enumerate(re.split(r"[|:]", layer))
-    }
-
-
-def _dotted(path: Path, root: Path) -> str:
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _imported(path: Path, name: str, sources: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules of the package that a module imports, wherever in its source."""
-    home = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in sources)
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, home)
-            for alias in node.names:
-                inside = f"{base}.{alias.name}"
-                if inside in sources or base in sources:
-                    yield inside if inside in sources else base
-
-
-def _base(node: ast.ImportFrom, home: str) -> str:
-    if not node.level:
-        return node.module or ""
-    parts = home.split(".")
-    return ".".join([*parts[: len(parts) + 1 - node.level], *([node.module] if node.module else [])])
-
-
-def _room(
-    name: str, package: str, places: dict[str, tuple[int, int]], used: set[str], sources: dict[str, Path]
-) -> str:
-    """Return the room that a module is in: the package's own file and unused modules at the top are doors."""
-    inner = name.removeprefix(package).strip(".")
-    top, _, rest = inner.partition(".")
-    is_folder = not top or sources[f"{package}.{top}"].name == "__init__.py"
-    if not top or not (is_folder or name in used):
-        return DOORS
-    if top not in places:
-        raise ArchitectureError(f"{name} is on no floor of the contract of layers in pyproject.toml")
-    folder = rest.partition(".")[0]
-    is_inner_folder = bool(folder) and sources[f"{package}.{top}.{folder}"].name == "__init__.py"
-    return f"{top}.{folder}" if is_inner_folder else top
-
-
-def _described(
-    room: str, room_of: dict[str, str], sources: dict[str, Path], package: str, places: dict[str, tuple[int, int]]
-) -> Room:
-    inside = [name for name, its in room_of.items() if its == room]
-    if room == DOORS:
-        names = _names_within(inside, package, package)
-        place = min((places[name] for name in names if name in places), default=(-1, 0))
-        return Room(room, place, "What users import; nothing imports them.", names)
-    home = f"{package}.{room}"
-    about = (ast.get_docstring(ast.parse(sources[home].read_text("utf-8"))) or "").partition("\n\n")[0]
-    return Room(room, places[room.partition(".")[0]], " ".join(about.split()), _names_within(inside, home, ""))
-
-
-def _names_within(names: list[str], home: str, own: str) -> tuple[str, ...]:
-    """Return the names within a room; of a folder in it, only that it is there."""
-    parts = [name.removeprefix(home).strip(".").partition(".") for name in names]
-    folders = {folder for folder, _, rest in parts if rest}
-    return tuple(
-        dict.fromkeys(f"{name}/" if name in folders else name or own for name, _, _ in parts if name or own)
-    )
-
-
-def _from_top_to_bottom(rooms: list[Room], imports: dict[str, frozenset[str]]) -> Iterator[Room]:
-    """Yield the rooms floor by floor; on one floor, a room comes before those that it imports."""
-    left = sorted(rooms, key=lambda room: (room.place, room.path))
-    while left:
-        floor = [room for room in left if room.floor == left[0].floor]
-        free = [room for room in floor if not any(room.path in imports[other.path] for other in left)]
-        if not free:
-            raise ArchitectureError(f"an import runs upward, or in a circle: {', '.join(r.path for r in floor)}")
-        yield free[0]
-        left.remove(free[0])
-
-
-# What is drawn.
 
 WIDTH = 880
 GAP = 8
@@ -223,7 +52,7 @@ def drawing(house: House) -> str:
     lanes = {room.path: _lane(number, len(targets)) for number, room in enumerate(targets)}
     last = house.rooms[-1]
     parts = [
-        *_opening(tops[last.path] + last.height + 20, house),
+        *_opening(tops[last.path] + _height(last) + 20, house),
         *_bands(house.rooms, tops),
         *(
             _wires(_level(room, tops), [lanes[target] for target in house.imports[room.path]])
@@ -236,6 +65,16 @@ def drawing(house: House) -> str:
     return "\n".join(filter(None, parts)) + "\n"
 
 
+def _module_lines(room: Room) -> list[str]:
+    """Return the room's modules, in lines that fit."""
+    return wrap("   ".join(room.modules), MODULE_CHARACTERS)
+
+
+def _height(room: Room) -> int:
+    """Return how much of the picture the room needs."""
+    return 28 + 15 * len(_module_lines(room))
+
+
 def _tops(rooms: tuple[Room, ...]) -> dict[str, int]:
     """Return where each room begins: a little further down where a new floor does."""
     tops: dict[str, int] = {}
@@ -243,7 +82,7 @@ def _tops(rooms: tuple[Room, ...]) -> dict[str, int]:
     for room in rooms:
         top += FLOOR_GAP if room.floor != floor else 0
         tops[room.path], floor = top, room.floor
-        top += room.height + GAP
+        top += _height(room) + GAP
     return tops
 
 
@@ -275,13 +114,13 @@ def _bands(rooms: tuple[Room, ...], tops: dict[str, int]) -> Iterator[str]:
     for floor in sorted({room.floor for room in rooms}):
         on_it = [room for room in rooms if room.floor == floor]
         top = tops[on_it[0].path] - 6
-        height = tops[on_it[-1].path] + on_it[-1].height + 6 - top
+        height = tops[on_it[-1].path] + _height(on_it[-1]) + 6 - top
         yield f'  <rect class="floor" x="12" y="{top}" width="{WIDTH - 24}" height="{height}" rx="6"/>'
 
 
 def _level(room: Room, tops: dict[str, int]) -> int:
     """Return where a room's line runs: a little above its middle; the arrow comes in a little below."""
-    return tops[room.path] + room.height // 2 - 5
+    return tops[room.path] + _height(room) // 2 - 5
 
 
 def _wires(y: int, lanes: list[int]) -> str:
@@ -300,13 +139,13 @@ def _lane_down(room: Room, house: House, tops: dict[str, int], x: int) -> Iterat
 
 def _box(room: Room, top: int) -> Iterator[str]:
     left = LEFT + (24 if room.parent else 0)
-    yield f'  <rect class="room" x="{left}" y="{top}" width="{RIGHT - left}" height="{room.height}" rx="5"/>'
+    yield f'  <rect class="room" x="{left}" y="{top}" width="{RIGHT - left}" height="{_height(room)}" rx="5"/>'
     about = _cut(room.about, CHARACTERS - len(room.name) * 3 // 2 - (4 if room.parent else 0))
     yield (
         f'  <text class="ink" x="{left + 10}" y="{top + 19}" font-size="14" font-weight="600">{escape(room.name)}'
         f'<tspan class="soft" dx="10" font-size="12" font-weight="400">{escape(about, quote=False)}</tspan></text>'
     )
-    for number, line in enumerate(room.module_lines):
+    for number, line in enumerate(_module_lines(room)):
         at = f'x="{left + 10}" y="{top + 36 + 15 * number}"'
         yield f'  <text class="faint" {at} font-size="11" xml:space="preserve">{escape(line)}</text>'
 
