@@ -196,7 +196,8 @@ class SQLitePersistenceLayer:
         """
         if identity(self.path) != opened:
             raise IdempotencyPersistenceLayerError(
-                f"the SQLite file {self.path.name!r} was removed or replaced: put it back, or restart this process"
+                f"the SQLite file {self.path.name!r} was removed or replaced: put it back; a restart takes "
+                "what is there now, and a key whose record is not in it runs again"
             )
 
     def _open(self, process: "_Process", ends: float) -> sqlite3.Connection:

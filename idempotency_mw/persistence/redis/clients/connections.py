@@ -41,6 +41,39 @@ class Demotion:
         return noted
 
 
+class DueReplies:
+    """Counts the replies that are still to be read; around the reading of one, as a context manager, counts down.
+
+    An exception from a signal handler or another thread may come between any two steps of redis-py:
+
+        time 0    a command is out, and its reply is on the way
+        time 1    the exception comes; redis-py puts the connection back into its pool as it is
+        time 2    the next command goes out on it, and the reply to the first one passes for its own
+    """
+
+    def __init__(self) -> None:
+        self.due = 0
+        self._packed = 1
+
+    def pack(self, commands: Iterable[object]) -> list[object]:
+        """Return the commands, which go out in the next message."""
+        listed = list(commands)
+        self._packed = len(listed)
+        return listed
+
+    def send(self) -> int:
+        """Return how many replies the next message brings: one, unless several commands were packed for it."""
+        self.due, self._packed = self._packed, 1
+        return self.due
+
+    def __enter__(self) -> None:
+        """Begin to read a reply, which raises if it is an error."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ResponseError):  # at any other exception redis-py disconnects
+            self.due -= 1
+
+
 def within(deadline: Deadline, base: type[RedisPyConnection]) -> type[RedisPyConnection]:
     """Return redis-py's blocking connection, which keeps to the deadline and leaves a demoted server."""
 
@@ -64,48 +97,34 @@ def within(deadline: Deadline, base: type[RedisPyConnection]) -> type[RedisPyCon
 
 
 def _without_foreign_replies(base: type[TimedRedisPyConnection]) -> type[TimedRedisPyConnection]:
-    """Return redis-py's blocking connection, which is closed before it is lent again while replies are due on it.
-
-    An exception from a signal handler or another thread may come between any two steps of redis-py:
-
-        time 0    a command is out, and its reply is on the way
-        time 1    the exception comes; redis-py puts the connection back into its pool as it is
-        time 2    the next command goes out on it, and the reply to the first one passes for its own
-    """
+    """Return redis-py's blocking connection, which is closed before it is lent while replies are due on it."""
 
     class CountingConnection(base):  # type: ignore[misc, valid-type]
-        due = 0  # how many replies are still to be read
-        packed = 1  # how many commands the next message holds
+        def __init__(self, *args: object, **options: object) -> None:
+            self.replies = DueReplies()
+            super().__init__(*args, **options)
 
         def connect(self) -> None:
-            if self.due > 0:  # a pool calls this each time that it lends a connection
+            if self.replies.due > 0:  # a pool calls this each time that it lends a connection
                 self.disconnect()
             super().connect()
-            self.due = 0  # the replies to the handshake are read
+            self.replies.due = 0  # those to the handshake are read
 
         def disconnect(self, *args: object, **options: object) -> None:
-            self.due = 0
+            self.replies.due = 0
             super().disconnect(*args, **options)
 
         def pack_commands(self, commands: Iterable[object]) -> object:
-            listed = list(commands)
-            self.packed = len(listed)
-            return super().pack_commands(listed)
+            return super().pack_commands(self.replies.pack(commands))
 
         def send_packed_command(self, *args: object, **options: object) -> None:
-            sent, self.packed = self.packed, 1
-            self.due = sent
+            sent = self.replies.send()
             super().send_packed_command(*args, **options)
-            self.due = sent  # again, because it may have connected
+            self.replies.due = sent  # again, because it may have connected
 
         def read_response(self, *args: object, **options: object) -> object:
-            try:
-                reply = super().read_response(*args, **options)
-            except ResponseError:  # this was read; at any other exception redis-py disconnects
-                self.due -= 1
-                raise
-            self.due -= 1
-            return reply
+            with self.replies:
+                return super().read_response(*args, **options)
 
     return CountingConnection
 
