@@ -9,18 +9,13 @@ import redis
 from idempotency_mw.core.record import Acquired, Existing, Lost, Settled
 from idempotency_mw.errors import IdempotencyPersistenceLayerError
 from idempotency_mw.persistence.redis import RedisConnection
-from tests.persistence.driven import KINDS, a_claim, driven, rival
+from tests.persistence.driven import a_claim, driven, rival
 
 README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 LINE = re.search(r"^ACL SETUSER idempotency (.+)$", README, re.MULTILINE)[1]
 PASSWORD = "canary-acl-password"
 CHECKING = "+info +config|get"
 IN_A_CLUSTER = "+cluster|slots +command +asking"
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def make_user(node, *more):

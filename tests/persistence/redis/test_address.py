@@ -10,17 +10,12 @@ from idempotency_mw.persistence.redis import (
     RedisConnection,
 )
 from tests.clusters import SERVICE
-from tests.persistence.driven import KINDS, a_claim, driven
+from tests.persistence.driven import a_claim, driven
 
 HERE = [("127.0.0.1", 26379)]
 
 
 SECRET = "s3cr3t-of-the-test"
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from idempotency_mw.persistence.redis import RedisPersistenceLayer
 from idempotency_mw.persistence.redis.commands import LARGE
 from idempotency_mw.persistence.verbs import StoredFrame
 from idempotency_mw.testing import ManualClock
+from tests.memory import held
 from tests.persistence.test_frame import GOLDEN, TOKEN, contradictions, flips
 
 LONG_MS = 600_000
@@ -81,17 +82,12 @@ def test_any_history_has_the_same_answers_in_redis_and_in_memory(layer, store, s
         assert shape_in_redis(layer, store, name) == shape_in_memory(memory, clock, name)
 
 
-def records(memory):
-    """Return the records in memory: no verb shows when a record expires, and none ends its lease."""
-    return memory._records
-
-
 def lapse(memory, store, clock, prefix, name):
     """End the lease of the record in both stores, without moving a clock: the server's can't be moved."""
-    held = records(memory).get(name)
+    found = held(memory).get(name)
     data = store.get(prefix + name)
-    if held is not None and held.frame.status is Status.IN_PROGRESS:
-        records(memory)[name] = replace(held, frame=replace(held.frame, lease_until_ms=int(clock() * 1000)))
+    if found is not None and found.frame.status is Status.IN_PROGRESS:
+        held(memory)[name] = replace(found, frame=replace(found.frame, lease_until_ms=int(clock() * 1000)))
         store.set(prefix + name, replace(Frame.decode(data), lease_until_ms=1).encode(), keepttl=True)
 
 
@@ -107,12 +103,12 @@ def shape_in_redis(layer, store, name):
 
 
 def shape_in_memory(memory, clock, name):
-    held = records(memory).get(name)
-    if held is None:
+    found = held(memory).get(name)
+    if found is None:
         return None
     now_ms = int(clock() * 1000)
-    left = round((held.frame.lease_until_ms - now_ms) / 60_000)
-    return replace(held.frame, lease_until_ms=0), max(left, 0), round((held.expires_ms - now_ms) / 60_000)
+    left = round((found.frame.lease_until_ms - now_ms) / 60_000)
+    return replace(found.frame, lease_until_ms=0), max(left, 0), round((found.expires_ms - now_ms) / 60_000)
 
 
 def planted(mine):

@@ -17,13 +17,8 @@ from idempotency_mw.persistence.redis import (
     RedisConnection,
     RedisPersistenceLayer,
 )
-from tests.persistence.driven import KINDS, a_claim, driven
+from tests.persistence.driven import a_claim, driven
 from tests.servers import RedisServer
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 3601, float("nan"), float("inf"), "2", True, None])

@@ -14,13 +14,8 @@ from idempotency_mw.persistence.redis import (
     errors,
 )
 from idempotency_mw.persistence.redis.checks import check_policy, check_version
-from tests.persistence.driven import KINDS, driven
+from tests.persistence.driven import driven
 from tests.servers import RedisServer
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def test_without_valkey_py_errors_are_those_of_redis_py(monkeypatch):

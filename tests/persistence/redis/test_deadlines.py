@@ -9,18 +9,13 @@ import pytest
 from idempotency_mw.errors import IdempotencyPersistenceConnectionError
 from idempotency_mw.persistence.redis import RedisConnection
 from tests.clusters import SERVICE, RedisSentinel, until
-from tests.persistence.driven import KINDS, a_claim, driven
+from tests.persistence.driven import a_claim, driven
 from tests.proxy import Proxy
 from tests.servers import RedisServer, free_port
 from tests.timing import fastest, seconds
 
 TIMEOUT = 0.2
 SLACK = 0.1
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 @pytest.fixture

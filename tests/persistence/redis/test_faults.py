@@ -19,22 +19,11 @@ from idempotency_mw.errors import (
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisPersistenceLayer, commands
 from idempotency_mw.persistence.threaded import ThreadedPersistenceLayer
 from tests.clusters import until
-from tests.persistence.driven import KINDS, a_claim, driven, rival
+from tests.persistence.driven import a_claim, driven, rival
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 EVAL = (b"EVAL",)  # and EVALSHA
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
-
-
-@pytest.fixture
-def proxy(any_server):
-    with Proxy(any_server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

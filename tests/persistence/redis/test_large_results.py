@@ -13,28 +13,16 @@ from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisCo
 from idempotency_mw.persistence.redis import layer as redis_layer
 from idempotency_mw.persistence.redis.clients.closing import closers
 from idempotency_mw.persistence.redis.commands import LARGE, temporary_key
-from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
+from tests.persistence.driven import Claim, Operation, a_claim, driven, rival
 from tests.persistence.redis.test_agreement import by_the_model, outcome
 from tests.persistence.redis.test_conformance import OnCluster, OnOneServer
 from tests.persistence.test_frame import GOLDEN, contradictions, flips
 from tests.persistence.test_frame import TOKEN as GOLDEN_TOKEN
-from tests.proxy import Proxy
 from tests.servers import RedisServer
 
 PREFIX = "idempotency:"
 RESULT = bytes(range(256)) * (LARGE // 256 + 1)
 TOKEN = "f" * 32
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
-
-
-@pytest.fixture
-def proxy(any_server):
-    with Proxy(any_server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

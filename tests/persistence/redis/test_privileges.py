@@ -12,7 +12,7 @@ from idempotency_mw.errors import (
 from idempotency_mw.persistence.redis import (
     RedisPersistenceLayer,
 )
-from tests.persistence.driven import KINDS, a_claim, driven, rival
+from tests.persistence.driven import a_claim, driven, rival
 
 LARGE_RESULT = b"x" * 20_000
 
@@ -33,11 +33,6 @@ CONNECTING = "+hello +client|setinfo"
 
 
 CHECKING = "+info +config|get"
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 @pytest.fixture

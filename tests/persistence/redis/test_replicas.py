@@ -15,7 +15,7 @@ from idempotency_mw.errors import (
 from idempotency_mw.persistence.redis import AsyncRedisPersistenceLayer, RedisConnection, RedisPersistenceLayer
 from idempotency_mw.persistence.redis.clients.closing import closers
 from tests.clusters import SERVICE, RedisCluster, RedisSentinel, until
-from tests.persistence.driven import KINDS, Claim, Operation, a_claim, driven, rival
+from tests.persistence.driven import Claim, Operation, a_claim, driven, rival
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.timing import fastest, seconds
@@ -27,11 +27,6 @@ PATIENCE = 10.0
 SLACK = 0.1
 PREFIX = "idempotency:"
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,10 @@ from idempotency_mw.persistence.redis.clients.asynchronous import async_client
 from idempotency_mw.persistence.redis.clients.closing import closers, drop
 from idempotency_mw.persistence.redis.pipelines import RAW
 from tests.clusters import SERVICE, until
-from tests.persistence.driven import KINDS, a_claim, driven, rival
+from tests.persistence.driven import a_claim, driven, rival
 from tests.persistence.redis.direct.blocking_talk import ids
 from tests.persistence.redis.test_building import quick
 from tests.proxy import Proxy
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param]
 
 
 def test_a_client_that_is_brought_along_is_not_closed(any_server):
